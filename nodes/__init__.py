@@ -1,0 +1,8 @@
+"""The pack's nodes: one concept a file, and each file lists its node classes in NODES."""
+
+from comfy_api.latest import io
+
+from . import flux_activation_steer, load_sae, sae_feature, shapes_demo, top_activating_features
+
+FILES = (load_sae, sae_feature, top_activating_features, flux_activation_steer, shapes_demo)
+NODES: list[type[io.ComfyNode]] = [node for file in FILES for node in file.NODES]

@@ -1,0 +1,168 @@
+from __future__ import annotations
+
+import logging
+
+from comfy_api.latest import io
+from torch import Tensor
+
+from ..sae.autoencoder import SparseAutoencoder
+from ..sae.edits import FeatureList
+from ..sae.hosts import comfyui as host
+from ..sae.intervention import SIDES, Intervention, Schedule
+from ..sae.record import RunSummary
+from ..sae.site import Depth, Site, resolve_site
+from ..sae.steering import METHODS, UNITS, Steering
+from .messages import show_on_node
+from .sockets import CATEGORY, Sae, SaeFeatures, location_input, stream_input
+
+log = logging.getLogger(__name__)
+
+METHOD_TIP = (
+    "add: put the feature's direction on every token · set: hold the feature at a value · scale: multiply what is "
+    "there (0 removes, 2 doubles) · boost_if_active: add where the feature already fires · project_out: remove the "
+    "direction, whatever put it there · surgery: replace the activation by the SAE's reconstruction with the feature "
+    "added; it loses what the SAE cannot express, so prefer add · swap: take the features of 'replaces' out where they "
+    "fire and put these there as strongly (strength 1 is the natural amount)."
+)
+UNIT_TIP = (
+    "What strength 1 means for add, boost_if_active and surgery. token_norm: as long as the token itself (try 0.05 to "
+    "0.3) · raw: the feature's activation · mean, max: multiples of the feature's own mean or largest activation. "
+    "set takes raw, mean or max."
+)
+
+
+class FluxActivationSteer(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="FluxActivationSteer",
+            display_name="FLUX Activation Steer",
+            category=CATEGORY,
+            description=(
+                "Steers FLUX with features of an SAE while any sampler runs. Reports after each run how many steps it "
+                "steered and how large the change was. Chain several to steer at several places."
+            ),
+            search_aliases=["sae steering", "activation steering", "feature steering", "concept slider"],
+            inputs=[
+                io.Model.Input("model", tooltip="A FLUX model. It stays as it is; the output is a steered copy."),
+                Sae.Input("sae", tooltip="An SAE that was trained on this model."),
+                SaeFeatures.Input("features", tooltip="From TopActivatingFeatures or SAEFeature."),
+                io.Combo.Input("method", options=list(METHODS), default="add", tooltip=METHOD_TIP),
+                io.Float.Input(
+                    "strength",
+                    default=0.2,
+                    min=-1000.0,
+                    max=1000.0,
+                    step=0.05,
+                    round=False,
+                    tooltip="Multiplies the strength of every feature. Start small; 0 with 'add' changes nothing.",
+                ),
+                io.Combo.Input("unit", options=list(UNITS), default="token_norm", tooltip=UNIT_TIP),
+                location_input(),
+                stream_input(),
+                io.Float.Input(
+                    "start_percent",
+                    default=0.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    tooltip="Part of the run after which steering begins, by noise level; 0 is the first step.",
+                ),
+                io.Float.Input(
+                    "end_percent",
+                    default=1.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    tooltip="Part of the run at which steering ends, by noise level; 1 is the last step.",
+                ),
+                io.Combo.Input(
+                    "apply_to",
+                    options=list(SIDES),
+                    default="both",
+                    tooltip="Side of guidance when CFG is above 1. With guidance g, cond alone moves the result g times "
+                    "as far. opposite: added to cond, taken from uncond.",
+                ),
+                io.Mask.Input(
+                    "mask",
+                    optional=True,
+                    tooltip="Where on the picture to steer; it must have the picture's proportions. Image tokens only.",
+                ),
+                SaeFeatures.Input(
+                    "replaces",
+                    optional=True,
+                    tooltip="For swap: the features to take out, such as those of the baseline against the prompt.",
+                ),
+            ],
+            outputs=[io.Model.Output(display_name="model", tooltip="The steered copy of the model.")],
+            hidden=[io.Hidden.unique_id],
+            has_intermediate_output=True,
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        model: host.Model,
+        sae: SparseAutoencoder,
+        features: FeatureList,
+        method: str,
+        strength: float,
+        unit: str,
+        location: str,
+        stream: str,
+        start_percent: float,
+        end_percent: float,
+        apply_to: str,
+        mask: Tensor | None = None,
+        replaces: FeatureList | None = None,
+    ) -> io.NodeOutput:
+        site = resolve_site(location, stream, sae.site)
+        steering = Steering(sae, features, method, strength, unit, replaces or ())
+        intervention = Intervention(steering, site, Schedule(start_percent, end_percent), apply_to, mask)
+        node_id = cls.hidden.unique_id
+        warnings = _warnings(model, steering, site)
+        steered = host.steer(model, intervention, lambda summary: _report(summary, node_id, str(site), warnings))
+        for warning in warnings:
+            log.warning("FluxActivationSteer: %s", warning)
+        return io.NodeOutput(steered, ui={"text": [f"{method} {features} at {site}", *warnings]})
+
+
+def _warnings(model: host.Model, steering: Steering, site: Site) -> list[str]:
+    """What is known to fail, told before the run."""
+    found = host.host_warnings(model)
+    late = site.late_blocks(host.depth_of(model))
+    if late:
+        found.append(_late_warning(late, host.depth_of(model), site))
+    statistics = steering.sae.statistics
+    dead = [] if statistics is None else [k for k in steering.features if statistics.dead[k]]
+    if dead:
+        names = ", ".join(map(str, dead))
+        found.append(f"Dead in this SAE, it never fired while it was measured: feature {names}. Choose others.")
+    if steering.method == "surgery":
+        found.append("surgery loses what the SAE cannot express; add gives the same shift without that loss.")
+    return found
+
+
+def _late_warning(late: tuple[int, ...], depth: Depth, site: Site) -> str:
+    count = getattr(depth, site.kind)
+    blocks = ", ".join(map(str, late))
+    return (
+        f"Block {blocks} of the {count} {site.kind} blocks is among the last: little is left to change there; "
+        "steer earlier."
+    )
+
+
+def _report(summary: RunSummary, node_id: str | None, place: str, warnings: list[str]) -> None:
+    if summary.steps == 0:
+        reasons = "the schedule and apply_to leave no step, strength is neutral, or the model ignores patches"
+        summary_text = f"No step was steered at {place}: {reasons}."
+        log.warning("FluxActivationSteer: %s", summary_text)
+    else:
+        summary_text = f"{summary} At {place}."
+        log.info("FluxActivationSteer: %s", summary_text)
+    for warning in summary.warnings:
+        log.warning("FluxActivationSteer: %s", warning)
+    show_on_node(node_id, "\n".join([summary_text, *summary.warnings, *warnings]))
+
+
+NODES = [FluxActivationSteer]

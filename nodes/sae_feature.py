@@ -1,0 +1,46 @@
+from __future__ import annotations
+
+from comfy_api.latest import io
+
+from ..sae.edits import Edit, FeatureList
+from .sockets import CATEGORY, SaeFeatures
+
+
+class SAEFeature(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="SAEFeature",
+            display_name="SAE Feature",
+            category=CATEGORY,
+            description="Names one feature of an SAE and how strongly to steer with it. Chain several for a list.",
+            search_aliases=["sae edit", "feature index"],
+            inputs=[
+                io.Int.Input(
+                    "feature",
+                    default=0,
+                    min=0,
+                    max=2**31 - 1,
+                    step=1,
+                    tooltip="Index of the feature. TopActivatingFeatures tells which ones fire for your prompt.",
+                ),
+                io.Float.Input(
+                    "strength",
+                    default=1.0,
+                    min=-1000.0,
+                    max=1000.0,
+                    step=0.05,
+                    round=False,
+                    tooltip="Multiplied by the strength of the steering node; what one unit means is set there too.",
+                ),
+                SaeFeatures.Input("features", optional=True, tooltip="Features that come before this one."),
+            ],
+            outputs=[SaeFeatures.Output(display_name="features", tooltip="The list with this feature added.")],
+        )
+
+    @classmethod
+    def execute(cls, feature: int, strength: float, features: FeatureList | None = None) -> io.NodeOutput:
+        return io.NodeOutput(FeatureList(features or ()).plus(Edit(feature, strength)))
+
+
+NODES = [SAEFeature]

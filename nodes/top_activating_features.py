@@ -1,0 +1,124 @@
+from __future__ import annotations
+
+from typing import Any
+
+import comfy.utils
+import latent_preview
+from comfy_api.latest import io, ui
+from torch import Tensor
+
+from ..sae.autoencoder import SparseAutoencoder
+from ..sae.chart import feature_chart
+from ..sae.features import RANKINGS, FeatureReader, FeatureTally, feature_list, feature_table, rank_features
+from ..sae.hosts import comfyui as host
+from ..sae.site import Site, resolve_site
+from .sockets import CATEGORY, Sae, SaeFeatures, location_input, stream_input
+
+
+class TopActivatingFeatures(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="TopActivatingFeatures",
+            display_name="Top Activating Features",
+            category=CATEGORY,
+            description=(
+                "Runs a short sampling and finds the features that fire for a prompt; with a baseline, those that fire "
+                "more than for the baseline. Start from these, not from random numbers."
+            ),
+            search_aliases=["find features", "sae features", "feature finder", "contrast features"],
+            inputs=[
+                io.Model.Input("model", tooltip="A FLUX model; it stays as it is."),
+                Sae.Input("sae", tooltip="An SAE that was trained on this model."),
+                io.Conditioning.Input("positive", tooltip="The prompt whose features are looked for."),
+                io.Latent.Input("latent_image", tooltip="Size of the picture; an empty latent, or one to look at."),
+                io.Int.Input(
+                    "seed",
+                    default=0,
+                    min=0,
+                    max=0xFFFFFFFFFFFFFFFF,
+                    control_after_generate=True,
+                    tooltip="Seed of the noise, the same for prompt and baseline.",
+                ),
+                io.Int.Input(
+                    "steps", default=4, min=1, max=100, step=1, tooltip="Steps of the short sampling; 4 to 8 do."
+                ),
+                io.Int.Input("count", default=10, min=1, max=200, step=1, tooltip="How many features to list at most."),
+                io.Combo.Input(
+                    "rank_by",
+                    options=list(RANKINGS),
+                    default="mean",
+                    tooltip="mean or max activation over all tokens, or frequency: the share of tokens where it fires.",
+                ),
+                location_input(),
+                stream_input(),
+                io.Conditioning.Input(
+                    "baseline",
+                    optional=True,
+                    tooltip="A prompt that differs only in what you look for; features are then ranked by difference.",
+                ),
+                io.Mask.Input("mask", optional=True, tooltip="Counts only image tokens inside the mask."),
+            ],
+            outputs=[
+                SaeFeatures.Output(display_name="features", tooltip="The features found, ready to steer with."),
+                io.String.Output(display_name="table", tooltip="Feature, mean, max, share of tokens, difference."),
+                io.Image.Output(display_name="chart", tooltip="The same as a bar chart."),
+            ],
+            has_intermediate_output=True,
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        model: host.Model,
+        sae: SparseAutoencoder,
+        positive: Any,
+        latent_image: dict[str, Any],
+        seed: int,
+        steps: int,
+        count: int,
+        rank_by: str,
+        location: str,
+        stream: str,
+        baseline: Any = None,
+        mask: Tensor | None = None,
+    ) -> io.NodeOutput:
+        site = resolve_site(location, stream, sae.site)
+        runs = [positive] if baseline is None else [positive, baseline]
+        progress = comfy.utils.ProgressBar(steps * len(runs))
+        tallies = []
+        for number, conditioning in enumerate(runs):
+            reader = FeatureReader(sae, site, mask)
+            callback = _callback(model, progress, number * steps, steps * len(runs))
+            host.sample(host.observe(model, site, reader, sae), conditioning, latent_image, seed, steps, callback)
+            tallies.append(reader.tally)
+        return _result(sae, site, rank_by, count, *tallies)
+
+
+def _callback(model: host.Model, progress: comfy.utils.ProgressBar, done: int, total: int) -> Any:
+    """Progress with a preview; the bar's update is also where Cancel is noticed."""
+    previewer = latent_preview.get_previewer(model.load_device, model.model.latent_format)
+
+    def callback(step: int, denoised: Tensor, x: Tensor, steps: int) -> None:
+        preview = previewer.decode_latent_to_preview_image("JPEG", denoised) if previewer else None
+        progress.update_absolute(done + step + 1, total, preview)
+
+    return callback
+
+
+def _result(
+    sae: SparseAutoencoder, site: Site, by: Any, count: int, tally: FeatureTally, baseline: FeatureTally | None = None
+) -> io.NodeOutput:
+    ranked = rank_features(tally, by, count, baseline)
+    if not ranked:
+        raise ValueError(
+            f"sae: no feature of {sae.name} fires {'more' if baseline else 'at all'} at {site} for this prompt; check "
+            "that the SAE belongs to this model and location, or use another baseline."
+        )
+    title = f"{sae.name} at {site}"
+    table, chart = feature_table(ranked, title), feature_chart(ranked, title)
+    shown = {**ui.PreviewImage(chart).as_dict(), "text": [table]}
+    return io.NodeOutput(feature_list(ranked), table, chart, ui=shown)
+
+
+NODES = [TopActivatingFeatures]

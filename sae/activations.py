@@ -1,0 +1,182 @@
+"""From pre-activations to codes: the activation functions, the normalisations of the input, and sparse codes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+Kind = Literal["topk", "relu", "jumprelu", "gated", "batchtopk"]
+Normalization = Literal["none", "layer_norm", "constant_norm"]
+DecoderNorm = Literal["none", "before", "after"]
+
+LAYER_NORM_EPSILON = 1e-5  # added to the standard deviation, not to the variance
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """How an SAE computes its codes from x."""
+
+    kind: Kind
+    k: int | None = None  # features kept per token, topk only
+    rectify: bool = True  # topk: whether a ReLU follows (or precedes) the selection
+    normalization: Normalization = "none"  # of each token, undone after decoding
+    # Codes carry the norm of their decoder row, and directions have unit length: pre-activations are multiplied by
+    # it before the activation function, or codes after it.
+    decoder_norm: DecoderNorm = "none"
+
+    def __post_init__(self) -> None:
+        if self.kind not in VECTORS:
+            raise ValueError(f"architecture: {self.kind!r} is not known; use one of {', '.join(VECTORS)}.")
+        if (self.k is None) == (self.kind == "topk"):
+            raise ValueError(f"k: a {self.kind} SAE {'needs' if self.k is None else 'has no'} k, but k is {self.k}.")
+
+    def __str__(self) -> str:
+        words = [f"{self.kind} k={self.k}" if self.k is not None else self.kind]
+        if self.normalization != "none":
+            words.append(self.normalization.replace("_", " "))
+        if self.decoder_norm != "none":
+            words.append("codes times decoder norm")
+        return ", ".join(words)
+
+
+class SparseCodes(NamedTuple):
+    """Codes of the active features only. Unused places have the value 0 and the index of any feature."""
+
+    values: Tensor  # (..., n) float32
+    indices: Tensor  # (..., n) int64
+
+    def to_dense(self, d_sae: int) -> Tensor:
+        """(..., d_sae) float32."""
+        dense = self.values.new_zeros((*self.values.shape[:-1], d_sae))
+        return dense.scatter_add_(-1, self.indices, self.values)
+
+    def pick(self, ids: Tensor) -> Tensor:
+        """(..., len(ids)): the codes of the features `ids` (n,), 0 where a feature is not active."""
+        picked = [torch.where(self.indices == i, self.values, 0.0).sum(-1) for i in ids.tolist()]
+        return torch.stack(picked, dim=-1) if picked else self.values.new_zeros((*self.values.shape[:-1], 0))
+
+
+class TokenFrame(NamedTuple):
+    """The normalisation of each token: x = scale · normalised + shift."""
+
+    scale: Tensor  # (..., 1)
+    shift: Tensor  # (..., 1)
+
+
+def normalize(x: Tensor, normalization: Normalization) -> Tensor:
+    """x (..., d_in) float32, each token normalised on its own."""
+    if normalization == "none":
+        return x
+    scale, shift = token_frame(x, normalization)
+    if normalization == "layer_norm":
+        return (x - shift) / (scale + LAYER_NORM_EPSILON)
+    return torch.where(scale > 0, x / scale, 0.0)
+
+
+def token_frame(x: Tensor, normalization: Normalization) -> TokenFrame:
+    """What undoes `normalize` after decoding, for x (..., d_in) float32."""
+    zeros = torch.zeros_like(x[..., :1])
+    if normalization == "layer_norm":
+        mean = x.mean(-1, keepdim=True)
+        variance = (x - mean).square().sum(-1, keepdim=True) / max(1, x.shape[-1] - 1)  # the unbiased one
+        return TokenFrame(variance.sqrt(), mean)
+    if normalization == "constant_norm":
+        return TokenFrame(x.norm(dim=-1, keepdim=True) / x.shape[-1] ** 0.5, zeros)
+    return TokenFrame(zeros + 1, zeros)
+
+
+def _relu(pre: Tensor, vectors: Mapping[str, Tensor]) -> Tensor:
+    return pre.relu()
+
+
+def _threshold(pre: Tensor, vectors: Mapping[str, Tensor]) -> Tensor:
+    return pre.relu() * (pre > vectors["threshold"])
+
+
+def _gated(pre: Tensor, vectors: Mapping[str, Tensor]) -> Tensor:
+    magnitude = (pre * vectors["r_mag"].exp() + vectors["magnitude_bias"]).relu()
+    return magnitude * (pre + vectors["gate_bias"] > 0)
+
+
+_FUNCTIONS: dict[Kind, Callable[[Tensor, Mapping[str, Tensor]], Tensor]] = {
+    "topk": _relu,
+    "relu": _relu,
+    "jumprelu": _threshold,
+    "gated": _gated,
+    "batchtopk": _threshold,  # the threshold stands in for the selection over the training batch
+}
+# The per-feature vectors that each kind reads besides its optional encoder bias.
+VECTORS: dict[Kind, tuple[str, ...]] = {
+    "topk": (),
+    "relu": (),
+    "jumprelu": ("threshold",),
+    "gated": ("gate_bias", "magnitude_bias", "r_mag"),
+    "batchtopk": ("threshold",),
+}
+
+
+def activate(pre: Tensor, vectors: Mapping[str, Tensor], architecture: Architecture) -> Tensor:
+    """Codes (tokens, n) of n features from pre-activations (tokens, n); topk's selection is still to come.
+
+    `vectors` holds what `VECTORS` lists, each (n,), and `decoder_norm` (n,) where the architecture uses it.
+    """
+    if architecture.decoder_norm == "before":
+        pre = pre * vectors["decoder_norm"]
+    codes = _FUNCTIONS[architecture.kind](pre, vectors) if architecture.rectify else pre
+    if architecture.decoder_norm == "after":
+        codes = codes * vectors["decoder_norm"]
+    return codes
+
+
+class RunningTopK:
+    """The k largest codes of each token, over chunks of features."""
+
+    def __init__(self, tokens: int, k: int, device: torch.device) -> None:
+        self.values = torch.full((tokens, k), -torch.inf, device=device)
+        self.indices = torch.zeros((tokens, k), dtype=torch.int64, device=device)
+
+    def add(self, first_feature: int, tokens: slice, codes: Tensor) -> None:
+        """Takes codes (tokens, n) of the features from `first_feature` on."""
+        k = self.values.shape[1]
+        values, indices = codes.topk(min(k, codes.shape[1]), dim=1)
+        values = torch.cat([self.values[tokens], values], dim=1)
+        indices = torch.cat([self.indices[tokens], indices + first_feature], dim=1)
+        self.values[tokens], order = values.topk(k, dim=1)
+        self.indices[tokens] = indices.gather(1, order)
+
+
+class ActiveList:
+    """All non-zero codes of each token, over chunks of features."""
+
+    def __init__(self, tokens: int, device: torch.device) -> None:
+        self._tokens = tokens
+        self._found: list[tuple[Tensor, Tensor, Tensor]] = [
+            (
+                torch.empty(0, dtype=torch.int64, device=device),
+                torch.empty(0, dtype=torch.int64, device=device),
+                torch.empty(0, device=device),
+            )
+        ]
+
+    def add(self, first_feature: int, tokens: slice, codes: Tensor) -> None:
+        """Takes codes (tokens, n) of the features from `first_feature` on."""
+        rows, columns = codes.nonzero(as_tuple=True)
+        self._found.append((rows + tokens.start, columns + first_feature, codes[rows, columns]))
+
+    def pack(self) -> SparseCodes:
+        """(tokens, n) with n the largest number of active features of a token; features in ascending order."""
+        rows, columns, values = (torch.cat(parts) for parts in zip(*self._found, strict=True))
+        order = rows.argsort(stable=True)
+        rows, columns, values = rows[order], columns[order], values[order]
+        counts = torch.bincount(rows, minlength=self._tokens)
+        starts = counts.cumsum(0) - counts
+        place = torch.arange(len(rows), device=rows.device) - starts[rows]
+        width = int(counts.max()) if self._tokens else 0
+        packed = SparseCodes(values.new_zeros((self._tokens, width)), columns.new_zeros((self._tokens, width)))
+        packed.values[rows, place] = values
+        packed.indices[rows, place] = columns
+        return packed

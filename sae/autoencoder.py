@@ -1,0 +1,250 @@
+"""The sparse autoencoder: one class for every architecture and every checkpoint layout."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from .activations import (
+    ActiveList,
+    Architecture,
+    RunningTopK,
+    SparseCodes,
+    TokenFrame,
+    activate,
+    normalize,
+    token_frame,
+)
+from .site import Site
+from .statistics import FeatureStatistics
+from .weights import Part, PartName, Weights, check_weights, feature_chunks
+
+__all__ = ["Architecture", "SparseAutoencoder", "SparseCodes"]
+
+SCRATCH_BYTES = 64 * 2**20  # largest temporary float32 tensor
+
+Ids = Sequence[int] | Tensor
+Sigma = float | Tensor | None
+
+
+class SparseAutoencoder:
+    """encode(x) -> codes f, decode(f) -> x̂, direction(k) -> what x̂ gains when f_k grows by 1.
+
+    x is (..., d_in) in any floating type; results are float32 on the device of x. Weights may live elsewhere: chunks
+    of them are brought to x. Every encoding method takes `sigma`, for layouts that depend on it; no present one does.
+    An x of another width and a feature outside 0..d_sae-1 raise ValueError.
+    """
+
+    def __init__(
+        self,
+        weights: Weights,
+        *,
+        name: str = "SAE",
+        site: Site | None = None,
+        statistics: FeatureStatistics | None = None,
+    ) -> None:
+        """Raises ValueError when the weights contradict each other or the architecture."""
+        check_weights(weights, name)
+        self.weights = weights
+        self.architecture = weights.architecture
+        self.d_sae, self.d_in = weights.shape
+        self.name = name
+        self.site = site
+        self.statistics = statistics
+
+    @classmethod
+    def from_tensors(
+        cls,
+        tensors: Mapping[str, Tensor],
+        architecture: Architecture,
+        *,
+        name: str = "SAE in memory",
+        site: Site | None = None,
+        statistics: FeatureStatistics | None = None,
+    ) -> SparseAutoencoder:
+        """An SAE over tensors with the canonical names of `weights.py`; they are shared, not copied."""
+        weights = Weights.in_memory(tensors, architecture, name)
+        return cls(weights, name=name, site=site, statistics=statistics)
+
+    def __repr__(self) -> str:
+        where = f", {self.site}" if self.site else ""
+        return f"{self.name}: {self.d_sae} features of width {self.d_in} ({self.architecture}{where})"
+
+    def at(self, site: Site | None) -> SparseAutoencoder:
+        """The same SAE, with the same weights in memory, for another place in the network."""
+        return SparseAutoencoder(self.weights, name=self.name, site=site, statistics=self.statistics)
+
+    def part(self, name: PartName) -> Part:
+        """The encoder or the decoder as a module, read into memory on the first call."""
+        return self.weights.part(name)
+
+    def modules_for(self, *reads: PartName) -> list[nn.Module]:
+        """The modules that a host must manage when it reads the encoder, the decoder or both."""
+        return [self.part(name) for name in reads]
+
+    # Encoding
+
+    def encode(self, x: Tensor, sigma: Sigma = None) -> Tensor:
+        """(..., d_in) -> dense codes (..., d_sae). Large: prefer `encode_sparse`."""
+        if self.architecture.k is not None:
+            return self.encode_sparse(x, sigma).to_dense(self.d_sae)
+        tokens = self._tokens(x)
+        dense = torch.empty((len(tokens), self.d_sae), device=x.device)
+        for first, rows, codes in self._chunks(tokens):
+            dense[rows, first : first + codes.shape[1]] = codes
+        return dense.view(*x.shape[:-1], self.d_sae)
+
+    def encode_sparse(self, x: Tensor, sigma: Sigma = None) -> SparseCodes:
+        """(..., d_in) -> codes (..., n): n is k for topk, else the largest number of active features of any token."""
+        tokens = self._tokens(x)
+        if self.architecture.k is not None:
+            best = RunningTopK(len(tokens), self.architecture.k, x.device)
+            for first, rows, codes in self._chunks(tokens):
+                best.add(first, rows, codes)
+            found = SparseCodes(best.values, best.indices)
+        else:
+            active = ActiveList(len(tokens), x.device)
+            for first, rows, codes in self._chunks(tokens):
+                active.add(first, rows, codes)
+            found = active.pack()
+        shape = (*x.shape[:-1], found.values.shape[-1])
+        return SparseCodes(found.values.view(shape), found.indices.view(shape))
+
+    def codes(self, x: Tensor, ids: Ids, sigma: Sigma = None) -> Tensor:
+        """(..., d_in) -> codes (..., len(ids)) of the features `ids` alone.
+
+        Only their rows are read and computed, except for topk, where every feature competes.
+        """
+        features = self._features(ids)
+        if self.architecture.k is not None:
+            return self.encode_sparse(x, sigma).pick(torch.tensor(features, dtype=torch.int64))
+        tokens = self._tokens(x)
+        rows = self.weights.rows("encoder", features).to(x.device)
+        vectors = {name: v.to(x.device) for name, v in self.weights.vectors_of(features).items()}
+        bias = self.weights.optional_vector("input_bias")
+        codes = self._activate(self._centred(tokens, bias), rows, vectors)
+        return codes.view(*x.shape[:-1], len(features))
+
+    # Decoding
+
+    def decode(self, f: Tensor, like: Tensor | None = None) -> Tensor:
+        """Dense codes (..., d_sae) -> x̂ (..., d_in). `like` is the x that was encoded; normalised SAEs need it."""
+        if f.shape[-1] != self.d_sae:
+            raise ValueError(f"codes: {self.name} has {self.d_sae} features, but the codes {list(f.shape)} do not.")
+        flat = f.reshape(-1, self.d_sae).float()
+        active = ActiveList(len(flat), f.device)
+        active.add(0, slice(0, len(flat)), flat)
+        packed = active.pack()
+        shape = (*f.shape[:-1], packed.values.shape[-1])
+        return self.decode_sparse(SparseCodes(packed.values.view(shape), packed.indices.view(shape)), like)
+
+    def decode_sparse(self, codes: SparseCodes, like: Tensor | None = None) -> Tensor:
+        """Sparse codes (..., n) -> x̂ (..., d_in); only the decoder rows of the active features are gathered."""
+        shape = codes.values.shape
+        values, indices = (part.reshape(shape[:-1].numel(), shape[-1]) for part in codes)
+        out = torch.zeros((len(values), self.d_in), device=values.device)
+        width = values.shape[-1]
+        step = max(1, SCRATCH_BYTES // (4 * self.d_in * max(1, width)))
+        for first in range(0, len(values) if width else 0, step):
+            rows = slice(first, first + step)
+            out[rows] = self._gather(values[rows].float(), indices[rows])
+        bias = self.part("decoder").vector("output_bias", out.device)
+        if bias is not None:
+            out += bias
+        return self._unnormalised(out.view(*shape[:-1], self.d_in), like)
+
+    def reconstruct(self, x: Tensor, sigma: Sigma = None) -> Tensor:
+        """x̂ (..., d_in) of x (..., d_in)."""
+        return self.decode_sparse(self.encode_sparse(x, sigma), like=x)
+
+    def direction(self, ids: Ids) -> Tensor:
+        """(len(ids), d_in) on the CPU: what x̂ gains when each feature grows by 1, before `token_scale`.
+
+        Reads these rows of the decoder and nothing else.
+        """
+        return self._effective(self.weights.rows("decoder", self._features(ids))).clone()
+
+    def token_scale(self, x: Tensor) -> Tensor:
+        """(..., 1): what a direction is multiplied by at each token of x, 1 unless the SAE normalises its input."""
+        return self._frame(x).scale
+
+    # Details
+
+    def _tokens(self, x: Tensor) -> Tensor:
+        """x as (tokens, d_in) float32."""
+        self._check_width(x)
+        return x.reshape(-1, self.d_in).float()
+
+    def _check_width(self, x: Tensor) -> None:
+        if not x.ndim or x.shape[-1] != self.d_in or not x.is_floating_point():
+            raise ValueError(
+                f"sae: {self.name} reads floating point activations of width {self.d_in}, but got {x.dtype} of shape "
+                f"{list(x.shape)}; use an SAE that was trained at this place of this model."
+            )
+
+    def _features(self, ids: Ids) -> tuple[int, ...]:
+        features = tuple(int(i) for i in (ids.tolist() if isinstance(ids, Tensor) else ids))
+        for feature in features:
+            if not 0 <= feature < self.d_sae:
+                raise ValueError(
+                    f"feature: {self.name} has no feature {feature}; its features are 0 to {self.d_sae - 1}."
+                )
+        return features
+
+    def _frame(self, x: Tensor) -> TokenFrame:
+        self._check_width(x)
+        return token_frame(x.float(), self.architecture.normalization)
+
+    def _centred(self, tokens: Tensor, input_bias: Tensor | None) -> Tensor:
+        normalised = normalize(tokens, self.architecture.normalization)
+        return normalised if input_bias is None else normalised - input_bias.to(tokens.device)
+
+    def _chunks(self, tokens: Tensor) -> Iterator[tuple[int, slice, Tensor]]:
+        """(first feature, slice of tokens, codes (tokens, features) before topk's selection), in bounded memory."""
+        encoder = self.part("encoder")
+        device = tokens.device
+        centred = self._centred(tokens, encoder.vector("input_bias", device))
+        vectors = {name: encoder.vectors[name].to(device, torch.float32) for name in encoder.vectors}
+        for features in feature_chunks(self.d_sae, self.d_in, SCRATCH_BYTES):
+            weight = encoder.feature_rows(features, device)
+            chunk = {name: vector[features] for name, vector in vectors.items() if name != "input_bias"}
+            step = max(1, SCRATCH_BYTES // (4 * len(weight)))
+            for first in range(0, len(tokens), step):
+                rows = slice(first, min(first + step, len(tokens)))
+                yield features.start, rows, self._activate(centred[rows], weight, chunk)
+
+    def _activate(self, centred: Tensor, weight: Tensor, vectors: Mapping[str, Tensor]) -> Tensor:
+        """Codes (tokens, n) of n features: their encoder rows (n, d_in) and vectors (n,)."""
+        pre = centred @ weight.T
+        if "encoder_bias" in vectors:
+            pre = pre + vectors["encoder_bias"]
+        return activate(pre, vectors, self.architecture)
+
+    def _gather(self, values: Tensor, indices: Tensor) -> Tensor:
+        """values, indices (tokens, n) -> the weighted sum (tokens, d_in) of decoder rows."""
+        decoder = self.part("decoder")
+        features, place = indices.unique(return_inverse=True)
+        rows = self._effective(decoder.feature_rows(features.to(decoder.weight.device), values.device))
+        if values.device.type == "mps":  # embedding_bag is missing there in many releases of torch
+            return torch.einsum("tn,tnd->td", values, rows[place])
+        return functional.embedding_bag(place, rows, per_sample_weights=values, mode="sum")
+
+    def _effective(self, rows: Tensor) -> Tensor:
+        """Decoder rows (n, d_in) as they act on x̂: of unit length where the codes carry the norm."""
+        if self.architecture.decoder_norm == "none":
+            return rows
+        return rows / rows.norm(dim=1, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
+
+    def _unnormalised(self, reconstruction: Tensor, like: Tensor | None) -> Tensor:
+        if self.architecture.normalization == "none":
+            return reconstruction
+        if like is None:
+            raise ValueError(
+                f"like: {self.name} normalises each token ({self.architecture}), so decoding needs the x that was "
+                f"encoded, but none was given."
+            )
+        frame = self._frame(like)
+        return reconstruction * frame.scale + frame.shift

@@ -1,0 +1,43 @@
+"""A bar chart of ranked features, drawn with Pillow."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from .features import RankedFeature
+
+WIDTH = 768
+ROW = 34
+MARGIN = 20
+LABELS = 118  # pixels for the feature numbers
+VALUES = 190  # pixels for the numbers behind the bars
+INK, QUIET, BAR, GROUND = (28, 32, 40), (108, 116, 128), (66, 112, 214), (255, 255, 255)
+
+
+def feature_chart(ranked: Sequence[RankedFeature], title: str) -> Tensor:
+    """One bar a feature: its difference from the baseline, else its score. Returns (1, height, 768, 3) in 0..1."""
+    height = 2 * MARGIN + 2 * ROW + ROW * max(len(ranked), 1)
+    picture = Image.new("RGB", (WIDTH, height), GROUND)
+    draw = ImageDraw.Draw(picture)
+    large, small = ImageFont.load_default(20), ImageFont.load_default(16)
+    contrast = any(row.difference is not None for row in ranked)
+    draw.text((MARGIN, MARGIN), title, INK, large)
+    measure = "difference from the baseline" if contrast else "activation"
+    draw.text((MARGIN, MARGIN + ROW - 4), f"bar: {measure} · then the share of tokens on which it fires", QUIET, small)
+    values = [row.score if row.difference is None else row.difference for row in ranked]
+    longest, room = max(values, default=0.0), WIDTH - 2 * MARGIN - LABELS - VALUES
+    for position, (row, value) in enumerate(zip(ranked, values, strict=True)):
+        top = MARGIN + (2 + position) * ROW
+        left = MARGIN + LABELS
+        length = room * value / longest if longest > 0 else 0
+        draw.text((left - 12, top + ROW // 2), f"{row.feature}", INK, small, anchor="rm")
+        draw.rectangle((left, top + 6, left + max(length, 1), top + ROW - 6), BAR)
+        draw.text((left + length + 10, top + ROW // 2), f"{value:.3g}  ·  {row.share:.0%}", QUIET, small, anchor="lm")
+    if not ranked:
+        draw.text((MARGIN, MARGIN + 2 * ROW), "No feature fires.", INK, small)
+    return torch.from_numpy(np.asarray(picture).astype(np.float32) / 255).unsqueeze(0)

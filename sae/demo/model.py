@@ -1,0 +1,110 @@
+"""The Shapes transformer: a very small diffusers FLUX, its word embeddings and its sampler."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+
+from .shapes import SLOTS, WORDS, Prompt
+
+if TYPE_CHECKING:
+    from diffusers import FluxTransformer2DModel
+
+CONFIG = {
+    "in_channels": 64,  # 16 latent channels, patches of 2×2
+    "num_layers": 2,
+    "num_single_layers": 4,
+    "attention_head_dim": 128,
+    "num_attention_heads": 1,
+    "joint_attention_dim": 64,
+    "pooled_projection_dim": 16,
+    "guidance_embeds": False,
+    "axes_dims_rope": (16, 56, 56),
+}
+TEXT_TOKENS = len(SLOTS)
+LATENT_SIDE = 16
+GRID_SIDE = LATENT_SIDE // 2  # image tokens a side
+WORD_SEED = 20
+
+
+def word_vectors() -> torch.Tensor:
+    """Fixed embeddings (1 + words, 64): orthogonal rows of norm 8 (unit variance); row 0 says "not given"."""
+    generator = torch.Generator().manual_seed(WORD_SEED)
+    width = CONFIG["joint_attention_dim"]
+    square = torch.randn(width, width, generator=generator, dtype=torch.float64)
+    basis, _ = torch.linalg.qr(square)
+    return (basis[: 1 + len(WORDS)] * width**0.5).float()
+
+
+def embed_prompts(prompts: Sequence[Prompt]) -> torch.Tensor:
+    """Text tokens (batch, 5, 64), one a slot."""
+    rows = [[0 if word is None else 1 + WORDS.index(word) for word in prompt.words] for prompt in prompts]
+    return word_vectors()[torch.tensor(rows)]
+
+
+def build_transformer() -> FluxTransformer2DModel:
+    from diffusers import FluxTransformer2DModel
+
+    return FluxTransformer2DModel(**CONFIG)
+
+
+def pack(latents: torch.Tensor) -> torch.Tensor:
+    """Latents (batch, 16, h, w), h and w even, to tokens (batch, h/2 · w/2, 64), row-major."""
+    batch, channels, height, width = latents.shape
+    patches = latents.view(batch, channels, height // 2, 2, width // 2, 2).permute(0, 2, 4, 1, 3, 5)
+    return patches.reshape(batch, height // 2 * (width // 2), channels * 4)
+
+
+def unpack(tokens: torch.Tensor, height: int = LATENT_SIDE, width: int = LATENT_SIDE) -> torch.Tensor:
+    """The inverse of pack: (batch, height/2 · width/2, 64) to (batch, 16, height, width)."""
+    batch, _, channels = tokens.shape
+    patches = tokens.view(batch, height // 2, width // 2, channels // 4, 2, 2).permute(0, 3, 1, 4, 2, 5)
+    return patches.reshape(batch, channels // 4, height, width)
+
+
+def position_ids(height: int = GRID_SIDE, width: int = GRID_SIDE) -> torch.Tensor:
+    """FLUX's image position ids (height · width, 3): 0, row, column."""
+    rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+    return torch.stack([torch.zeros_like(rows), rows, columns], dim=-1).reshape(-1, 3).float()
+
+
+def predict(
+    transformer: FluxTransformer2DModel, tokens: torch.Tensor, sigma: torch.Tensor, text: torch.Tensor
+) -> torch.Tensor:
+    """The velocity (batch, tokens, 64) for noisy tokens at sigma (batch,) in 0..1."""
+    return transformer(
+        hidden_states=tokens,
+        encoder_hidden_states=text,
+        pooled_projections=tokens.new_zeros(tokens.shape[0], CONFIG["pooled_projection_dim"]),
+        timestep=sigma,
+        img_ids=position_ids().to(tokens.device),
+        txt_ids=torch.zeros(text.shape[1], 3, device=tokens.device),
+    ).sample
+
+
+def noise_for(seeds: Sequence[int]) -> torch.Tensor:
+    """Starting latents (batch, 16, 16, 16), each from its own seed, so that a batch does not change a picture."""
+    shape = (16, LATENT_SIDE, LATENT_SIDE)
+    return torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds])
+
+
+@torch.no_grad()
+def sample(
+    transformer: FluxTransformer2DModel,
+    prompts: Sequence[Prompt],
+    seeds: Sequence[int],
+    steps: int = 8,
+    on_step: Callable[[float], None] | None = None,
+) -> torch.Tensor:
+    """Draws latents (batch, 16, 16, 16) by Euler steps from sigma 1 to 0; `on_step` hears each sigma beforehand."""
+    text = embed_prompts(prompts)
+    tokens = pack(noise_for(seeds))
+    sigmas = torch.linspace(1, 0, steps + 1)
+    for now, after in zip(sigmas[:-1], sigmas[1:], strict=True):
+        if on_step is not None:
+            on_step(float(now))
+        velocity = predict(transformer, tokens, now.expand(len(prompts)), text)
+        tokens = tokens + (after - now) * velocity
+    return unpack(tokens)

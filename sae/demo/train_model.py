@@ -1,0 +1,138 @@
+"""Trains the Shapes transformer by flow matching, and the decoder for its latents; both resume from checkpoints."""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import logging
+import random
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch.nn import functional
+
+from .latents import ShapesDecoder, encode_pictures
+from .model import build_transformer, embed_prompts, pack, predict
+from .shapes import SLOTS, Prompt, draw, training_prompts
+
+if TYPE_CHECKING:
+    from diffusers import FluxTransformer2DModel
+
+log = logging.getLogger(__name__)
+
+WORD_DROPOUT = 0.1  # so that any slot may be left open
+PROMPT_DROPOUT = 0.05  # so that the empty prompt works as the negative one
+EMA = 0.999
+LOG_EVERY = 50
+SAVE_EVERY = 500
+
+
+def forget_words(prompt: Prompt, rng: random.Random) -> Prompt:
+    if rng.random() < PROMPT_DROPOUT:
+        return Prompt()
+    return replace(prompt, **{slot: None for slot in SLOTS if rng.random() < WORD_DROPOUT})
+
+
+def noise_levels(count: int, generator: torch.Generator) -> torch.Tensor:
+    """Sigmas (count,): logit-normal, a little towards noise, where shape and colour are decided."""
+    return torch.sigmoid(0.2 + 1.2 * torch.randn(count, generator=generator))
+
+
+def flow_loss(
+    transformer: FluxTransformer2DModel, prompts: list[Prompt], rng: random.Random, generator: torch.Generator
+) -> torch.Tensor:
+    """Rectified flow: x_t = (1 - t) x_0 + t noise, the target is noise - x_0."""
+    latents = encode_pictures(draw(prompts, generator)[0])
+    noise = torch.randn(latents.shape, generator=generator)
+    sigma = noise_levels(len(prompts), generator)
+    weight = sigma.view(-1, 1, 1, 1)
+    noisy = (1 - weight) * latents + weight * noise
+    text = embed_prompts([forget_words(prompt, rng) for prompt in prompts])
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        velocity = predict(transformer, pack(noisy), sigma, text)
+    return functional.mse_loss(velocity.float(), pack(noise - latents))
+
+
+def train_transformer(folder: Path, steps: int, batch: int = 64, rate: float = 1e-3) -> dict[str, torch.Tensor]:
+    """Returns the averaged weights; a checkpoint in `folder` is carried on."""
+    torch.manual_seed(0)
+    transformer = build_transformer().train()
+    average = copy.deepcopy(transformer)
+    optimizer = torch.optim.AdamW(transformer.parameters(), lr=rate, weight_decay=0.01)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=rate, total_steps=steps, pct_start=0.1)
+    generator, rng, start = torch.Generator().manual_seed(1), random.Random(1), 0
+    checkpoint = folder / "transformer_state.pt"
+    if checkpoint.exists():
+        state = torch.load(checkpoint, weights_only=True)
+        transformer.load_state_dict(state["model"])
+        average.load_state_dict(state["average"])
+        optimizer.load_state_dict(state["optimizer"])
+        schedule.load_state_dict(state["schedule"])
+        start = state["step"]
+        generator.manual_seed(1 + start)
+        rng.seed(1 + start)
+        log.info("carrying on at step %d", start)
+    known, running = training_prompts(), 0.0
+    for step in range(start, steps):
+        loss = flow_loss(transformer, rng.choices(known, k=batch), rng, generator)
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(transformer.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        with torch.no_grad():
+            pull = 1 - min(EMA, (1 + step) / (10 + step))
+            for ours, theirs in zip(average.parameters(), transformer.parameters(), strict=True):
+                ours.lerp_(theirs, pull)
+        running += loss.item()
+        if (step + 1) % LOG_EVERY == 0:
+            log.info("transformer step %d of %d, loss %.4f", step + 1, steps, running / LOG_EVERY)
+            running = 0.0
+        if (step + 1) % SAVE_EVERY == 0 or step + 1 == steps:
+            state = {"model": transformer.state_dict(), "average": average.state_dict(), "step": step + 1}
+            state |= {"optimizer": optimizer.state_dict(), "schedule": schedule.state_dict()}
+            torch.save(state, checkpoint.with_suffix(".tmp"))
+            checkpoint.with_suffix(".tmp").replace(checkpoint)
+    return average.state_dict()
+
+
+def train_decoder(steps: int, batch: int = 24, rate: float = 3e-3) -> ShapesDecoder:
+    """Latents with a little noise, as sampling leaves it, to sharp pictures."""
+    torch.manual_seed(0)
+    decoder = ShapesDecoder().train()
+    optimizer = torch.optim.AdamW(decoder.parameters(), lr=rate, weight_decay=0.0)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=rate, total_steps=steps)
+    generator, rng, known = torch.Generator().manual_seed(2), random.Random(2), training_prompts()
+    for step in range(steps):
+        pictures = draw(rng.choices(known, k=batch), generator)[0]
+        latents = encode_pictures(pictures)
+        latents = latents + 0.05 * torch.rand(batch, 1, 1, 1) * torch.randn(latents.shape, generator=generator)
+        loss = functional.l1_loss(decoder(latents), pictures)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+        if (step + 1) % LOG_EVERY == 0:
+            log.info("decoder step %d of %d, mean error %.4f", step + 1, steps, loss.item())
+    return decoder.eval()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--folder", type=Path, required=True, help="where checkpoints and results go")
+    parser.add_argument("--steps", type=int, default=6000)
+    parser.add_argument("--decoder-steps", type=int, default=800)
+    parser.add_argument("--only", choices=("transformer", "decoder"))
+    given = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    given.folder.mkdir(parents=True, exist_ok=True)
+    if given.only != "decoder":
+        torch.save(train_transformer(given.folder, given.steps), given.folder / "transformer.pt")
+    if given.only != "transformer":
+        torch.save(train_decoder(given.decoder_steps).state_dict(), given.folder / "decoder.pt")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,130 @@
+"""Trains the Shapes demo's SAEs: python -m sae.demo.train_saes --transformer FILE --out FOLDER.
+
+Collects activations at the wanted sites, trains one TopK SAE each, measures it on fresh activations, and writes it with
+its statistics into a folder of its own. `evaluation.json` in the out folder keeps the numbers.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from ..site import Site, parse_location
+from ..training.data import ActivationBuffer
+from ..training.evaluate import Evaluation, evaluate
+from ..training.export import export_topk
+from ..training.topk import TopKConfig
+from ..training.trainer import Progress, TopKTrainer
+from .collect import collect_tokens
+from .model import build_transformer
+
+if TYPE_CHECKING:
+    from diffusers import FluxTransformer2DModel
+
+log = logging.getLogger(__name__)
+
+# folder name: the site it says. Names follow the field's habit of telling the site in the name.
+SITES: dict[str, Site] = {
+    "shapes-transformer_blocks.0.attn-image": parse_location("transformer_blocks.0.attn", "image"),
+    "shapes-transformer_blocks.1.attn-image": parse_location("transformer_blocks.1.attn", "image"),
+    "shapes-transformer_blocks.1-image": parse_location("transformer_blocks.1", "image"),
+    "shapes-single_transformer_blocks.0.attn-image": parse_location("single_transformer_blocks.0.attn", "image"),
+    "shapes-single_transformer_blocks.1.attn-image": parse_location("single_transformer_blocks.1.attn", "image"),
+    "shapes-single_transformer_blocks.2.attn-image": parse_location("single_transformer_blocks.2.attn", "image"),
+    "shapes-single_transformer_blocks.3.attn-image": parse_location("single_transformer_blocks.3.attn", "image"),
+}
+TRAINING_SEED, FRESH_SEED = 1, 2
+FRESH_TOKENS = 100_000
+BUFFER_TOKENS = 65_536
+CHUNK = 4096
+REPORT_EVERY = 250
+
+
+def load_transformer(file: Path) -> FluxTransformer2DModel:
+    """The Shapes transformer from a state dict, or from the averaged weights of a training checkpoint."""
+    state = torch.load(file, map_location="cpu", weights_only=True)
+    transformer = build_transformer().eval().requires_grad_(False)
+    transformer.load_state_dict(state.get("average", state))
+    return transformer
+
+
+def train_sae(tokens: Tensor, fresh: Tensor, config: TopKConfig, folder: Path, dtype: torch.dtype) -> Evaluation:
+    """Trains on tokens (n, d_in), over and over; measures on fresh ones; writes the SAE into `folder`."""
+    trainer = TopKTrainer(config)
+    buffer = ActivationBuffer(
+        _again(tokens), config.d_in, config.batch_tokens, max(BUFFER_TOKENS, 2 * config.batch_tokens), config.seed
+    )
+    model = trainer.fit(buffer, _report, REPORT_EVERY)
+    measured, statistics = evaluate(model, fresh.split(CHUNK))
+    export_topk(model, folder, statistics, dtype)
+    return measured
+
+
+def _again(tokens: Tensor) -> Iterator[Tensor]:
+    while True:
+        yield from tokens.split(CHUNK)
+
+
+def _report(progress: Progress) -> None:
+    log.info(
+        "step %d of %d, explained variance %.3f, dead %.1f %%",
+        progress.step,
+        progress.steps,
+        progress.explained_variance,
+        100 * progress.dead_share,
+    )
+
+
+def _read_evaluations(file: Path) -> dict[str, Any]:
+    return json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+
+
+def run(given: argparse.Namespace) -> None:
+    sites = {name: SITES[name] for name in given.sites}
+    transformer = load_transformer(given.transformer)
+    tokens = collect_tokens(transformer, sites, given.tokens, TRAINING_SEED)
+    fresh = collect_tokens(transformer, sites, FRESH_TOKENS, FRESH_SEED)
+    results = given.out / "evaluation.json"
+    given.out.mkdir(parents=True, exist_ok=True)
+    for name in sites:
+        config = TopKConfig(
+            d_in=tokens[name].shape[1],
+            d_sae=given.features,
+            k=given.k,
+            steps=given.steps,
+            batch_tokens=given.batch,
+            rate=given.rate,
+        )
+        log.info("%s", name)
+        measured = train_sae(tokens[name], fresh[name], config, given.out / name, getattr(torch, given.dtype))
+        log.info("%s: %s", name, measured)
+        evaluations = _read_evaluations(results) | {name: measured._asdict()}
+        results.write_text(json.dumps(evaluations, indent=2) + "\n", encoding="utf-8")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--transformer", type=Path, required=True, help="state dict of train_model, or its checkpoint")
+    parser.add_argument("--out", type=Path, required=True, help="gets one folder for each site")
+    parser.add_argument("--sites", nargs="+", choices=SITES, default=list(SITES), metavar="NAME")
+    parser.add_argument("--tokens", type=int, default=400_000, help="collected for each site (256 bytes each)")
+    parser.add_argument("--steps", type=int, default=3000)
+    parser.add_argument("--batch", type=int, default=2048, help="tokens a step")
+    parser.add_argument("--features", type=int, default=768)
+    parser.add_argument("--k", type=int, default=12)
+    parser.add_argument("--rate", type=float, default=2e-3)
+    parser.add_argument("--dtype", choices=("float32", "float16"), default="float32", help="of the written weights")
+    given = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    run(given)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,145 @@
+"""Which features fire: a tally in bounded memory, its ranking, and the table that people read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from .autoencoder import SparseAutoencoder, SparseCodes
+from .edits import Edit, FeatureList
+from .intervention import COND, Moment
+from .region import check_mask, token_weights
+from .site import Site
+from .statistics import FeatureStatistics
+
+RankBy = Literal["mean", "max", "frequency"]
+RANKINGS: tuple[RankBy, ...] = get_args(RankBy)
+
+
+class FeatureTally:
+    """Sum, maximum and count of each feature's activation over all tokens seen; memory is 3 · d_sae numbers."""
+
+    def __init__(self, d_sae: int) -> None:
+        self.sum = torch.zeros(d_sae, dtype=torch.float64)
+        self.max = torch.zeros(d_sae)
+        self.count = torch.zeros(d_sae, dtype=torch.int64)
+        self.tokens = 0
+
+    def add(self, codes: SparseCodes) -> None:
+        """Codes (..., n) as values and indices; features that do not fire are left out or zero."""
+        values, indices = codes.values.flatten().cpu(), codes.indices.flatten().cpu()
+        self.sum.index_add_(0, indices, values.double())
+        self.max.scatter_reduce_(0, indices, values, "amax")
+        self.count.index_add_(0, indices, (values > 0).long())
+        self.tokens += codes.values.shape[:-1].numel()
+
+    @property
+    def mean(self) -> Tensor:
+        """Mean activation over all tokens, (d_sae,)."""
+        return (self.sum / max(self.tokens, 1)).float()
+
+    @property
+    def share(self) -> Tensor:
+        """Share of the tokens on which each feature fires, (d_sae,)."""
+        return self.count.float() / max(self.tokens, 1)
+
+    @property
+    def mean_where_active(self) -> Tensor:
+        return (self.sum / self.count.clamp_min(1)).float()
+
+    def score(self, by: RankBy) -> Tensor:
+        return {"mean": self.mean, "max": self.max, "frequency": self.share}[by]
+
+    def statistics(self) -> FeatureStatistics:
+        return FeatureStatistics(self.mean_where_active, self.max, self.share, self.tokens)
+
+
+class FeatureReader:
+    """Tallies an SAE's features at its site, call by call: the `see` of an Observer. Only cond rows count.
+
+    With a mask, only image tokens that it touches count.
+    """
+
+    def __init__(self, sae: SparseAutoencoder, site: Site, mask: Tensor | None = None) -> None:
+        if mask is not None and site.stream != "image":
+            raise ValueError(
+                f"mask: it marks a part of the picture, but the {site.stream} stream is read; use the image stream, "
+                "or no mask."
+            )
+        self.sae = sae
+        self.mask = None if mask is None else check_mask(mask)
+        self.tally = FeatureTally(sae.d_sae)
+
+    def __call__(self, x: Tensor, moment: Moment) -> None:
+        part = x.shape[0] // len(moment.sides)
+        for position, side in enumerate(moment.sides):
+            if side == COND:
+                self._read(x[position * part : (position + 1) * part], moment)
+
+    def _read(self, x: Tensor, moment: Moment) -> None:
+        if self.mask is not None:
+            weights = token_weights(self.mask, moment.latent_height, moment.latent_width, x.shape[0])
+            x = x[weights.to(x.device) > 0]
+            if not x.shape[0]:
+                raise ValueError("mask: it is empty, so there is no token to read; paint the part of interest.")
+        self.tally.add(self.sae.encode_sparse(x, moment.sigma))
+
+
+@dataclass(frozen=True)
+class RankedFeature:
+    """One row of the table. `difference` is the score less the baseline's, None without a baseline."""
+
+    feature: int
+    mean: float
+    max: float
+    share: float
+    mean_where_active: float
+    score: float
+    difference: float | None = None
+
+    def edit(self, strength: float = 1.0) -> Edit:
+        return Edit(self.feature, strength, self.mean_where_active, self.max, self.share)
+
+
+def rank_features(
+    tally: FeatureTally, by: RankBy = "mean", count: int = 10, baseline: FeatureTally | None = None
+) -> list[RankedFeature]:
+    """The features that fire most, or most above the baseline; those that do not (more than it) are left out."""
+    if by not in RANKINGS:
+        raise ValueError(f"rank_by: {by!r} is not a ranking; use one of {', '.join(RANKINGS)}.")
+    score = tally.score(by)
+    difference = None if baseline is None else score - baseline.score(by)
+    order = score if difference is None else difference
+    best = order.topk(min(count, len(order))).indices.tolist()
+    return [_row(tally, k, score, difference) for k in best if order[k] > 0]
+
+
+def _row(tally: FeatureTally, k: int, score: Tensor, difference: Tensor | None) -> RankedFeature:
+    return RankedFeature(
+        feature=k,
+        mean=float(tally.mean[k]),
+        max=float(tally.max[k]),
+        share=float(tally.share[k]),
+        mean_where_active=float(tally.mean_where_active[k]),
+        score=float(score[k]),
+        difference=None if difference is None else float(difference[k]),
+    )
+
+
+def feature_list(ranked: Sequence[RankedFeature]) -> FeatureList:
+    return FeatureList(row.edit() for row in ranked)
+
+
+def feature_table(ranked: Sequence[RankedFeature], title: str) -> str:
+    """A text table: index, mean and largest activation, share of tokens; with a baseline the difference."""
+    contrast = any(row.difference is not None for row in ranked)
+    head = f"{'feature':>8} {'mean':>9} {'max':>9} {'tokens':>7}" + (f" {'difference':>11}" if contrast else "")
+    lines = [title, head]
+    for row in ranked:
+        line = f"{row.feature:>8} {row.mean:>9.4g} {row.max:>9.4g} {row.share:>7.1%}"
+        lines.append(line + (f" {row.difference:>+11.4g}" if row.difference is not None else ""))
+    return "\n".join(lines)

@@ -1,0 +1,180 @@
+"""Steering and reading FLUX inside ComfyUI. The only module of the library that imports ComfyUI.
+
+A steered model is a clone with two wrappers. OUTER_SAMPLE opens and closes a run: its record, its caches, its report.
+APPLY_MODEL composes the taps for one call of the model, on a copy of that call's `transformer_options`.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import comfy.model_management
+import comfy.model_patcher
+import comfy.sample
+import comfy.utils
+from comfy.patcher_extension import WrappersMP
+from torch import Tensor, nn
+
+from ..autoencoder import SparseAutoencoder
+from ..intervention import COND, Intervention, Moment, Schedule, SigmaWindow
+from ..record import RunSummary, SteeringRecord
+from ..site import Depth, Site
+from ..taps import Observer, Tap
+from .flux_blocks import with_taps
+
+log = logging.getLogger(__name__)
+
+KEY = "sae_steering"
+COMPILE_KEY = "torch.compile"  # the key under which core's TorchCompileModel adds its APPLY_MODEL wrapper
+
+Model = comfy.model_patcher.ModelPatcher
+Report = Callable[[RunSummary], None]
+
+
+def transformer_of(model: Model) -> nn.Module:
+    """The FLUX inside a MODEL; ValueError names what came where it is none, or one that ignores patches."""
+    transformer = model.get_model_object("diffusion_model")
+    name = type(transformer).__name__
+    if "nunchaku" in (type(transformer).__module__ + name).lower():
+        raise ValueError("model: it is a nunchaku FLUX, which ignores patches; load FLUX with core's UNETLoader.")
+    if not all(hasattr(transformer, part) for part in ("double_blocks", "single_blocks", "hidden_size")):
+        raise ValueError(f"model: it is a {name}, but steering works inside FLUX models only; connect a FLUX model.")
+    return transformer
+
+
+def depth_of(model: Model) -> Depth:
+    transformer: Any = transformer_of(model)
+    return Depth(len(transformer.double_blocks), len(transformer.single_blocks))
+
+
+def check_fit(model: Model, sae: SparseAutoencoder, site: Site) -> None:
+    """Raises ValueError where the model lacks the site or its width is not the SAE's."""
+    site.check(depth_of(model))
+    width = transformer_of(model).hidden_size
+    if width != sae.d_in:
+        raise ValueError(
+            f"sae: {sae.name} was trained on activations of width {sae.d_in}, but this model's blocks have width "
+            f"{width}; use an SAE that was trained on this model."
+        )
+
+
+def host_warnings(model: Model) -> list[str]:
+    """Known ways in which a MODEL may leave patches out."""
+    found = []
+    transformer = transformer_of(model)
+    if "forward_orig" in vars(transformer) or any("forward_orig" in key for key in model.object_patches):
+        found.append("Another node replaced this model's forward pass; it may leave steering out.")
+    if any("cache" in str(key).lower() for key in model.model_options.get("transformer_options", {})):
+        found.append("A step cache is active on this model; the steps that it skips are not steered.")
+    return found
+
+
+def steer(model: Model, intervention: Intervention, report: Report) -> Model:
+    """A clone of the model that is steered; `report` hears the summary after each sampling run."""
+    check_fit(model, intervention.steering.sae, intervention.site)
+    steered = model.clone()
+    token = object()
+
+    def open_tap(run: _Run) -> Tap:
+        return intervention.begin(run.record, run.window(intervention.schedule))
+
+    _wrap(steered, token, open_tap, report)
+    _manage_weights(steered, intervention.steering.sae, sorted(intervention.steering.reads))
+    return steered
+
+
+def observe(model: Model, site: Site, see: Callable[[Tensor, Moment], None], sae: SparseAutoencoder) -> Model:
+    """A clone of the model that shows `see` the tokens of a site at each call, with the SAE's encoder loaded."""
+    check_fit(model, sae, site)
+    observed = model.clone()
+    _wrap(observed, object(), lambda run: Observer(site, see), None)
+    _manage_weights(observed, sae, ["encoder"])
+    return observed
+
+
+def sample(
+    model: Model, positive: Any, latent: dict[str, Any], seed: int, steps: int, callback: Callable[..., None]
+) -> Tensor:
+    """A short sampling without guidance (Euler, simple schedule) from the latent's own noise."""
+    image = comfy.sample.fix_empty_latent_channels(
+        model, latent["samples"], latent.get("downscale_ratio_spacial"), latent.get("downscale_ratio_temporal")
+    )
+    noise = comfy.sample.prepare_noise(image, seed, latent.get("batch_index"))
+    # fmt: off
+    return comfy.sample.sample(
+        model, noise, steps, 1.0, "euler", "simple", positive, positive, image,
+        noise_mask=latent.get("noise_mask"), callback=callback, disable_pbar=True, seed=seed,
+    )
+    # fmt: on
+
+
+@dataclass
+class _Run:
+    """One sampling run: its record and the noise schedule of the model as it is sampled."""
+
+    record: SteeringRecord
+    model_sampling: Any
+
+    def window(self, schedule: Schedule) -> SigmaWindow:
+        """From 0 and to 1 mean from before the first and to after the last step."""
+        start, end = float("inf"), -float("inf")
+        if schedule.start_percent > 0:
+            start = float(self.model_sampling.percent_to_sigma(schedule.start_percent))
+        if schedule.end_percent < 1:
+            end = float(self.model_sampling.percent_to_sigma(schedule.end_percent))
+        return SigmaWindow(start, end)
+
+
+def _wrap(model: Model, token: object, open_tap: Callable[[_Run], Tap], report: Report | None) -> None:
+    """Adds the two wrappers; the open tap travels in the run's own `transformer_options`, under `token`."""
+
+    def run_sampling(executor: Any, *args: Any, **kwargs: Any) -> Any:
+        guider = executor.class_obj
+        before = guider.model_options
+        run = _Run(SteeringRecord(), guider.model_patcher.get_model_object("model_sampling"))
+        guider.model_options = comfy.model_patcher.create_model_options_clone(before)
+        options = guider.model_options.setdefault("transformer_options", {})
+        options[KEY] = {**options.get(KEY, {}), token: open_tap(run)}
+        try:
+            return executor(*args, **kwargs)
+        finally:
+            guider.model_options = before
+            if report is not None:
+                report(run.record.summary())
+
+    def apply_model(
+        executor: Any, x: Tensor, t: Tensor, c_concat: Any = None, c_crossattn: Any = None, control: Any = None,
+        transformer_options: dict[str, Any] | None = None, **kwargs: Any,
+    ) -> Any:  # fmt: skip
+        base = executor.class_obj
+        options = transformer_options or {}
+        tap = options.get(KEY, {}).get(token)
+        if tap is None:  # called outside a sampling run
+            tap = open_tap(_Run(SteeringRecord(), base.model_sampling))
+        options = with_taps(options, base.diffusion_model, [tap], _moment(x, t, c_crossattn, options))
+        if COMPILE_KEY in options.get("wrappers", {}).get(WrappersMP.APPLY_MODEL, {}):
+            kwargs[KEY] = True  # compiled models have no guard on transformer_options; one more keyword is noticed
+        return executor(x, t, c_concat, c_crossattn, control, options, **kwargs)
+
+    model.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, run_sampling)
+    model.add_wrapper_with_key(WrappersMP.APPLY_MODEL, KEY, apply_model)
+
+
+def _moment(x: Tensor, t: Tensor, context: Tensor | None, options: dict[str, Any]) -> Moment:
+    sides = tuple(options.get("cond_or_uncond") or (COND,))
+    text_tokens = 0 if context is None else context.shape[1]
+    return Moment(float(t.flatten()[0]), sides, text_tokens, x.shape[-2], x.shape[-1])
+
+
+def _manage_weights(model: Model, sae: SparseAutoencoder, parts: Sequence[str]) -> None:
+    """Lets ComfyUI load and offload the parts of the SAE that are computed with, beside the model."""
+    device, offload = comfy.model_management.get_torch_device(), comfy.model_management.unet_offload_device()
+    known = model.get_additional_models_with_key(KEY)
+    modules = [sae.part(name) for name in parts]
+    fresh = [module for module in modules if all(patcher.model is not module for patcher in known)]
+    patchers = [Model(module, load_device=device, offload_device=offload) for module in fresh]
+    if patchers:
+        model.set_additional_models(KEY, [*known, *patchers])

@@ -1,0 +1,175 @@
+"""Steering and reading diffusers' `FluxTransformer2DModel` with plain forward hooks.
+
+What each module returns was read off diffusers 0.42: a double block (text, image), its attention (image, text), a
+single block (text, image) since 0.35 and one tensor before, its attention one tensor with the text first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from ..intervention import COND, Intervention, Moment, Schedule, SigmaWindow
+from ..record import SteeringRecord
+from ..site import Depth, Site
+from ..taps import Observer, Tap, tap_image, tap_text, tap_tokens
+
+if TYPE_CHECKING:
+    from diffusers import FluxTransformer2DModel
+
+PercentToSigma = Callable[[float], float]
+
+
+def straight_percent_to_sigma(percent: float) -> float:
+    """Sigma after a part of the run on a schedule without time shift, as FLUX.1-schnell has it."""
+    return 1.0 - percent
+
+
+def depth_of(transformer: FluxTransformer2DModel) -> Depth:
+    return Depth(len(transformer.transformer_blocks), len(transformer.single_transformer_blocks))
+
+
+@contextmanager
+def steer(
+    transformer: FluxTransformer2DModel,
+    interventions: Sequence[Intervention],
+    percent_to_sigma: PercentToSigma = straight_percent_to_sigma,
+    sides: tuple[int, ...] = (COND,),
+) -> Iterator[SteeringRecord]:
+    """Steers every call of the transformer inside the `with` block and yields its record.
+
+    `sides` says which side of guidance each equal part of the batch is, COND or UNCOND. Hooks are gone at the end,
+    whatever happened. Raises ValueError where a site does not exist in this model.
+    """
+    record = SteeringRecord()
+    taps = [item.begin(record, window_of(item.schedule, percent_to_sigma)) for item in interventions]
+    with tapped(transformer, taps, sides):
+        yield record
+
+
+@contextmanager
+def capture(
+    transformer: FluxTransformer2DModel, site: Site, see: Callable[[Tensor, Moment], None]
+) -> Iterator[None]:
+    """Shows `see` the tokens (batch, tokens, width) of a site at every call of the transformer."""
+    with tapped(transformer, [Observer(site, see)], (COND,)):
+        yield
+
+
+def window_of(schedule: Schedule, percent_to_sigma: PercentToSigma) -> SigmaWindow:
+    """A schedule as sigmas; from 0 and to 1 mean from before the first and to after the last step."""
+    start = float("inf") if schedule.start_percent <= 0 else float(percent_to_sigma(schedule.start_percent))
+    end = -float("inf") if schedule.end_percent >= 1 else float(percent_to_sigma(schedule.end_percent))
+    return SigmaWindow(start, end)
+
+
+@contextmanager
+def tapped(transformer: FluxTransformer2DModel, taps: Sequence[Tap], sides: tuple[int, ...]) -> Iterator[None]:
+    """Installs the taps, in order, for the length of the `with` block."""
+    for tap in taps:
+        tap.site.check(depth_of(transformer))
+    call = _Call(sides)
+    with ExitStack() as stack:
+        hook: Any = transformer.register_forward_pre_hook(call.begin, with_kwargs=True)
+        stack.callback(hook.remove)
+        for tap in taps:
+            for block in tap.site.blocks:
+                for hook in _install(transformer, tap, block, call):
+                    stack.callback(hook.remove)
+        yield
+
+
+@dataclass
+class _Call:
+    """The transformer call under way: what its arguments say of noise level and layout."""
+
+    sides: tuple[int, ...]
+    moment: Moment = field(default_factory=lambda: Moment(0.0, (COND,), 0, 0, 0))
+
+    def begin(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        names = ("hidden_states", "encoder_hidden_states", "pooled_projections", "timestep")
+        given = dict(zip(names, args, strict=False)) | kwargs
+        ids = given["img_ids"]
+        ids = ids[0] if ids.ndim == 3 else ids
+        main = ids[ids[:, 0] == 0]  # reference latents are counted from 1
+        rows, columns = (int(main[:, axis].max()) + 1 for axis in (1, 2))
+        sigma = float(torch.as_tensor(given["timestep"]).flatten()[0])
+        self.moment = Moment(sigma, self.sides, given["encoder_hidden_states"].shape[1], 2 * rows, 2 * columns)
+
+
+def _install(transformer: FluxTransformer2DModel, tap: Tap, block: int, call: _Call) -> list[Any]:
+    site = tap.site
+    stack = transformer.transformer_blocks if site.kind == "double" else transformer.single_transformer_blocks
+    module = stack[block]
+    if site.point == "attn":
+        change = _change_attention(tap, call) if site.kind == "double" else _change_joint(tap, call)
+        return [module.attn.register_forward_hook(change)]
+    if site.point == "mlp":
+        feed_forward = module.ff if site.stream == "image" else module.ff_context
+        return [feed_forward.register_forward_hook(_change_one_stream(tap, call))]
+    inputs: dict[str, Tensor] = {}
+    hooks = [module.register_forward_hook(_change_block(tap, call, inputs))]
+    if site.point == "update":
+        hooks.insert(0, module.register_forward_pre_hook(_keep_inputs(inputs), with_kwargs=True))
+    return hooks
+
+
+def _keep_inputs(inputs: dict[str, Tensor]) -> Callable[..., None]:
+    """Blocks may write in place, so their inputs are cloned."""
+
+    def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        given = dict(zip(("hidden_states", "encoder_hidden_states"), args, strict=False)) | kwargs
+        inputs["image"] = given["hidden_states"].clone()
+        text = given.get("encoder_hidden_states")
+        if text is not None:
+            inputs["text"] = text.clone()
+
+    return hook
+
+
+def _change_block(tap: Tap, call: _Call, inputs: dict[str, Tensor]) -> Callable[..., Any]:
+    """A block's output: (text, image), or one tensor with the text first (single blocks before diffusers 0.35)."""
+
+    def hook(module: nn.Module, args: Any, output: Any) -> Any:
+        if torch.is_tensor(output):
+            return tap_tokens(tap, output, call.moment, inputs.pop("image", None))
+        text, image = output
+        if tap.site.stream == "image":
+            return text, tap_image(tap, image, call.moment, inputs.pop("image", None))
+        if tap.site.stream == "text":
+            return tap_text(tap, text, call.moment, inputs.pop("text", None)), image
+        before = torch.cat([inputs.pop("text"), inputs.pop("image")], dim=1) if inputs else None
+        joint = tap_tokens(tap, torch.cat([text, image], dim=1), call.moment, before)
+        return joint[:, : text.shape[1]], joint[:, text.shape[1] :]
+
+    return hook
+
+
+def _change_attention(tap: Tap, call: _Call) -> Callable[..., Any]:
+    def hook(module: nn.Module, args: Any, output: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        image, text = output
+        if tap.site.stream == "image":
+            return tap_image(tap, image, call.moment), text
+        return image, tap_text(tap, text, call.moment)
+
+    return hook
+
+
+def _change_joint(tap: Tap, call: _Call) -> Callable[..., Any]:
+    def hook(module: nn.Module, args: Any, output: Tensor) -> Tensor:
+        return tap_tokens(tap, output, call.moment)
+
+    return hook
+
+
+def _change_one_stream(tap: Tap, call: _Call) -> Callable[..., Any]:
+    def hook(module: nn.Module, args: Any, output: Tensor) -> Tensor:
+        change = tap_image if tap.site.stream == "image" else tap_text
+        return change(tap, output, call.moment)
+
+    return hook

@@ -1,0 +1,163 @@
+"""One steering at one site: where on the picture, when during sampling, on which side of guidance."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, replace
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from .record import SteeringRecord
+from .region import check_mask, token_weights
+from .site import Site
+from .steering import Steering
+
+Side = Literal["both", "cond", "uncond", "opposite"]
+SIDES: tuple[Side, ...] = get_args(Side)
+COND, UNCOND = 0, 1
+# factor of Δ on the cond and on the uncond rows
+_FACTORS: dict[Side, tuple[float, float]] = {
+    "both": (1.0, 1.0),
+    "cond": (1.0, 0.0),
+    "uncond": (0.0, 1.0),
+    "opposite": (1.0, -1.0),
+}
+
+
+@dataclass(frozen=True)
+class Moment:
+    """One call of the model: its noise level, which rows are which side, and how its tokens lie.
+
+    `sides` holds COND or UNCOND for each equal part of the batch, in order, as ComfyUI's `cond_or_uncond` does.
+    """
+
+    sigma: float
+    sides: tuple[int, ...]
+    text_tokens: int
+    latent_height: int
+    latent_width: int
+
+    @property
+    def image_tokens(self) -> int:
+        """Tokens of the main picture; reference latents come after these."""
+        return -(-self.latent_height // 2) * -(-self.latent_width // 2)
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """The part of a run in which steering acts, as fractions of the run: 0 is its first step, 1 its end."""
+
+    start_percent: float = 0.0
+    end_percent: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.start_percent <= 1 or not 0 <= self.end_percent <= 1:
+            raise ValueError(
+                f"start_percent, end_percent: {self.start_percent:g} and {self.end_percent:g} came, but both must lie "
+                "between 0 and 1."
+            )
+        if self.start_percent > self.end_percent:
+            raise ValueError(
+                f"start_percent: {self.start_percent:g} lies after end_percent {self.end_percent:g}; the start must "
+                "come first."
+            )
+
+
+@dataclass(frozen=True)
+class SigmaWindow:
+    """Noise levels at which steering acts; the start belongs to it and the end does not, so that windows can meet."""
+
+    start: float = math.inf
+    end: float = 0.0
+
+    def __contains__(self, sigma: float) -> bool:
+        return self.end < sigma <= self.start
+
+
+@dataclass(frozen=True)
+class Intervention:
+    """A steering, its site, when it acts, on which side, and on which part of the picture. Holds no state of a run."""
+
+    steering: Steering
+    site: Site
+    schedule: Schedule = Schedule()
+    side: Side = "both"
+    mask: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        if self.side not in SIDES:
+            raise ValueError(f"apply_to: {self.side!r} is not a side; use one of {', '.join(SIDES)}.")
+        if self.mask is None:
+            return
+        if self.site.stream == "text":
+            raise ValueError(
+                "mask: it marks a part of the picture, but the stream is text; use the image or joint stream, or no "
+                "mask."
+            )
+        object.__setattr__(self, "mask", check_mask(self.mask))
+
+    def begin(self, record: SteeringRecord, window: SigmaWindow = SigmaWindow()) -> ActiveIntervention:
+        """This intervention for one run. What the run caches on a device dies with the returned object."""
+        return ActiveIntervention(self, replace(self.steering, _cache={}), record, window)
+
+
+@dataclass(frozen=True)
+class ActiveIntervention:
+    """An intervention in one run: the tap that hosts call with the tokens of its site."""
+
+    intervention: Intervention
+    steering: Steering
+    record: SteeringRecord
+    window: SigmaWindow
+    _regions: dict[tuple[Moment, torch.device], Tensor] = field(default_factory=dict, repr=False)
+
+    @property
+    def site(self) -> Site:
+        return self.intervention.site
+
+    def __call__(self, x: Tensor, moment: Moment, activation: Tensor | None = None) -> Tensor:
+        """Steers one stream's tokens x (batch, tokens, d_in) and returns them, in x's dtype; x itself stays.
+
+        The image stream is the main picture's tokens, the joint one text and main picture. `activation` is what the SAE
+        reads where that is not x: at an update site, output - input.
+        """
+        if moment.sigma not in self.window or self.steering.changes_nothing:
+            return x
+        rows, factors = self._rows(x.shape[0], moment)
+        if not rows:
+            return x
+        whole = len(rows) == x.shape[0]
+        chosen = x if whole else x[rows]
+        reads = chosen if activation is None else activation if whole else activation[rows]
+        weight = factors.to(x.device).view(-1, 1).expand(chosen.shape[:2])
+        if self.intervention.mask is not None:
+            weight = weight * self._region(self.intervention.mask, x, moment)[rows]
+        delta = self.steering.delta(reads, moment.sigma) * weight.unsqueeze(-1)
+        steered = chosen + delta.to(x.dtype)
+        self.record.note(moment.sigma, chosen, delta, steered, weight)
+        if whole:
+            return steered
+        return x.index_copy(0, torch.tensor(rows, device=x.device), steered)
+
+    def _rows(self, batch: int, moment: Moment) -> tuple[list[int], Tensor]:
+        """The rows to steer and Δ's factor for each."""
+        if self.intervention.side == "both":
+            return list(range(batch)), torch.ones(batch)
+        by_side = dict(zip((COND, UNCOND), _FACTORS[self.intervention.side], strict=True))
+        part = batch // len(moment.sides)
+        factors = [by_side.get(side, 0.0) for side in moment.sides for _ in range(part)]
+        rows = [row for row, factor in enumerate(factors) if factor]
+        return rows, torch.tensor([factors[row] for row in rows])
+
+    def _region(self, mask: Tensor, x: Tensor, moment: Moment) -> Tensor:
+        """The mask as weights (batch, tokens); text tokens of a joint stream keep their full weight."""
+        key = (replace(moment, sigma=0.0), x.device)
+        if key not in self._regions:
+            parts = len(moment.sides)
+            region = token_weights(mask, moment.latent_height, moment.latent_width, x.shape[0] // parts)
+            region = region.repeat(parts, 1)
+            text = region.new_ones(x.shape[0], x.shape[1] - region.shape[1])
+            self._regions[key] = torch.cat([text, region], dim=1).to(x.device)
+        return self._regions[key]

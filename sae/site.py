@@ -1,0 +1,197 @@
+"""Places in a FLUX transformer: how they are written, named by SAE files, and checked against a model.
+
+Locations are diffusers' module paths, the field's names for SAE sites; ComfyUI's block names are synonyms.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+from typing import Literal
+
+Kind = Literal["double", "single"]
+Point = Literal["block", "update", "attn", "mlp"]
+Stream = Literal["image", "text", "joint"]
+
+STREAMS: tuple[Stream, ...] = ("image", "text", "joint")
+EXAMPLES = "transformer_blocks.0-18.attn, transformer_blocks.3,5.ff or single_transformer_blocks.9"
+
+_STACKS: dict[str, Kind] = {
+    "transformer_blocks": "double",
+    "double_blocks": "double",
+    "single_transformer_blocks": "single",
+    "single_blocks": "single",
+}
+# suffix -> point and, where the module serves one stream only, that stream
+_POINTS: dict[Kind, dict[str, tuple[Point, Stream | None]]] = {
+    "double": {
+        "": ("block", None),
+        "update": ("update", None),
+        "attn": ("attn", None),
+        "ff": ("mlp", "image"),
+        "ff_context": ("mlp", "text"),
+        "img_attn": ("attn", "image"),
+        "txt_attn": ("attn", "text"),
+        "img_attn.proj": ("attn", "image"),
+        "txt_attn.proj": ("attn", "text"),
+        "img_mlp": ("mlp", "image"),
+        "txt_mlp": ("mlp", "text"),
+    },
+    "single": {"": ("block", None), "update": ("update", None), "attn": ("attn", None)},
+}
+_LOCATION = re.compile(r"(?P<stack>[a-z_]+)\.(?P<blocks>[0-9][0-9,\- ]*)(?:\.(?P<point>[a-z_.]+))?")
+# Inside a file or folder name: cc3m-transformer_blocks.0-1-k-16 names block 0, stream number 1.
+_IN_NAME = re.compile(
+    r"(?<![a-z_])(?P<stack>single_transformer_blocks|transformer_blocks)\.(?P<block>[0-9]+)"
+    r"(?:\.(?P<point>attn|ff_context|ff|update))?(?:-(?P<stream>image|text|joint|[01])(?![0-9]))?"
+)
+
+
+@dataclass(frozen=True)
+class Depth:
+    """How many blocks a model has."""
+
+    double: int
+    single: int
+
+
+@dataclass(frozen=True)
+class Site:
+    """One point in one or more blocks, for one stream."""
+
+    kind: Kind
+    blocks: tuple[int, ...]
+    point: Point
+    stream: Stream
+
+    def __str__(self) -> str:
+        return f"{self.location} ({self.stream})"
+
+    @property
+    def location(self) -> str:
+        stack = "transformer_blocks" if self.kind == "double" else "single_transformer_blocks"
+        point = {"block": "", "update": ".update", "attn": ".attn", "mlp": ".ff"}[self.point]
+        if self.point == "mlp" and self.stream == "text":
+            point = ".ff_context"
+        return f"{stack}.{_join_blocks(self.blocks)}{point}"
+
+    def check(self, depth: Depth) -> None:
+        """Raises ValueError when the model has no such block."""
+        count = getattr(depth, self.kind)
+        beyond = [block for block in self.blocks if block >= count]
+        if beyond:
+            last = f"0 to {count - 1}" if count else "none at all"
+            raise ValueError(
+                f"location: {self.location} names block {beyond[0]}, but this model's {self.kind} blocks are {last}."
+            )
+
+    def late_blocks(self, depth: Depth) -> tuple[int, ...]:
+        """The blocks after which (almost) nothing is left to change: the last twentieth of the depth, at least one."""
+        total = depth.double + depth.single
+        before = depth.double if self.kind == "single" else 0
+        late = max(1, total // 20)
+        return tuple(block for block in self.blocks if before + block >= total - late)
+
+
+def parse_location(location: str, stream: str = "auto") -> Site:
+    """Reads such as `transformer_blocks.0-3.attn`, `double_blocks.5.img_mlp`, `single_transformer_blocks.0,5,9`.
+
+    With stream "auto", double blocks take the image stream and single blocks the joint one, unless the location says
+    which (`.ff_context` is text). Raises ValueError naming what is wrong.
+    """
+    match = _LOCATION.fullmatch(location.strip())
+    kind = _STACKS.get(match["stack"]) if match else None
+    if match is None or kind is None:
+        raise ValueError(f"location: {location!r} is not a place in FLUX; write it like {EXAMPLES}.")
+    points = _POINTS[kind]
+    suffix = match["point"] or ""
+    if suffix not in points:
+        known = ", ".join(f".{name}" for name in points if name)
+        raise ValueError(f"location: {kind} blocks have no point {suffix!r}; they have {known} or none for the output.")
+    point, own_stream = points[suffix]
+    blocks = _parse_blocks(match["blocks"], location)
+    return Site(kind, blocks, point, _choose_stream(kind, own_stream, stream, location))
+
+
+def site_from_name(name: str) -> Site | None:
+    """The site that an SAE's file or folder name tells, or None.
+
+    Stream numbers are read as RE-N-Y counts them, by diffusers' tuple index: the output of a double block is
+    (text, image), the output of its attention (image, text).
+    """
+    matches = list(_IN_NAME.finditer(name))
+    if not matches:
+        return None
+    match = matches[-1]
+    kind = _STACKS[match["stack"]]
+    if match["point"] and match["point"] not in _POINTS[kind]:
+        return None
+    point, own_stream = _POINTS[kind][match["point"] or ""]
+    stream = own_stream or _stream_in_name(kind, point, match["stream"])
+    return None if stream is None else Site(kind, (int(match["block"]),), point, stream)
+
+
+def _stream_in_name(kind: Kind, point: Point, written: str | None) -> Stream | None:
+    """None where a name tells too little: a double block without its stream."""
+    if kind == "double" and written in ("0", "1"):
+        order: tuple[Stream, Stream] = ("image", "text") if point == "attn" else ("text", "image")
+        return order[int(written)]
+    if kind == "double":
+        return next((stream for stream in ("image", "text") if stream == written), None)
+    return next((stream for stream in STREAMS if stream == written), "joint")
+
+
+def resolve_site(location: str, stream: str, own: Site | None) -> Site:
+    """What the inputs `location` and `stream` mean for an SAE whose own site is `own` (None when unknown)."""
+    if location.strip() in ("", "auto"):
+        if own is None:
+            raise ValueError(
+                f"location: this SAE's file does not tell where in the model it belongs, so 'auto' cannot be used; "
+                f"give the location, for example {EXAMPLES}."
+            )
+        if stream == "auto":
+            return own
+        fixed = own.stream if own.point == "mlp" else None
+        return replace(own, stream=_choose_stream(own.kind, fixed, stream, str(own)))
+    if stream == "auto" and own is not None:
+        parsed = parse_location(location)
+        if parsed.kind == own.kind and parsed.point == own.point and own.point != "mlp":
+            return replace(parsed, stream=own.stream)
+        return parsed
+    return parse_location(location, stream)
+
+
+def _choose_stream(kind: Kind, own: Stream | None, asked: str, location: str) -> Stream:
+    if asked == "auto":
+        return own or ("image" if kind == "double" else "joint")
+    if asked not in STREAMS:
+        raise ValueError(f"stream: {asked!r} is not a stream; use auto, image, text or joint.")
+    if own is not None and asked != own:
+        raise ValueError(f"stream: {location} carries the {own} stream, but {asked!r} was asked; use {own} or auto.")
+    if kind == "double" and asked == "joint":
+        raise ValueError(f"stream: double blocks such as {location} keep image and text apart; use image or text.")
+    return next(stream for stream in STREAMS if stream == asked)
+
+
+def _parse_blocks(text: str, location: str) -> tuple[int, ...]:
+    blocks: list[int] = []
+    for part in text.replace(" ", "").split(","):
+        match = re.fullmatch(r"([0-9]{1,4})(?:-([0-9]{1,4}))?", part)
+        if match is None:
+            raise ValueError(f"location: {location!r} has a block list that cannot be read; write 3, 0-5 or 0,2,7.")
+        first, last = int(match[1]), int(match[2] or match[1])
+        if last < first:
+            raise ValueError(f"location: {location!r} has the range {part} that runs backwards; write {last}-{first}.")
+        blocks.extend(range(first, last + 1))
+    return tuple(dict.fromkeys(blocks))
+
+
+def _join_blocks(blocks: tuple[int, ...]) -> str:
+    """(0, 1, 2, 5) as "0-2,5"."""
+    runs: list[list[int]] = []
+    for block in blocks:
+        if runs and block == runs[-1][-1] + 1:
+            runs[-1].append(block)
+        else:
+            runs.append([block])
+    return ",".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)

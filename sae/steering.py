@@ -1,0 +1,241 @@
+"""The delta engine: `x' = x + Δ`, with Δ in float32 for every method and unit.
+
+With codes f, effective directions D and a reconstruction x̂ of an SAE:
+
+    add              Δ = s · d_k
+    set              Δ = (s - f_k) · d_k
+    scale            Δ = (s - 1) · f_k · d_k
+    boost_if_active  Δ = s · d_k on the tokens where f_k > 0
+    project_out      Δ = -s · (x·d̂) d̂
+    surgery          Δ = decode(f with f_k + s) - x
+    swap             Δ = s · (g · Σ_k m_k d_k - Σ_j f_j d_j),  g = Σ_j f_j / Σ_j m_j
+
+`swap` takes the features j out where they fire and puts the features k there, as strongly as j fire: g is their level
+at a token against their mean m over all tokens. Over all tokens that is the natural difference of two prompts.
+Surgery throws away what the SAE cannot express; adding its reconstruction error back gives `add` exactly.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple, get_args
+
+import torch
+from torch import Tensor
+
+from .autoencoder import SparseAutoencoder
+from .edits import Edit
+
+Method = Literal["add", "set", "scale", "boost_if_active", "project_out", "surgery", "swap"]
+Unit = Literal["token_norm", "raw", "mean", "max"]
+
+METHODS: tuple[Method, ...] = get_args(Method)
+UNITS: tuple[Unit, ...] = get_args(Unit)
+
+
+class Prepared(NamedTuple):
+    """A steering on one device, float32: n edits, r replaced ones."""
+
+    directions: Tensor  # (n, d_in)
+    strengths: Tensor  # (n,), in activation units where the unit is a multiple of a statistic
+    replaced: Tensor  # (r, d_in)
+    insert: Tensor  # (n,): s · m_k over Σ m_j, empty unless swapping
+
+
+@dataclass(frozen=True)
+class Steering:
+    """Edits of one SAE with one method. `strength` multiplies every edit's own; see `delta` for the units."""
+
+    sae: SparseAutoencoder
+    edits: Sequence[Edit]
+    method: Method = "add"
+    strength: float = 1.0
+    unit: Unit = "token_norm"
+    replaces: Sequence[Edit] = ()  # what `swap` takes out
+    _cache: dict[torch.device, Prepared] = field(default_factory=dict, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        if self.method not in METHODS:
+            raise ValueError(f"method: {self.method!r} is not a method; use one of {', '.join(METHODS)}.")
+        if self.unit not in UNITS:
+            raise ValueError(f"unit: {self.unit!r} is not a unit; use one of {', '.join(UNITS)}.")
+        if not math.isfinite(self.strength):
+            raise ValueError(f"strength: {self.strength} is not a finite number.")
+        if not self.edits:
+            raise ValueError(
+                "features: the list is empty, so there is nothing to steer with; connect SAEFeature or "
+                "TopActivatingFeatures with at least one feature."
+            )
+        beyond = [edit.feature for edit in (*self.edits, *self.replaces) if edit.feature >= self.sae.d_sae]
+        if beyond:
+            raise ValueError(
+                f"features: feature {beyond[0]} does not exist in {self.sae.name}, which has the features "
+                f"0 to {self.sae.d_sae - 1}."
+            )
+        self._check_duplicates()
+        self._check_replaced()
+        self._scaled_strengths()  # a missing statistic is told before anything runs
+
+    def _check_duplicates(self) -> None:
+        if self.method in ("set", "scale") and len(set(self.features)) < len(self.edits):
+            twice = next(k for k in self.features if self.features.count(k) > 1)
+            raise ValueError(
+                f"features: feature {twice} is named twice, which {self.method!r} cannot follow; name it once."
+            )
+
+    def _check_replaced(self) -> None:
+        if self.method == "swap" and not self.replaces:
+            raise ValueError("replaces: 'swap' needs the features to take out, but none came; connect their list here.")
+        if self.method != "swap" and self.replaces:
+            raise ValueError(f"replaces: only 'swap' takes features out, but the method is {self.method!r}; use swap.")
+
+    @property
+    def features(self) -> list[int]:
+        return [edit.feature for edit in self.edits]
+
+    @property
+    def replaced(self) -> list[int]:
+        return [edit.feature for edit in self.replaces]
+
+    @property
+    def strengths(self) -> list[float]:
+        return [self.strength * edit.strength for edit in self.edits]
+
+    @property
+    def reads(self) -> frozenset[str]:
+        """The parts of the SAE that this method computes with; `add` and `project_out` need a few decoder rows only."""
+        if self.method == "surgery":
+            return frozenset({"encoder", "decoder"})
+        return frozenset() if self.method in ("add", "project_out") else frozenset({"encoder"})
+
+    @property
+    def changes_nothing(self) -> bool:
+        """True where Δ is zero by definition, so that the input is returned bit for bit."""
+        if self.method == "scale":
+            return all(strength == 1 for strength in self.strengths)
+        if self.method == "swap":
+            return self.strength == 0
+        return self.method in ("add", "boost_if_active", "project_out") and not any(self.strengths)
+
+    @property
+    def _takes_statistics(self) -> bool:
+        return self.unit in ("mean", "max") and self.method in ("add", "boost_if_active", "surgery", "set")
+
+    def delta(self, x: Tensor, sigma: float | None = None) -> Tensor:
+        """Δ (..., d_in) float32 for activations x (..., d_in).
+
+        Units of the strength s: `raw`, the feature's activation · `token_norm`, ‖Δ‖ as a fraction of each token's norm
+        · `mean` and `max`, multiples of the feature's own mean (where it fires) or largest activation. `set` takes an
+        activation in `raw`, `mean` or `max`, and reads `token_norm` as `raw`; the other methods have no unit.
+        Raises ValueError for another width than the SAE's.
+        """
+        if x.shape[-1] != self.sae.d_in:
+            raise ValueError(
+                f"sae: {self.sae.name} was trained on activations of width {self.sae.d_in}, but this location has "
+                f"width {x.shape[-1]}; use an SAE trained on this model."
+            )
+        return _DELTAS[self.method](self, x.float(), sigma)
+
+    def on(self, device: torch.device) -> Prepared:
+        """Directions and strengths on a device, kept for the next call."""
+        if device not in self._cache:
+            self._cache[device] = self._prepare(device)
+        return self._cache[device]
+
+    def _prepare(self, device: torch.device) -> Prepared:
+        strengths, insert = self._scaled_strengths()
+        replaced = self.sae.direction(self.replaced) if self.replaces else torch.empty(0, self.sae.d_in)
+        tensors = (self.sae.direction(self.features), strengths, replaced, insert)
+        return Prepared(*(tensor.to(device) for tensor in tensors))
+
+    def _scaled_strengths(self) -> tuple[Tensor, Tensor]:
+        """`strengths` and `insert` of Prepared; ValueError where they need a statistic that nobody measured."""
+        strengths = torch.tensor(self.strengths, dtype=torch.float32)
+        if self._takes_statistics:
+            return strengths * _statistics(self, self.edits, self.unit), torch.empty(0)
+        if self.method != "swap":
+            return strengths, torch.empty(0)
+        natural = _statistics(self, self.edits, "mean") * _statistics(self, self.edits, "share")
+        level = (_statistics(self, self.replaces, "mean") * _statistics(self, self.replaces, "share")).sum()
+        return strengths, strengths * natural / level
+
+
+_STORED = {"mean": "mean", "max": "max", "share": "density"}  # an edit's own statistic, and its name in a file
+
+
+def _statistics(steering: Steering, edits: Sequence[Edit], name: str) -> Tensor:
+    """One statistic of each edit's feature, (n,); what was measured in the graph comes before the SAE's file."""
+    values = [getattr(edit, name) for edit in edits]
+    statistics = steering.sae.statistics
+    if statistics is not None:
+        stored = getattr(statistics, _STORED[name])
+        values = [float(stored[edit.feature]) if v is None else v for edit, v in zip(edits, values, strict=True)]
+    if None in values:
+        what = f"method: {steering.method!r}" if steering.method == "swap" else f"unit: {steering.unit!r}"
+        raise ValueError(
+            f"{what} needs the activation of feature {edits[values.index(None)].feature}, and {steering.sae.name} has "
+            "no statistics file; take the features from TopActivatingFeatures, or use another method or unit."
+        )
+    return torch.tensor(values, dtype=torch.float32)
+
+
+def _along(steering: Steering, x: Tensor, amounts: Tensor) -> Tensor:
+    """Amounts (..., n) of codes as a shift of the activations (..., d_in)."""
+    return (amounts @ steering.on(x.device).directions) * steering.sae.token_scale(x)
+
+
+def _amounts(steering: Steering, x: Tensor) -> Tensor:
+    """The strengths as amounts of codes, (..., n) or (n,)."""
+    directions, strengths, _, _ = steering.on(x.device)
+    if steering.unit != "token_norm":
+        return strengths
+    length = x.norm(dim=-1, keepdim=True) / steering.sae.token_scale(x)
+    return strengths * length / directions.norm(dim=-1)
+
+
+def _add(steering: Steering, x: Tensor, sigma: float | None) -> Tensor:
+    return _along(steering, x, _amounts(steering, x).expand(*x.shape[:-1], -1))
+
+
+def _set(steering: Steering, x: Tensor, sigma: float | None) -> Tensor:
+    return _along(steering, x, steering.on(x.device).strengths - steering.sae.codes(x, steering.features, sigma))
+
+
+def _scale(steering: Steering, x: Tensor, sigma: float | None) -> Tensor:
+    return _along(steering, x, (steering.on(x.device).strengths - 1) * steering.sae.codes(x, steering.features, sigma))
+
+
+def _boost_if_active(steering: Steering, x: Tensor, sigma: float | None) -> Tensor:
+    active = steering.sae.codes(x, steering.features, sigma) > 0
+    return _along(steering, x, _amounts(steering, x) * active)
+
+
+def _project_out(steering: Steering, x: Tensor, sigma: float | None) -> Tensor:
+    directions, strengths, _, _ = steering.on(x.device)
+    units = directions / directions.norm(dim=-1, keepdim=True)
+    return -(strengths * (x @ units.T)) @ units
+
+
+def _surgery(steering: Steering, x: Tensor, sigma: float | None) -> Tensor:
+    # decode is affine, so decode(f + a) = decode(f) + a·D: the codes never need to be dense
+    return steering.sae.reconstruct(x, sigma) - x + _add(steering, x, sigma)
+
+
+def _swap(steering: Steering, x: Tensor, sigma: float | None) -> Tensor:
+    directions, _, replaced, insert = steering.on(x.device)
+    found = steering.sae.codes(x, steering.replaced, sigma)
+    shift = (found.sum(-1, keepdim=True) * insert) @ directions - steering.strength * found @ replaced
+    return shift * steering.sae.token_scale(x)
+
+
+_DELTAS: dict[Method, Callable[[Steering, Tensor, float | None], Tensor]] = {
+    "add": _add,
+    "set": _set,
+    "scale": _scale,
+    "boost_if_active": _boost_if_active,
+    "project_out": _project_out,
+    "surgery": _surgery,
+    "swap": _swap,
+}

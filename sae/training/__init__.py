@@ -1,0 +1,1 @@
+"""Training sparse autoencoders on tokens from any model."""

@@ -1,0 +1,151 @@
+"""Trains a TopK SAE on batches of tokens: optimizer, schedule, dead features, progress, checkpoints."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.utils import clip_grad_norm_
+
+from .topk import Losses, TopKConfig, TopKModel
+
+log = logging.getLogger(__name__)
+
+ADAM_EPSILON = 6.25e-10  # Gao et al. 2024, appendix A.3: small, as gradients are
+
+
+class Progress(NamedTuple):
+    """Where a training run stands after a step; the numbers are those of the step's batch."""
+
+    step: int  # steps done
+    steps: int
+    rate: float
+    explained_variance: float
+    auxiliary: float  # auxiliary loss before its weight
+    dead_share: float
+
+
+OnProgress = Callable[[Progress], None]
+
+
+class TopKTrainer:
+    """One training run. It can be stopped between steps, saved, and carried on to the same result."""
+
+    def __init__(self, config: TopKConfig, device: torch.device | str = "cpu") -> None:
+        self.config = config
+        self.device = torch.device(device)
+        self.model = TopKModel(config).to(self.device)
+        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=config.rate, eps=ADAM_EPSILON)
+        self.silent_tokens = torch.zeros(config.d_sae, dtype=torch.int64, device=self.device)
+        self.step = 0
+
+    @property
+    def dead(self) -> Tensor:
+        """(d_sae,) bool: features that have not fired for `dead_tokens` tokens."""
+        return self.silent_tokens >= self.config.dead_tokens
+
+    def train_step(self, batch: Tensor) -> Losses:
+        """One step on tokens (n, d_in). Raises ValueError for another width or a loss that is not finite."""
+        if batch.ndim != 2 or batch.shape[1] != self.config.d_in:
+            raise ValueError(f"batch: this SAE trains on tokens (n, {self.config.d_in}), but got {tuple(batch.shape)}.")
+        batch = batch.to(self.device, torch.float32)
+        if self.step == 0:
+            self.model.fit_to(batch)
+        losses = self.model.losses(batch, self.dead)
+        if not torch.isfinite(losses.total):
+            loss = losses.total.item()
+            raise ValueError(f"batch: the loss of step {self.step + 1} is {loss}; use finite activations.")
+        self._update(losses.total)
+        self.silent_tokens += len(batch)
+        self.silent_tokens[losses.fired] = 0
+        self.step += 1
+        return losses
+
+    def fit(
+        self,
+        batches: Iterable[Tensor],
+        on_progress: OnProgress | None = None,
+        report_every: int = 50,
+        checkpoint: Path | None = None,
+        save_every: int = 1000,
+    ) -> TopKModel:
+        """Trains up to the configured number of steps and returns the model.
+
+        `on_progress` may raise to cancel: the exception passes through, and with `checkpoint` the state is saved
+        first. To carry on, `load` the checkpoint and give the batches that were not used yet.
+        """
+        source: Iterator[Tensor] = iter(batches)
+        saved = self.step
+        try:
+            while self.step < self.config.steps:
+                losses = self.train_step(self._next(source))
+                if on_progress is not None and (self.step % report_every == 0 or self.step == self.config.steps):
+                    on_progress(self._progress(losses))
+                if checkpoint is not None and self.step % save_every == 0:
+                    self.save(checkpoint)
+                    saved = self.step
+        finally:
+            if checkpoint is not None and saved != self.step:
+                self.save(checkpoint)
+        return self.model
+
+    def save(self, path: Path) -> None:
+        """Writes a checkpoint that `torch.load(weights_only=True)` reads; an old one is replaced in one go."""
+        state = {
+            "config": asdict(self.config),
+            "step": self.step,
+            "silent_tokens": self.silent_tokens,
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+        }
+        unfinished = path.with_name(path.name + ".tmp")
+        torch.save(state, unfinished)
+        unfinished.replace(path)
+
+    def load(self, path: Path) -> None:
+        """Takes up a checkpoint. Raises ValueError when it belongs to another configuration."""
+        state: dict[str, Any] = torch.load(path, map_location=self.device, weights_only=True)
+        theirs, ours = state["config"], asdict(self.config)
+        other = next((name for name in ours if theirs.get(name) != ours[name]), None)
+        if other is not None:
+            raise ValueError(
+                f"{path.name}: the checkpoint was trained with {other} = {theirs.get(other)!r}, "
+                f"but this run has {ours[other]!r}; use the same configuration."
+            )
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.silent_tokens.copy_(state["silent_tokens"])
+        self.step = state["step"]
+
+    def _update(self, loss: Tensor) -> None:
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.config.rate_at(self.step)
+        self.optimizer.zero_grad()
+        loss.backward()
+        self.model.drop_parallel_gradient()
+        clip_grad_norm_(self.model.parameters(), self.config.clip_norm)
+        self.optimizer.step()
+        self.model.normalize_decoder()
+
+    def _next(self, source: Iterator[Tensor]) -> Tensor:
+        batch = next(source, None)
+        if batch is None:
+            raise ValueError(
+                f"batches: they ended after step {self.step} of {self.config.steps}; give more tokens or fewer steps."
+            )
+        return batch
+
+    def _progress(self, losses: Losses) -> Progress:
+        return Progress(
+            step=self.step,
+            steps=self.config.steps,
+            rate=self.optimizer.param_groups[0]["lr"],
+            explained_variance=1 - losses.reconstruction.item(),
+            auxiliary=losses.auxiliary.item(),
+            dead_share=float(self.dead.float().mean()),
+        )

@@ -1,0 +1,218 @@
+"""An SAE's weights under one set of names, read when they are used.
+
+Canonical names, with F = d_sae and d = d_in:
+  encoder (F, d) · encoder_bias (F) · input_bias (d), subtracted from x · threshold (F) or a scalar ·
+  gate_bias, magnitude_bias, r_mag (F) · decoder (F, d) · output_bias (d)
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from .activations import VECTORS, Architecture
+from .tensors import TensorMemory, TensorSource
+
+PartName = Literal["encoder", "decoder"]
+REMEMBERED_READS = 8
+
+
+@dataclass(frozen=True)
+class Weight:
+    """One canonical tensor: where it is stored, and what must be done to it.
+
+    `transform` works element by element in float32, such as the exponential of a stored logarithm.
+    """
+
+    source: TensorSource
+    key: str
+    transposed: bool = False  # a matrix that is stored as (d, F)
+    transform: Callable[[Tensor], Tensor] | None = None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        shape = self.source.infos[self.key].shape
+        return shape[::-1] if self.transposed else shape
+
+    def rows(self, ids: Sequence[int]) -> Tensor:
+        """The rows of the features `ids`, float32: (len(ids), d), or (len(ids),) of a vector or a scalar."""
+        if self.shape in ((), (1,)):  # one threshold for all features
+            return self._transformed(self.source.whole(self.key).float()).expand(len(ids))
+        stored = self.source.columns(self.key, ids).T if self.transposed else self.source.rows(self.key, ids)
+        return self._transformed(stored.float())
+
+    def whole(self) -> Tensor:
+        """The whole tensor in its stored type."""
+        if not self.transposed:
+            stored = self.source.whole(self.key)
+            return stored if self.transform is None else self._transformed(stored.float()).to(stored.dtype)
+        out = torch.empty(self.shape, dtype=self.source.stored_dtype(self.key))
+        for first, block in self.source.blocks(self.key):
+            out[:, first : first + len(block)] = self._transformed(block.float()).T if self.transform else block.T
+        return out
+
+    def norms(self) -> Tensor:
+        """(F,) float32: the length of each row of a matrix, read block by block."""
+        squares = torch.zeros(self.shape[0])
+        for first, block in self.source.blocks(self.key):
+            lengths = self._transformed(block.float()).square()
+            if self.transposed:
+                squares += lengths.sum(0).cpu()
+            else:
+                squares[first : first + len(block)] = lengths.sum(1).cpu()
+        return squares.sqrt()
+
+    def _transformed(self, values: Tensor) -> Tensor:
+        return values if self.transform is None else self.transform(values)
+
+
+class Part(nn.Module):
+    """One side of an SAE in memory: `weight` (F, d) in the stored type, vectors in float32, nothing trainable."""
+
+    def __init__(self, weight: Tensor, vectors: Mapping[str, Tensor]) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(weight, requires_grad=False)
+        self.vectors = nn.ParameterDict({name: nn.Parameter(v, requires_grad=False) for name, v in vectors.items()})
+
+    def feature_rows(self, features: slice | Tensor, device: torch.device) -> Tensor:
+        """The rows of some features as float32 on `device`."""
+        return self.weight[features].to(device=device, dtype=torch.float32)
+
+    def vector(self, name: str, device: torch.device) -> Tensor | None:
+        """A vector as float32 on `device` (a host may have cast the part), or None where the SAE has none."""
+        return self.vectors[name].to(device=device, dtype=torch.float32) if name in self.vectors else None
+
+
+class Weights:
+    """The weights of one SAE: single rows read from the source, whole sides materialised when first asked for."""
+
+    def __init__(self, tensors: Mapping[str, Weight], architecture: Architecture) -> None:
+        self.tensors = dict(tensors)
+        self.architecture = architecture
+        self._parts: dict[str, Part] = {}
+        self._reads: OrderedDict[tuple[str, tuple[int, ...] | None], Tensor] = OrderedDict()
+
+    @classmethod
+    def in_memory(cls, tensors: Mapping[str, Tensor], architecture: Architecture, label: str) -> Weights:
+        """Weights over tensors that already have the canonical names and orientation."""
+        source = TensorMemory(tensors, label)
+        return cls({name: Weight(source, name) for name in tensors}, architecture)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(d_sae, d_in)"""
+        d_sae, d_in = self.tensors["decoder"].shape
+        return d_sae, d_in
+
+    @property
+    def materialised(self) -> tuple[str, ...]:
+        """The sides that are in memory."""
+        return tuple(self._parts)
+
+    def part(self, name: PartName) -> Part:
+        """One side as a module, read on the first call and kept. A host may move it to another device."""
+        if name not in self._parts:
+            with torch.inference_mode(False):
+                part = self._encoder() if name == "encoder" else self._decoder()
+            self._parts.setdefault(name, part)  # two threads may get here at once: the first one's part stays
+        return self._parts[name]
+
+    def encoder_vectors(self) -> tuple[str, ...]:
+        """The per-feature vectors that encoding reads."""
+        return tuple(name for name in ("encoder_bias", *VECTORS[self.architecture.kind]) if name in self.tensors)
+
+    def vectors_of(self, ids: Sequence[int]) -> dict[str, Tensor]:
+        """The entries of the encoder's vectors for some features, each (len(ids),) float32 on the CPU."""
+        vectors = {name: self.rows(name, ids) for name in self.encoder_vectors()}
+        if self.architecture.decoder_norm != "none":
+            vectors["decoder_norm"] = self.rows("decoder", ids).norm(dim=1)
+        return vectors
+
+    def rows(self, name: str, ids: Sequence[int]) -> Tensor:
+        """The rows of some features, float32 on the CPU, without materialising anything. Do not write into it."""
+        side = self._parts.get(name)
+        if side is not None:
+            picked = torch.tensor(ids, dtype=torch.int64, device=side.weight.device)
+            return side.feature_rows(picked, torch.device("cpu"))
+        return self._remember((name, tuple(ids)), lambda: self.tensors[name].rows(ids))
+
+    def optional_vector(self, name: str) -> Tensor | None:
+        """A whole vector as float32 on the CPU, or None where the SAE has none. Do not write into it."""
+        if name not in self.tensors:
+            return None
+        return self._remember((name, None), lambda: self.tensors[name].whole().float())
+
+    def _remember(self, key: tuple[str, tuple[int, ...] | None], read: Callable[[], Tensor]) -> Tensor:
+        """The same few rows are asked for at every sampling step."""
+        found = self._reads.get(key)
+        if found is None:
+            with torch.inference_mode(False):
+                found = read().cpu()
+            self._reads[key] = found
+            while len(self._reads) > REMEMBERED_READS:
+                self._reads.popitem(last=False)
+        return found
+
+    def _encoder(self) -> Part:
+        d_sae, _ = self.shape
+        # `clone` gives an expanded scalar, one threshold for all features, its own memory
+        vectors = {name: self.tensors[name].whole().float().expand(d_sae).clone() for name in self.encoder_vectors()}
+        bias = self.optional_vector("input_bias")
+        if bias is not None:
+            vectors["input_bias"] = bias
+        if self.architecture.decoder_norm != "none":
+            vectors["decoder_norm"] = self.tensors["decoder"].norms()
+        return Part(self.tensors["encoder"].whole(), vectors)
+
+    def _decoder(self) -> Part:
+        bias = self.optional_vector("output_bias")
+        return Part(self.tensors["decoder"].whole(), {} if bias is None else {"output_bias": bias})
+
+
+def check_weights(weights: Weights, name: str) -> None:
+    """Raises ValueError when the shapes contradict each other or the architecture lacks a tensor."""
+    tensors, kind = weights.tensors, weights.architecture.kind
+    missing = [key for key in ("encoder", "decoder", *VECTORS[kind]) if key not in tensors]
+    if missing:
+        raise ValueError(f"{name}: a {kind} SAE needs the tensor {missing[0]}, which is not there.")
+    for key in ("encoder", "decoder"):
+        if len(tensors[key].shape) != 2 or 0 in tensors[key].shape:
+            raise ValueError(
+                f"{name}: {tensors[key].key} must be a matrix, but has the shape {list(tensors[key].shape)}."
+            )
+    d_sae, d_in = weights.shape
+    for key, wanted in _expected_shapes(d_sae, d_in).items():
+        if key in tensors and tensors[key].shape not in wanted:
+            raise ValueError(
+                f"{name}: {tensors[key].key} has the shape {list(tensors[key].source.infos[tensors[key].key].shape)}, "
+                f"which does not fit the {d_sae} features of width {d_in} that {tensors['decoder'].key} has."
+            )
+    for weight in tensors.values():
+        weight.source.stored_dtype(weight.key)
+    k = weights.architecture.k
+    if k is not None and not 1 <= k <= d_sae:
+        raise ValueError(f"{name}: k is {k}, but must lie between 1 and the number of features, {d_sae}.")
+
+
+def _expected_shapes(d_sae: int, d_in: int) -> dict[str, list[tuple[int, ...]]]:
+    per_feature: dict[str, list[tuple[int, ...]]] = {
+        key: [(d_sae,)] for key in ("encoder_bias", "gate_bias", "magnitude_bias", "r_mag")
+    }
+    return {
+        "encoder": [(d_sae, d_in)],
+        "input_bias": [(d_in,)],
+        "output_bias": [(d_in,)],
+        "threshold": [(d_sae,), (1,), ()],
+        **per_feature,
+    }
+
+
+def feature_chunks(d_sae: int, d_in: int, limit_bytes: int) -> Iterator[slice]:
+    """Slices of features whose float32 rows take at most `limit_bytes`."""
+    step = max(1, limit_bytes // (4 * d_in))
+    return (slice(first, min(first + step, d_sae)) for first in range(0, d_sae, step))

@@ -1,0 +1,19 @@
+"""The nodes' ids and inputs: public, never renamed, and inputs only ever appended."""
+
+INPUTS = {
+    "LoadSAE": ["sae_name", "location", "stream"],
+    "SAEFeature": ["feature", "strength", "features"],
+    "TopActivatingFeatures": (
+        "model sae positive latent_image seed steps count rank_by location stream baseline mask".split()
+    ),
+    "FluxActivationSteer": (
+        "model sae features method strength unit location stream start_percent end_percent apply_to mask".split()
+    ),
+}
+OUTPUTS = {
+    "LoadSAE": ["SAE"],
+    "SAEFeature": ["SAE_FEATURES"],
+    "TopActivatingFeatures": ["SAE_FEATURES", "STRING", "IMAGE"],
+    "FluxActivationSteer": ["MODEL"],
+}
+NODE_IDS = {*INPUTS, "LoadShapesDemo", "ShapesPrompt"}
