@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import folder_paths
@@ -9,7 +8,7 @@ from comfy_api.latest import io
 from ..sae.autoencoder import SparseAutoencoder
 from ..sae.formats import load
 from ..sae.site import parse_location, resolve_site
-from .model_folder import KIND
+from .model_folder import KIND, sae_names, sae_path
 from .sockets import CATEGORY, Sae, location_input, stream_input
 
 
@@ -28,7 +27,7 @@ class LoadSAE(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "sae_name",
-                    options=folder_paths.get_filename_list(KIND),
+                    options=sae_names(),
                     tooltip="A weight file inside models/sae, sub-folders included (.safetensors).",
                 ),
                 location_input(),
@@ -49,16 +48,12 @@ class LoadSAE(io.ComfyNode):
 
 
 def _load(sae_name: str, location: str, stream: str) -> SparseAutoencoder:
-    if sae_name not in folder_paths.get_filename_list(KIND):
-        raise ValueError(
-            f"sae_name: {sae_name!r} is not in models/sae any more; pick a file from the list, or put it back."
-        )
-    sae = load(Path(folder_paths.get_full_path_or_raise(KIND, sae_name)), name=str(Path(sae_name).with_suffix("")))
+    sae = load(sae_path(sae_name), name=str(Path(sae_name).with_suffix("")))
     if location.strip() not in ("", "auto"):
         return sae.at(parse_location(location, stream))
     if stream == "auto" or sae.site is None:
         return sae
-    return sae.at(replace(sae.site, stream=resolve_site("auto", stream, sae.site).stream))
+    return sae.at(resolve_site("auto", stream, sae.site))
 
 
 NODES = [LoadSAE]

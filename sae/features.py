@@ -75,7 +75,7 @@ class FeatureReader:
         self.tally = FeatureTally(sae.d_sae)
 
     def __call__(self, x: Tensor, moment: Moment) -> None:
-        part = x.shape[0] // len(moment.sides)
+        part = moment.rows_of_a_side(x.shape[0])
         for position, side in enumerate(moment.sides):
             if side == COND:
                 self._read(x[position * part : (position + 1) * part], moment)

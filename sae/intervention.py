@@ -17,6 +17,7 @@ from .steering import Steering
 Side = Literal["both", "cond", "uncond", "opposite"]
 SIDES: tuple[Side, ...] = get_args(Side)
 COND, UNCOND = 0, 1
+SIGMA_ROUNDING = 1e-6  # a step's float32 sigma may lie this much beside the bound that it stands on
 # factor of Δ on the cond and on the uncond rows
 _FACTORS: dict[Side, tuple[float, float]] = {
     "both": (1.0, 1.0),
@@ -43,6 +44,14 @@ class Moment:
     def image_tokens(self) -> int:
         """Tokens of the main picture; reference latents come after these."""
         return -(-self.latent_height // 2) * -(-self.latent_width // 2)
+
+    def rows_of_a_side(self, batch: int) -> int:
+        """Rows of the batch that each entry of `sides` stands for; ValueError where they do not divide it."""
+        if not self.sides or batch % len(self.sides):
+            raise ValueError(
+                f"sides: {len(self.sides)} came for a batch of {batch} rows; give one for each equal part of the batch."
+            )
+        return batch // len(self.sides)
 
 
 @dataclass(frozen=True)
@@ -73,7 +82,7 @@ class SigmaWindow:
     end: float = 0.0
 
     def __contains__(self, sigma: float) -> bool:
-        return self.end < sigma <= self.start
+        return self.end < sigma - SIGMA_ROUNDING <= self.start
 
 
 @dataclass(frozen=True)
@@ -146,7 +155,7 @@ class ActiveIntervention:
         if self.intervention.side == "both":
             return list(range(batch)), torch.ones(batch)
         by_side = dict(zip((COND, UNCOND), _FACTORS[self.intervention.side], strict=True))
-        part = batch // len(moment.sides)
+        part = moment.rows_of_a_side(batch)
         factors = [by_side.get(side, 0.0) for side in moment.sides for _ in range(part)]
         rows = [row for row, factor in enumerate(factors) if factor]
         return rows, torch.tensor([factors[row] for row in rows])
@@ -155,9 +164,9 @@ class ActiveIntervention:
         """The mask as weights (batch, tokens); text tokens of a joint stream keep their full weight."""
         key = (replace(moment, sigma=0.0), x.device)
         if key not in self._regions:
-            parts = len(moment.sides)
-            region = token_weights(mask, moment.latent_height, moment.latent_width, x.shape[0] // parts)
-            region = region.repeat(parts, 1)
+            pictures = moment.rows_of_a_side(x.shape[0])
+            region = token_weights(mask, moment.latent_height, moment.latent_width, pictures)
+            region = region.repeat(len(moment.sides), 1)
             text = region.new_ones(x.shape[0], x.shape[1] - region.shape[1])
             self._regions[key] = torch.cat([text, region], dim=1).to(x.device)
         return self._regions[key]

@@ -40,10 +40,12 @@ _POINTS: dict[Kind, dict[str, tuple[Point, Stream | None]]] = {
     "single": {"": ("block", None), "update": ("update", None), "attn": ("attn", None)},
 }
 _LOCATION = re.compile(r"(?P<stack>[a-z_]+)\.(?P<blocks>[0-9][0-9,\- ]*)(?:\.(?P<point>[a-z_.]+))?")
-# Inside a file or folder name: cc3m-transformer_blocks.0-1-k-16 names block 0, stream number 1.
+# Inside a file or folder name: cc3m-transformer_blocks.0-1-k-16 names block 0, stream number 1. A further part, as in
+# single_transformer_blocks.9.proj_mlp, names another place; a file's suffix does not.
 _IN_NAME = re.compile(
     r"(?<![a-z_])(?P<stack>single_transformer_blocks|transformer_blocks)\.(?P<block>[0-9]+)"
     r"(?:\.(?P<point>attn|ff_context|ff|update))?(?:-(?P<stream>image|text|joint|[01])(?![0-9]))?"
+    r"(?![0-9a-z]|\.(?!(?:safetensors|pt|pth|bin)\b)[a-z])"
 )
 
 
@@ -99,6 +101,12 @@ def parse_location(location: str, stream: str = "auto") -> Site:
     With stream "auto", double blocks take the image stream and single blocks the joint one, unless the location says
     which (`.ff_context` is text). Raises ValueError naming what is wrong.
     """
+    kind, blocks, point, own_stream = _read_location(location)
+    return Site(kind, blocks, point, _choose_stream(kind, own_stream, stream, location))
+
+
+def _read_location(location: str) -> tuple[Kind, tuple[int, ...], Point, Stream | None]:
+    """Kind, blocks, point and, where the location says it, the stream."""
     match = _LOCATION.fullmatch(location.strip())
     kind = _STACKS.get(match["stack"]) if match else None
     if match is None or kind is None:
@@ -109,8 +117,7 @@ def parse_location(location: str, stream: str = "auto") -> Site:
         known = ", ".join(f".{name}" for name in points if name)
         raise ValueError(f"location: {kind} blocks have no point {suffix!r}; they have {known} or none for the output.")
     point, own_stream = points[suffix]
-    blocks = _parse_blocks(match["blocks"], location)
-    return Site(kind, blocks, point, _choose_stream(kind, own_stream, stream, location))
+    return kind, _parse_blocks(match["blocks"], location), point, own_stream
 
 
 def site_from_name(name: str) -> Site | None:
@@ -132,13 +139,14 @@ def site_from_name(name: str) -> Site | None:
 
 
 def _stream_in_name(kind: Kind, point: Point, written: str | None) -> Stream | None:
-    """None where a name tells too little: a double block without its stream."""
+    """None where a name tells too little: a double block without its stream, a single one with a bare number."""
     if kind == "double" and written in ("0", "1"):
         order: tuple[Stream, Stream] = ("image", "text") if point == "attn" else ("text", "image")
         return order[int(written)]
-    if kind == "double":
-        return next((stream for stream in ("image", "text") if stream == written), None)
-    return next((stream for stream in STREAMS if stream == written), "joint")
+    if kind == "single" and written is None:
+        return "joint"
+    allowed = STREAMS if kind == "single" else STREAMS[:2]
+    return next((stream for stream in allowed if stream == written), None)
 
 
 def resolve_site(location: str, stream: str, own: Site | None) -> Site:
@@ -153,11 +161,9 @@ def resolve_site(location: str, stream: str, own: Site | None) -> Site:
             return own
         fixed = own.stream if own.point == "mlp" else None
         return replace(own, stream=_choose_stream(own.kind, fixed, stream, str(own)))
-    if stream == "auto" and own is not None:
-        parsed = parse_location(location)
-        if parsed.kind == own.kind and parsed.point == own.point and own.point != "mlp":
-            return replace(parsed, stream=own.stream)
-        return parsed
+    kind, _, point, said = _read_location(location)
+    if stream == "auto" and said is None and own is not None and (kind, point) == (own.kind, own.point):
+        return parse_location(location, own.stream)
     return parse_location(location, stream)
 
 

@@ -88,6 +88,11 @@ class Steering:
     def _check_replaced(self) -> None:
         if self.method == "swap" and not self.replaces:
             raise ValueError("replaces: 'swap' needs the features to take out, but none came; connect their list here.")
+        twice = [k for k in self.replaced if self.replaced.count(k) > 1]
+        if twice:
+            raise ValueError(
+                f"replaces: feature {twice[0]} is named twice, but can be taken out only once; name it once."
+            )
         if self.method != "swap" and self.replaces:
             raise ValueError(f"replaces: only 'swap' takes features out, but the method is {self.method!r}; use swap.")
 
@@ -159,6 +164,11 @@ class Steering:
             return strengths, torch.empty(0)
         natural = _statistics(self, self.edits, "mean") * _statistics(self, self.edits, "share")
         level = (_statistics(self, self.replaces, "mean") * _statistics(self, self.replaces, "share")).sum()
+        if not level > 0:
+            raise ValueError(
+                f"replaces: feature {self.replaced[0]} never fires by its statistics, nor does any other of the list; "
+                "take out features that fire."
+            )
         return strengths, strengths * natural / level
 
 
@@ -186,17 +196,22 @@ def _along(steering: Steering, x: Tensor, amounts: Tensor) -> Tensor:
     return (amounts @ steering.on(x.device).directions) * steering.sae.token_scale(x)
 
 
-def _amounts(steering: Steering, x: Tensor) -> Tensor:
-    """The strengths as amounts of codes, (..., n) or (n,)."""
+def _units(directions: Tensor) -> Tensor:
+    """Directions (n, d_in) at length 1; an empty one stays empty."""
+    return directions / directions.norm(dim=-1, keepdim=True).clamp_min(1e-12)
+
+
+def _push(steering: Steering, x: Tensor, where: Tensor) -> Tensor:
+    """The strengths along their directions, at the tokens and edits `where` is 1 (..., n)."""
     directions, strengths, _, _ = steering.on(x.device)
     if steering.unit != "token_norm":
-        return strengths
-    length = x.norm(dim=-1, keepdim=True) / steering.sae.token_scale(x)
-    return strengths * length / directions.norm(dim=-1)
+        return _along(steering, x, strengths * where)
+    # not by way of codes: an SAE's normalisation has no finite inverse at a token whose entries are all equal
+    return (strengths * where * x.norm(dim=-1, keepdim=True)) @ _units(directions)
 
 
 def _add(steering: Steering, x: Tensor, sigma: float | None) -> Tensor:
-    return _along(steering, x, _amounts(steering, x).expand(*x.shape[:-1], -1))
+    return _push(steering, x, x.new_ones(*x.shape[:-1], len(steering.edits)))
 
 
 def _set(steering: Steering, x: Tensor, sigma: float | None) -> Tensor:
@@ -208,13 +223,12 @@ def _scale(steering: Steering, x: Tensor, sigma: float | None) -> Tensor:
 
 
 def _boost_if_active(steering: Steering, x: Tensor, sigma: float | None) -> Tensor:
-    active = steering.sae.codes(x, steering.features, sigma) > 0
-    return _along(steering, x, _amounts(steering, x) * active)
+    return _push(steering, x, (steering.sae.codes(x, steering.features, sigma) > 0).float())
 
 
 def _project_out(steering: Steering, x: Tensor, sigma: float | None) -> Tensor:
     directions, strengths, _, _ = steering.on(x.device)
-    units = directions / directions.norm(dim=-1, keepdim=True)
+    units = _units(directions)
     return -(strengths * (x @ units.T)) @ units
 
 

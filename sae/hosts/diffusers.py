@@ -92,7 +92,7 @@ class _Call:
     moment: Moment = field(default_factory=lambda: Moment(0.0, (COND,), 0, 0, 0))
 
     def begin(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        names = ("hidden_states", "encoder_hidden_states", "pooled_projections", "timestep")
+        names = ("hidden_states", "encoder_hidden_states", "pooled_projections", "timestep", "img_ids")
         given = dict(zip(names, args, strict=False)) | kwargs
         ids = given["img_ids"]
         ids = ids[0] if ids.ndim == 3 else ids

@@ -1,0 +1,91 @@
+from __future__ import annotations
+
+import comfy.model_management
+import comfy.sd
+import torch
+from comfy_api.latest import io
+from torch import Tensor
+
+from ..sae.demo.files import ATTENTION_SAE, IMAGE_SAE, TEXT_SAE, TRANSFORMER, load_decoder, load_sae
+from ..sae.demo.latents import encode_pictures
+from ..sae.demo.model import CONFIG, embed_prompts
+from ..sae.demo.shapes import SLOTS, parse_prompt
+from .sockets import CATEGORY, Sae
+
+DEMO = f"{CATEGORY}/Shapes demo"
+# ComfyUI hands latents over as FLUX's autoencoder makes them: (latent in the model - shift) / scale undone.
+FLUX_SCALE, FLUX_SHIFT = 0.3611, 0.1159
+
+
+class LoadShapesDemo(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="LoadShapesDemo",
+            display_name="Load Shapes Demo",
+            category=DEMO,
+            description=(
+                "A very small real FLUX that draws coloured shapes, its decoder and SAEs for three of its places. It comes "
+                "with the pack, so steering can be tried at once. Draw at 128×128."
+            ),
+            search_aliases=["shapes", "demo model", "tiny flux"],
+            inputs=[],
+            outputs=[
+                io.Model.Output(display_name="model", tooltip="The Shapes FLUX; sample it at 128×128 with CFG 1."),
+                io.Vae.Output(display_name="vae", tooltip="Decodes (and encodes) pictures of the Shapes model."),
+                Sae.Output(display_name="sae_text", tooltip="SAE of transformer_blocks.0, text stream."),
+                Sae.Output(display_name="sae_attention", tooltip="SAE of transformer_blocks.1.attn, image stream."),
+                Sae.Output(display_name="sae_image", tooltip="SAE of transformer_blocks.1, image stream."),
+            ],
+        )
+
+    @classmethod
+    def execute(cls) -> io.NodeOutput:
+        model = comfy.sd.load_diffusion_model(str(TRANSFORMER))
+        saes = [load_sae(name) for name in (TEXT_SAE, ATTENTION_SAE, IMAGE_SAE)]
+        return io.NodeOutput(model, ShapesVAE(), *saes)
+
+
+class ShapesPrompt(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        words = "; ".join(f"{slot}: {', '.join(known)}" for slot, known in SLOTS.items())
+        return io.Schema(
+            node_id="ShapesPrompt",
+            display_name="Shapes Prompt",
+            category=DEMO,
+            description="Text for the Shapes demo model, one word of each kind; what is left out is left to the model.",
+            search_aliases=["shapes text", "demo prompt"],
+            inputs=[
+                io.String.Input("text", default="red square left big white", multiline=True, tooltip=f"Knows {words}."),
+            ],
+            outputs=[io.Conditioning.Output(display_name="conditioning", tooltip="The prompt, for KSampler.")],
+        )
+
+    @classmethod
+    def execute(cls, text: str) -> io.NodeOutput:
+        pooled = torch.zeros(1, CONFIG["pooled_projection_dim"])
+        return io.NodeOutput([[embed_prompts([parse_prompt(text)]), {"pooled_output": pooled}]])
+
+
+class ShapesVAE:
+    """What core's VAEDecode and VAEEncode call, for the Shapes model's latents."""
+
+    def __init__(self) -> None:
+        self.decoder = load_decoder()
+
+    def decode(self, samples: Tensor, vae_options: object = None) -> Tensor:
+        """Latents (batch, 16, h, w) as FLUX's autoencoder makes them, to pictures (batch, 8h, 8w, 3) in 0..1."""
+        with torch.inference_mode():
+            pictures = self.decoder((samples.float().cpu() - FLUX_SHIFT) * FLUX_SCALE)
+        return pictures.movedim(1, -1).to(comfy.model_management.intermediate_device())
+
+    def encode(self, pixels: Tensor) -> Tensor:
+        """Pictures (batch, height, width, 3 or more) in 0..1 to latents (batch, 16, height/8, width/8)."""
+        height, width = (side // 8 * 8 for side in pixels.shape[1:3])
+        pictures = pixels[:, :height, :width, :3].float().cpu().movedim(-1, 1)
+        latents = encode_pictures(pictures) / FLUX_SCALE + FLUX_SHIFT
+        return latents.to(comfy.model_management.intermediate_device())
+
+
+NODES = [LoadShapesDemo, ShapesPrompt]
