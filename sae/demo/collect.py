@@ -27,14 +27,16 @@ log = logging.getLogger(__name__)
 PICTURES = 64  # in one call of the transformer
 SAMPLING_STEPS = 8
 DRAWING_CALLS = 4  # calls on noised drawings after each sampling of SAMPLING_STEPS calls
-KEPT_SHARE = 0.25  # of the tokens of a call, so that the same room holds more prompts and seeds
+# Share of a call's tokens that is kept, so that the same room holds more prompts and seeds; text is short.
+KEPT_SHARE = {"image": 0.25, "text": 1.0, "joint": 0.25}
 
 
 class TokenStore:
     """Room for `tokens` tokens of one site; more are left out. Takes a random part of every call."""
 
-    def __init__(self, tokens: int, seed: int) -> None:
+    def __init__(self, tokens: int, share: float, seed: int) -> None:
         self.tokens = tokens
+        self.share = share
         self.kept = 0
         self.generator = torch.Generator().manual_seed(seed)
         self._rows: Tensor | None = None  # (tokens, width) float16, made when the width is known
@@ -53,7 +55,7 @@ class TokenStore:
         flat = x.flatten(0, 1)
         if self._rows is None:
             self._rows = torch.empty(self.tokens, flat.shape[1], dtype=torch.float16)
-        count = min(round(len(flat) * KEPT_SHARE), self.tokens - self.kept)
+        count = min(round(len(flat) * self.share), self.tokens - self.kept)
         chosen = torch.randperm(len(flat), generator=self.generator)[:count]
         self._rows[self.kept : self.kept + count] = flat[chosen].half()
         self.kept += count
@@ -67,7 +69,7 @@ def collect_tokens(
     Two thirds come from sampling by Euler steps, as users do; one third from noised drawings at every noise level. The
     prompts forget words as in the model's training. Runs with different seeds share no starting noise.
     """
-    stores = {name: TokenStore(tokens, seed) for name in sites}
+    stores = {name: TokenStore(tokens, KEPT_SHARE[site.stream], seed) for name, site in sites.items()}
     with ExitStack() as stack:
         for name, site in sites.items():
             stack.enter_context(capture(transformer, site, stores[name].see))

@@ -44,8 +44,8 @@ SLOTS: dict[str, tuple[str, ...]] = {
 WORDS: tuple[str, ...] = tuple(word for words in SLOTS.values() for word in words)
 FILLERS = frozenset({"a", "an", "the", "on", "in", "at", "of", "with", "and", "background"})
 
-CENTRE_JITTER = 0.02
-RADIUS_JITTER = 0.06
+CENTRE_JITTER = 0.008
+RADIUS_JITTER = 0.03
 HELD_OUT_SHARE = 0.2
 
 

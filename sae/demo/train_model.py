@@ -37,7 +37,7 @@ def forget_words(prompt: Prompt, rng: random.Random) -> Prompt:
 
 def noise_levels(count: int, generator: torch.Generator) -> torch.Tensor:
     """Sigmas (count,): logit-normal, a little towards noise, where shape and colour are decided."""
-    return torch.sigmoid(0.2 + 1.2 * torch.randn(count, generator=generator))
+    return torch.sigmoid(0.1 + 1.5 * torch.randn(count, generator=generator))
 
 
 def flow_loss(
@@ -55,14 +55,18 @@ def flow_loss(
     return functional.mse_loss(velocity.float(), pack(noise - latents))
 
 
-def train_transformer(folder: Path, steps: int, batch: int = 64, rate: float = 1e-3) -> dict[str, torch.Tensor]:
-    """Returns the averaged weights; a checkpoint in `folder` is carried on."""
+def train_transformer(
+    folder: Path, steps: int, start: Path | None = None, rate: float = 1e-3, batch: int = 64
+) -> dict[str, torch.Tensor]:
+    """Returns the averaged weights; a checkpoint in `folder` is carried on, else weights in the file `start`."""
     torch.manual_seed(0)
     transformer = build_transformer().train()
+    if start is not None:
+        transformer.load_state_dict(torch.load(start, weights_only=True))
     average = copy.deepcopy(transformer)
     optimizer = torch.optim.AdamW(transformer.parameters(), lr=rate, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=rate, total_steps=steps, pct_start=0.1)
-    generator, rng, start = torch.Generator().manual_seed(1), random.Random(1), 0
+    generator, rng, first = torch.Generator().manual_seed(1), random.Random(1), 0
     checkpoint = folder / "transformer_state.pt"
     if checkpoint.exists():
         state = torch.load(checkpoint, weights_only=True)
@@ -70,12 +74,12 @@ def train_transformer(folder: Path, steps: int, batch: int = 64, rate: float = 1
         average.load_state_dict(state["average"])
         optimizer.load_state_dict(state["optimizer"])
         schedule.load_state_dict(state["schedule"])
-        start = state["step"]
-        generator.manual_seed(1 + start)
-        rng.seed(1 + start)
-        log.info("carrying on at step %d", start)
+        first = state["step"]
+        generator.manual_seed(1 + first)
+        rng.seed(1 + first)
+        log.info("carrying on at step %d", first)
     known, running = training_prompts(), 0.0
-    for step in range(start, steps):
+    for step in range(first, steps):
         loss = flow_loss(transformer, rng.choices(known, k=batch), rng, generator)
         optimizer.zero_grad()
         loss.backward()
@@ -123,13 +127,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--folder", type=Path, required=True, help="where checkpoints and results go")
     parser.add_argument("--steps", type=int, default=6000)
+    parser.add_argument("--start", type=Path, help="weights to start from, such as the transformer.pt of another run")
+    parser.add_argument("--rate", type=float, default=1e-3, help="highest learning rate")
     parser.add_argument("--decoder-steps", type=int, default=800)
     parser.add_argument("--only", choices=("transformer", "decoder"))
     given = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     given.folder.mkdir(parents=True, exist_ok=True)
     if given.only != "decoder":
-        torch.save(train_transformer(given.folder, given.steps), given.folder / "transformer.pt")
+        torch.save(train_transformer(given.folder, given.steps, given.start, given.rate), given.folder / "transformer.pt")
     if given.only != "transformer":
         torch.save(train_decoder(given.decoder_steps).state_dict(), given.folder / "decoder.pt")
 

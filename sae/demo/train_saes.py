@@ -32,13 +32,9 @@ log = logging.getLogger(__name__)
 
 # folder name: the site it says. Names follow the field's habit of telling the site in the name.
 SITES: dict[str, Site] = {
-    "shapes-transformer_blocks.0.attn-image": parse_location("transformer_blocks.0.attn", "image"),
+    "shapes-transformer_blocks.0-text": parse_location("transformer_blocks.0", "text"),
     "shapes-transformer_blocks.1.attn-image": parse_location("transformer_blocks.1.attn", "image"),
     "shapes-transformer_blocks.1-image": parse_location("transformer_blocks.1", "image"),
-    "shapes-single_transformer_blocks.0.attn-image": parse_location("single_transformer_blocks.0.attn", "image"),
-    "shapes-single_transformer_blocks.1.attn-image": parse_location("single_transformer_blocks.1.attn", "image"),
-    "shapes-single_transformer_blocks.2.attn-image": parse_location("single_transformer_blocks.2.attn", "image"),
-    "shapes-single_transformer_blocks.3.attn-image": parse_location("single_transformer_blocks.3.attn", "image"),
 }
 TRAINING_SEED, FRESH_SEED = 1, 2
 FRESH_TOKENS = 100_000
