@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -94,6 +94,7 @@ class Weights:
     def __init__(self, tensors: Mapping[str, Weight], architecture: Architecture) -> None:
         self.tensors = dict(tensors)
         self.architecture = architecture
+        self.handles: dict[str, Any] = {}  # what a host keeps for a part, for as long as these weights live
         self._parts: dict[str, Part] = {}
         self._reads: OrderedDict[tuple[str, tuple[int, ...] | None], Tensor] = OrderedDict()
 

@@ -35,8 +35,8 @@ SMALLEST_AREA = 0.015  # of the picture; the smallest drawing (small triangle, l
 # (the least where the border cuts a triangle's corner), and 0.90 as thumbnails of 32 px.
 SHAPE_IOU = 0.87
 PLACED_IOU = 0.6  # below this, the mask is not one body (two shapes, scattered dots) and has no place or size
-PLACE_TOLERANCE = 0.07  # fraction of the picture, in x and y; places are 0.2 apart, drawings jitter by 0.02
-SIZE_TOLERANCE = 0.2  # relative; radii from 0.18 to 0.20 are then neither small nor big; drawings jitter by 0.06
+PLACE_TOLERANCE = 0.07  # fraction of the picture, in x and y; places are 0.2 apart, drawings jitter far less
+SIZE_TOLERANCE = 0.2  # relative; radii from 0.18 to 0.20 are then neither small nor big
 FRAME = 1 / 32  # width of the border frame, fraction of the picture
 RIM = 1 / 64  # taken off the mask's outline before colours are read
 

@@ -23,6 +23,7 @@ from ..intervention import COND, Intervention, Moment, Schedule, SigmaWindow
 from ..record import RunSummary, SteeringRecord
 from ..site import Depth, Site
 from ..taps import Observer, Tap
+from ..weights import PartName
 from .flux_blocks import with_taps
 
 log = logging.getLogger(__name__)
@@ -169,12 +170,19 @@ def _moment(x: Tensor, t: Tensor, context: Tensor | None, options: dict[str, Any
     return Moment(float(t.flatten()[0]), sides, text_tokens, x.shape[-2], x.shape[-1])
 
 
-def _manage_weights(model: Model, sae: SparseAutoencoder, parts: Sequence[str]) -> None:
+def _manage_weights(model: Model, sae: SparseAutoencoder, parts: Sequence[PartName]) -> None:
     """Lets ComfyUI load and offload the parts of the SAE that are computed with, beside the model."""
-    device, offload = comfy.model_management.get_torch_device(), comfy.model_management.unet_offload_device()
     known = model.get_additional_models_with_key(KEY)
-    modules = [sae.part(name) for name in parts]
-    fresh = [module for module in modules if all(patcher.model is not module for patcher in known)]
-    patchers = [Model(module, load_device=device, offload_device=offload) for module in fresh]
-    if patchers:
-        model.set_additional_models(KEY, [*known, *patchers])
+    managed = {id(patcher.model) for patcher in known}
+    patchers = [_patcher_of(sae, part) for part in parts]
+    fresh = [patcher for patcher in patchers if id(patcher.model) not in managed]
+    if fresh:
+        model.set_additional_models(KEY, [*known, *fresh])
+
+
+def _patcher_of(sae: SparseAutoencoder, part: PartName) -> Model:
+    """The part's one ModelPatcher. It lives as long as the weights: ComfyUI takes a part that outlives it for a leak."""
+    if part not in sae.weights.handles:
+        devices = comfy.model_management.get_torch_device(), comfy.model_management.unet_offload_device()
+        sae.weights.handles[part] = Model(sae.part(part), *devices)
+    return sae.weights.handles[part]

@@ -1,4 +1,4 @@
-"""Where, when and on which side a steering acts, and what the record says of it; deltas come from the closed formula."""
+"""Where, when and on which side a steering acts, and what the record says; deltas come from the closed formula."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from small_saes import D_IN, dense_codes, dense_directions, small_sae
 
 TEXT, ROWS, COLUMNS = 5, 3, 4
 IMAGE = ROWS * COLUMNS
+ALWAYS = SigmaWindow()
 MOMENT = Moment(0.6, (COND,), TEXT, 2 * ROWS, 2 * COLUMNS)
 IMAGE_SITE = parse_location("transformer_blocks.1", "image")
 JOINT_SITE = parse_location("single_transformer_blocks.1", "joint")
@@ -36,7 +37,7 @@ def adding(site=IMAGE_SITE, strength=2.5, method="add", **given) -> Intervention
     return Intervention(Steering(small_sae("relu"), [Edit(7, strength)], method, unit="raw"), site, **given)
 
 
-def run(intervention: Intervention, x: Tensor, moment: Moment = MOMENT, window: SigmaWindow = SigmaWindow()):
+def run(intervention: Intervention, x: Tensor, moment: Moment = MOMENT, window: SigmaWindow = ALWAYS):
     record = SteeringRecord()
     return intervention.begin(record, window)(x, moment), record.summary()
 

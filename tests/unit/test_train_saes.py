@@ -6,7 +6,7 @@ import sys
 import pytest
 import torch
 
-from sae.demo import train_saes
+from sae.demo import collect, train_saes
 from sae.demo.collect import TokenStore, collect_tokens
 from sae.demo.model import build_transformer, sample
 from sae.demo.shapes import Prompt
@@ -16,8 +16,15 @@ from sae.site import parse_location, site_from_name
 
 pytest.importorskip("diffusers")
 
-NAMES = ("shapes-transformer_blocks.0.attn-image", "shapes-single_transformer_blocks.3.attn-image")
+NAMES = list(train_saes.SITES)[:2]
 MOMENT = Moment(1.0, (COND,), 5, 16, 16)
+
+
+@pytest.fixture(autouse=True)
+def small_calls(monkeypatch):
+    monkeypatch.setattr(collect, "PICTURES", 8)
+    monkeypatch.setattr(collect, "SAMPLING_STEPS", 2)
+    monkeypatch.setattr(train_saes, "FRESH_TOKENS", 500)
 
 
 @pytest.fixture(scope="module")
@@ -30,8 +37,8 @@ def test_folder_names_tell_their_sites():
     assert {name: site_from_name(name) for name in train_saes.SITES} == train_saes.SITES
 
 
-def test_store_takes_a_quarter_of_each_call_and_stops_when_full():
-    store = TokenStore(tokens=40, seed=0)
+def test_store_takes_its_share_of_each_call_and_stops_when_full():
+    store = TokenStore(tokens=40, share=0.25, seed=0)
     calls = torch.arange(3 * 2 * 32, dtype=torch.float32).view(3, 2, 32, 1).expand(-1, -1, -1, 7)
     for call in calls:
         store.see(call, MOMENT)
@@ -48,17 +55,17 @@ def test_collected_tokens_are_those_of_the_module(transformer):
     seen = []
     attention = transformer.transformer_blocks[1].attn
     handle = attention.register_forward_hook(lambda module, args, output: seen.append(output[0].detach()))
-    tokens = collect_tokens(transformer, {"here": site}, 1500, seed=1)["here"]
+    tokens = collect_tokens(transformer, {"here": site}, 600, seed=1)["here"]
     handle.remove()
     every = torch.cat(seen).flatten(0, 1).half()
-    assert tokens.shape == (1500, 128)
-    distance = torch.cdist(tokens[::50].float(), every.float(), compute_mode="donot_use_mm_for_euclid_dist")
+    assert tokens.shape == (600, 128)
+    distance = torch.cdist(tokens[::20].float(), every.float(), compute_mode="donot_use_mm_for_euclid_dist")
     assert distance.amin(dim=1).max() == 0
 
 
 def test_seeds_share_no_tokens_and_hooks_are_gone(transformer):
     site = {"here": parse_location("transformer_blocks.0", "image")}
-    first, again, other = (collect_tokens(transformer, site, 1024, seed)["here"] for seed in (1, 1, 2))
+    first, again, other = (collect_tokens(transformer, site, 400, seed)["here"] for seed in (1, 1, 2))
     assert torch.equal(first, again)
     assert not (first[:, None, :4] == other[None, :, :4]).all(dim=-1).any()
     hooks = sum(len(module._forward_hooks) + len(module._forward_pre_hooks) for module in transformer.modules())
@@ -67,9 +74,8 @@ def test_seeds_share_no_tokens_and_hooks_are_gone(transformer):
 
 def test_command_writes_saes_that_load(transformer, tmp_path, monkeypatch):
     torch.save(transformer.state_dict(), tmp_path / "transformer.pt")
-    monkeypatch.setattr(train_saes, "FRESH_TOKENS", 2000)
     options = ["--transformer", tmp_path / "transformer.pt", "--out", tmp_path / "saes", "--sites", *NAMES]
-    options += ["--tokens", 2048, "--steps", 5, "--batch", 256, "--features", 64, "--k", 4]
+    options += ["--tokens", 600, "--steps", 5, "--batch", 256, "--features", 64, "--k", 4]
     monkeypatch.setattr(sys, "argv", ["train_saes", *map(str, options)])
     train_saes.main()
     numbers = json.loads((tmp_path / "saes/evaluation.json").read_text())
@@ -77,7 +83,7 @@ def test_command_writes_saes_that_load(transformer, tmp_path, monkeypatch):
     for name in NAMES:
         sae = load(tmp_path / "saes" / name / "model.safetensors")
         assert sae.site == train_saes.SITES[name]
-        assert (sae.d_in, sae.d_sae, sae.statistics.tokens) == (128, 64, 2000)
+        assert (sae.d_in, sae.d_sae, sae.statistics.tokens) == (128, 64, 500)
         assert numbers[name]["l0"] <= 4
         assert float(sae.statistics.density.sum()) == pytest.approx(numbers[name]["l0"], abs=1e-4)
 

@@ -27,6 +27,8 @@ PACK = load_pack()
 EXTENSION = asyncio.run(PACK.comfy_entrypoint())
 asyncio.run(EXTENSION.on_load())
 
+pytest_plugins = ["tiny_flux"]  # needs the pack
+
 
 @pytest.fixture(scope="session")
 def pack():

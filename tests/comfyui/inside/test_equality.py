@@ -1,162 +1,150 @@
-"""Steering in ComfyUI against the same steering by plain forward hooks in diffusers, at every place."""
-
-from __future__ import annotations
+"""Steering in ComfyUI equals the same steering by plain forward hooks in diffusers, at every place and stream."""
 
 import pytest
 import torch
-
-from flux_pair import WIDTH, comfy_velocity, diffusers_velocity, inputs, make_model, make_transformer
+from plain_hooks import hooked
 from sae_steering_pack.sae.edits import Edit
-from sae_steering_pack.sae.hosts import comfyui as host
-from sae_steering_pack.sae.intervention import Intervention
-from sae_steering_pack.sae.site import parse_location
-from sae_steering_pack.sae.steering import Steering
-from sae_steering_pack.sae.autoencoder import Architecture, SparseAutoencoder
+from sae_steering_pack.sae.hosts import diffusers as diffusers_host
+from tiny_flux import (
+    PLACES,
+    conditioning,
+    dense_codes,
+    intervention,
+    latent,
+    predict,
+    predict_diffusers,
+    relative_difference,
+    sae_tensors,
+    sample,
+    steer,
+)
 
-TEXT, D_SAE, K = 5, 16, 8
-EDITS = [Edit(3, 1.0), Edit(11, -0.5)]
-# location, stream, diffusers' modules, and the slice of their output that the stream is
-ALL, FIRST, REST = slice(None), slice(0, TEXT), slice(TEXT, None)
-PLACES = [
-    ("transformer_blocks.0", "text", ["transformer_blocks.0"], (0, ALL)),
-    ("transformer_blocks.1", "image", ["transformer_blocks.1"], (1, ALL)),
-    ("double_blocks.0-1", "image", ["transformer_blocks.0", "transformer_blocks.1"], (1, ALL)),
-    ("transformer_blocks.0.attn", "image", ["transformer_blocks.0.attn"], (0, ALL)),
-    ("transformer_blocks.1.attn", "text", ["transformer_blocks.1.attn"], (1, ALL)),
-    ("transformer_blocks.0.ff", "image", ["transformer_blocks.0.ff"], (None, ALL)),
-    ("transformer_blocks.0.ff_context", "text", ["transformer_blocks.0.ff_context"], (None, ALL)),
-    ("single_transformer_blocks.1", "text", ["single_transformer_blocks.1"], (0, ALL)),
-    ("single_transformer_blocks.1", "image", ["single_transformer_blocks.1"], (1, ALL)),
-    ("single_transformer_blocks.0,2", "joint", ["single_transformer_blocks.0", "single_transformer_blocks.2"], "both"),
-    ("single_transformer_blocks.0.attn", "joint", ["single_transformer_blocks.0.attn"], (None, ALL)),
-    ("single_transformer_blocks.1.attn", "text", ["single_transformer_blocks.1.attn"], (None, FIRST)),
-    ("single_transformer_blocks.2.attn", "image", ["single_transformer_blocks.2.attn"], (None, REST)),
-]
+SIGMA = 0.6
+EXACT = 1e-4
+SEEN = 1e-3  # least change that counts as steered, ten times what is allowed between the hosts
+TWO = (Edit(3, 1.0, mean=2.0, share=0.5), Edit(8, -0.5, mean=1.0, share=0.25))
+OUT = (Edit(5, mean=1.5, share=0.5), Edit(12, mean=0.5, share=1.0))
 
 
-@pytest.fixture(scope="module")
-def transformer():
-    return make_transformer()
+def directions(features):
+    return sae_tensors()["decoder"][list(features)]
 
 
-@pytest.fixture(scope="module")
-def model(transformer):
-    return make_model(transformer, torch.float32)
+def add_a_share_of_the_norm(x, read):
+    d = directions((3, 8))
+    units = d / d.norm(dim=1, keepdim=True)
+    return x + 0.4 * read.norm(dim=-1, keepdim=True) * (units[0] - 0.5 * units[1])
 
 
-@pytest.fixture(scope="module")
-def tensors():
-    random = torch.Generator().manual_seed(5)
-    encoder = torch.randn(D_SAE, WIDTH, generator=random)
-    return {"encoder": encoder, "decoder": encoder / 16, "output_bias": torch.randn(WIDTH, generator=random)}
+def add_raw(x, read):
+    return x + 4 * directions((3,))[0] - 2 * directions((8,))[0]
 
 
-@pytest.fixture(scope="module")
-def sae(tensors):
-    return SparseAutoencoder.from_tensors(tensors, Architecture("topk", k=K))
+def hold(x, read):
+    d, f = directions((3, 8)), dense_codes(read)[..., [3, 8]]
+    return x + ((torch.tensor([5.0, -2.5]) - f) @ d)
 
 
-def codes_of(tensors, x):
-    """TopK codes, dense: only the k largest pre-activations stay, and of these the positive ones."""
-    before = x @ tensors["encoder"].T
-    kth = before.sort(-1, descending=True).values[..., K - 1 : K]
-    return torch.where(before >= kth, before, torch.zeros_like(before)).clamp(min=0)
+def scale(x, read):
+    d, f = directions((3, 8)), dense_codes(read)[..., [3, 8]]
+    return x + (torch.tensor([3.0 - 1, -1.5 - 1]) * f) @ d
 
 
-def delta_of(method, tensors, x):
-    """Closed formulas of the design, with dense codes."""
-    f, directions = codes_of(tensors, x), tensors["decoder"]
-    delta = torch.zeros_like(x)
-    if method == "surgery":
-        f = f.clone()
-        for edit in EDITS:
-            f[..., edit.feature] += 2.0 * edit.strength
-        return f @ directions + tensors["output_bias"] - x
-    for edit in EDITS:
-        d, s = directions[edit.feature], 2.0 * edit.strength
-        fk = f[..., edit.feature : edit.feature + 1]
-        delta += {"add": s * d, "set": (s - fk) * d, "scale": (s - 1) * fk * d}[method]
-    return delta
+def boost(x, read):
+    f = dense_codes(read)[..., [3, 8]]
+    return x + ((f > 0) * torch.tensor([4.0, -2.0])) @ directions((3, 8))
 
 
-def hook_of(method, tensors, where):
-    def hook(module, args, output):
-        if where == "both":
-            joint = torch.cat(output, dim=1)
-            joint = joint + delta_of(method, tensors, joint)
-            return joint[:, :TEXT], joint[:, TEXT:]
-        index, part = where
-        tensor = (output if index is None else output[index]).clone()
-        tensor[:, part] += delta_of(method, tensors, tensor[:, part])
-        if index is None:
-            return tensor
-        return tuple(tensor if i == index else other for i, other in enumerate(output))
-
-    return hook
+def project_out(x, read):
+    units = directions((3, 8)) / directions((3, 8)).norm(dim=1, keepdim=True)
+    return x - (torch.tensor([1.0, -0.5]) * (read @ units.T)) @ units
 
 
-def relative(ours, theirs):
-    return float((ours - theirs).norm() / theirs.norm())
+def surgery(x, read):
+    f = dense_codes(read)
+    f[..., 3] += 4
+    f[..., 8] -= 2
+    return x + f @ sae_tensors()["decoder"] + sae_tensors()["output_bias"] - read
 
 
-def steered_model(model, sae, location, stream, method, strength=2.0, unit="raw", **bounds):
-    steering = Steering(sae, EDITS, method, strength, unit)
-    return host.steer(model, Intervention(steering, parse_location(location, stream), **bounds), lambda summary: None)
+def swap(x, read):
+    """Means over all tokens: 2·0.5 and 1·0.25 come in, 1.5·0.5 and 0.5·1 go out."""
+    f = dense_codes(read)[..., [5, 12]]
+    level = f.sum(-1, keepdim=True) / (0.75 + 0.5)
+    come = level * (1.0 * directions((3,))[0] - 0.5 * 0.25 * directions((8,))[0])
+    return x + 1.5 * (come - f @ directions((5, 12)))
 
 
-def test_the_two_models_agree_unsteered(model, transformer):
-    given = inputs(batch=2)
-    assert relative(comfy_velocity(model, *given), diffusers_velocity(transformer, *given)) < 1e-5
+METHODS = {
+    "add": (add_a_share_of_the_norm, {"method": "add", "strength": 0.4}),
+    "add raw": (add_raw, {"method": "add", "strength": 4.0, "unit": "raw"}),
+    "set": (hold, {"method": "set", "strength": 5.0, "unit": "raw"}),
+    "scale": (scale, {"method": "scale", "strength": 3.0}),
+    "boost_if_active": (boost, {"method": "boost_if_active", "strength": 4.0, "unit": "raw"}),
+    "project_out": (project_out, {"method": "project_out", "strength": 1.0}),
+    "surgery": (surgery, {"method": "surgery", "strength": 4.0, "unit": "raw"}),
+    "swap": (swap, {"method": "swap", "strength": 1.5, "replaces": OUT}),
+}
+every_place = pytest.mark.parametrize(("location", "stream"), PLACES, ids=lambda value: value)
+every_method = pytest.mark.parametrize("method", METHODS)
 
 
-@pytest.mark.parametrize("method", ["add", "set", "scale", "surgery"])
-@pytest.mark.parametrize(("location", "stream", "modules", "where"), PLACES, ids=lambda v: v if isinstance(v, str) else "")
-def test_steering_equals_forward_hooks(model, transformer, sae, tensors, location, stream, modules, where, method):
-    given = inputs(batch=2, text=TEXT)
-    ours = comfy_velocity(steered_model(model, sae, location, stream, method), *given)
-    hooks = [transformer.get_submodule(name).register_forward_hook(hook_of(method, tensors, where)) for name in modules]
-    try:
-        theirs = diffusers_velocity(transformer, *given)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    assert relative(theirs, diffusers_velocity(transformer, *given)) > 1e-4  # it did something
-    assert relative(ours, theirs) < 1e-4
+@pytest.fixture
+def inputs():
+    text, extra = conditioning()[0]
+    return latent(10, 8, batch=2), SIGMA, text.expand(2, -1, -1), extra["pooled_output"].expand(2, -1)
 
 
-@pytest.mark.parametrize("location", ["transformer_blocks.0.update", "single_transformer_blocks.1.update"])
-def test_at_update_sites_the_sae_reads_output_less_input(model, transformer, sae, tensors, location):
-    given, inputs_seen = inputs(), []
-    module = transformer.get_submodule(location.removesuffix(".update"))
-
-    def keep(module, args, kwargs):
-        inputs_seen.append(kwargs["hidden_states"].clone())
-
-    def change(module, args, output):
-        text, image = output
-        return text, image + delta_of("set", tensors, image - inputs_seen.pop())
-
-    hooks = [module.register_forward_pre_hook(keep, with_kwargs=True), module.register_forward_hook(change)]
-    try:
-        theirs = diffusers_velocity(transformer, *given)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    ours = comfy_velocity(steered_model(model, sae, location, "image", "set"), *given)
-    assert relative(ours, theirs) < 1e-4
+def test_the_two_models_are_equal(model, transformer, inputs):
+    """The largest difference between the hosts themselves bounds what the other tests can show."""
+    assert relative_difference(predict(model, *inputs), predict_diffusers(transformer, *inputs)) < 1e-6
 
 
-@pytest.mark.parametrize("text", [5, 11])
-def test_text_of_two_lengths(model, transformer, sae, tensors, text):
-    given = inputs(text=text)
+@every_method
+@every_place
+def test_a_prediction_equals_plain_hooks(model, transformer, sae, inputs, location, stream, method):
+    change, settings = METHODS[method]
+    with hooked(transformer, location, stream, change):
+        expected = predict_diffusers(transformer, *inputs)
+    steered = predict(steer(model, sae, location, stream, features=TWO, **settings), *inputs)
+    assert relative_difference(steered, expected) < EXACT
+    assert relative_difference(predict(model, *inputs), expected) > SEEN
 
-    def change(module, args, output):
-        return output + torch.cat([torch.zeros_like(output[:, :text]), delta_of("set", tensors, output[:, text:])], dim=1)
 
-    hook = transformer.single_transformer_blocks[1].attn.register_forward_hook(change)
-    try:
-        theirs = diffusers_velocity(transformer, *given)
-    finally:
-        hook.remove()
-    ours = comfy_velocity(steered_model(model, sae, "single_transformer_blocks.1.attn", "image", "set"), *given)
-    assert relative(ours, theirs) < 1e-4
+@every_place
+def test_the_diffusers_host_equals_plain_hooks_too(transformer, sae, inputs, location, stream):
+    change, settings = METHODS["surgery"]
+    with hooked(transformer, location, stream, change):
+        expected = predict_diffusers(transformer, *inputs)
+    steering = intervention(sae, location, stream, features=TWO, **settings)
+    with diffusers_host.steer(transformer, [steering]) as record:
+        steered = predict_diffusers(transformer, *inputs)
+    assert relative_difference(steered, expected) < EXACT
+    assert record.summary().steps == 1
+
+
+@pytest.mark.parametrize("comfyui_name", ["double_blocks.0.img_attn", "double_blocks.0.img_attn.proj"])
+def test_comfyui_names_mean_the_same_place(model, sae, inputs, comfyui_name):
+    ours = predict(steer(model, sae, "transformer_blocks.0.attn", "image", strength=0.4), *inputs)
+    assert torch.equal(predict(steer(model, sae, comfyui_name, strength=0.4), *inputs), ours)
+
+
+def euler(transformer, steps, change_at):
+    """Two Euler steps from sigma 1 to 0 by diffusers, with `change_at` as plain hooks."""
+    text, extra = conditioning()[0]
+    x = torch.randn((1, 16, 8, 8), generator=torch.manual_seed(7))
+    sigmas = torch.linspace(1, 0, steps + 1).tolist()
+    with hooked(transformer, *change_at):
+        for now, after in zip(sigmas[:-1], sigmas[1:], strict=True):
+            denoised = predict_diffusers(transformer, x, now, text, extra["pooled_output"])
+            x = x + (after - now) * (x - denoised) / now
+    return x
+
+
+@pytest.mark.parametrize(("location", "stream"), [PLACES[2], PLACES[8], PLACES[17]], ids=lambda value: value)
+def test_a_sampled_latent_equals_plain_hooks(model, transformer, sae, location, stream):
+    change, settings = METHODS["set"]
+    steered = sample(steer(model, sae, location, stream, features=TWO, **settings))
+    inside = euler(transformer, 2, (location, stream, change))
+    assert relative_difference(steered, inside / 0.3611 + 0.1159) < EXACT
+    assert relative_difference(sample(model), steered) > SEEN

@@ -1,0 +1,187 @@
+"""A small random FLUX in ComfyUI and in diffusers with equal weights, an SAE for it, and steering by plain hooks.
+
+A pytest plugin for the tests inside ComfyUI's Python; the pack is already imported there as `sae_steering_pack`.
+"""
+
+from __future__ import annotations
+
+import comfy.sample
+import comfy.sd
+import pytest
+import torch
+from diffusers import FluxTransformer2DModel
+from sae_steering_pack.sae.autoencoder import Architecture, SparseAutoencoder
+from sae_steering_pack.sae.edits import Edit
+from sae_steering_pack.sae.hosts import comfyui as host
+from sae_steering_pack.sae.intervention import Intervention
+from sae_steering_pack.sae.site import parse_location
+from sae_steering_pack.sae.steering import Steering
+
+WIDTH, TEXT_WIDTH, POOLED, D_SAE = 128, 64, 16, 48
+CONFIG = {
+    "in_channels": 64,
+    "num_layers": 2,
+    "num_single_layers": 3,
+    "attention_head_dim": WIDTH,
+    "num_attention_heads": 1,
+    "joint_attention_dim": TEXT_WIDTH,
+    "pooled_projection_dim": POOLED,
+    "guidance_embeds": False,
+    "axes_dims_rope": (16, 56, 56),
+}
+# Every kind of place of the site table, with each of its streams.
+PLACES = [
+    ("transformer_blocks.1", "text"),
+    ("transformer_blocks.1", "image"),
+    ("transformer_blocks.0.attn", "image"),
+    ("transformer_blocks.0.attn", "text"),
+    ("transformer_blocks.1.ff", "image"),
+    ("transformer_blocks.0.ff_context", "text"),
+    ("transformer_blocks.1.update", "text"),
+    ("transformer_blocks.1.update", "image"),
+    ("single_transformer_blocks.1", "joint"),
+    ("single_transformer_blocks.1", "text"),
+    ("single_transformer_blocks.1", "image"),
+    ("single_transformer_blocks.0.attn", "joint"),
+    ("single_transformer_blocks.0.attn", "text"),
+    ("single_transformer_blocks.2.attn", "image"),
+    ("single_transformer_blocks.1.update", "joint"),
+    ("single_transformer_blocks.1.update", "text"),
+    ("single_transformer_blocks.2.update", "image"),
+    ("transformer_blocks.0-1", "image"),
+    ("transformer_blocks.0-1.attn", "text"),
+    ("single_transformer_blocks.0,2", "image"),
+    ("single_transformer_blocks.0-2.attn", "joint"),
+]
+
+
+def random_for(seed):
+    return torch.Generator().manual_seed(seed)
+
+
+@pytest.fixture(scope="session")
+def transformer():
+    """The FLUX of diffusers. Its weights are larger than fresh ones, so that every place matters for the output."""
+    torch.manual_seed(5)
+    flux = FluxTransformer2DModel(**CONFIG).eval().requires_grad_(False)
+    for name, weight in flux.named_parameters():
+        if name.endswith("weight") and weight.ndim == 2:
+            weight *= 2.5
+    return flux
+
+
+@pytest.fixture(scope="session")
+def load_flux(transformer):
+    """Loads the same FLUX into ComfyUI, from diffusers' names."""
+
+    def load(dtype=torch.float32):
+        weights = {name: tensor.clone() for name, tensor in transformer.state_dict().items()}
+        return comfy.sd.load_diffusion_model_state_dict(weights, model_options={"dtype": dtype})
+
+    return load
+
+
+@pytest.fixture(scope="session")
+def model(load_flux):
+    """The FLUX of ComfyUI in fp32: a MODEL that no test changes."""
+    return load_flux()
+
+
+@pytest.fixture(autouse=True)
+def no_gradients():
+    with torch.inference_mode():
+        yield
+
+
+def sae_tensors(width=WIDTH):
+    random = random_for(9)
+    return {
+        "encoder": torch.randn(D_SAE, width, generator=random) * 0.3,
+        "encoder_bias": torch.randn(D_SAE, generator=random) * 0.3,
+        "decoder": torch.randn(D_SAE, width, generator=random) * 0.1,
+        "input_bias": torch.randn(width, generator=random) * 0.1,
+        "output_bias": torch.randn(width, generator=random) * 0.1,
+    }
+
+
+def make_sae(width=WIDTH, site=None, statistics=None, architecture=None):
+    architecture = architecture or Architecture("relu")
+    return SparseAutoencoder.from_tensors(
+        sae_tensors(width), architecture, name="tiny", site=site, statistics=statistics
+    )
+
+
+@pytest.fixture
+def sae():
+    return make_sae()
+
+
+def dense_codes(x):
+    t = sae_tensors()
+    return ((x - t["input_bias"]) @ t["encoder"].T + t["encoder_bias"]).clamp(min=0)
+
+
+def intervention(sae, location, stream="auto", method="add", strength=1.0, unit="token_norm", features=(3,), **more):
+    """`more`: schedule, side and mask; `replaces` for swap."""
+    replaces = more.pop("replaces", ())
+    edits = [edit if isinstance(edit, Edit) else Edit(edit) for edit in features]
+    steering = Steering(sae, edits, method, strength, unit, replaces)
+    return Intervention(steering, parse_location(location, stream), **more)
+
+
+def steer(model, *args, report=None, **more):
+    """A steered clone of the model; `report` hears the summaries."""
+    return host.steer(model, intervention(*args, **more), report or (lambda summary: None))
+
+
+def latent(height=8, width=8, batch=1, seed=1):
+    return torch.randn(batch, 16, height, width, generator=random_for(seed))
+
+
+def conditioning(seed=2, tokens=6, **more):
+    text = torch.randn(1, tokens, TEXT_WIDTH, generator=random_for(seed))
+    pooled = torch.randn(1, POOLED, generator=random_for(seed + 100))
+    return [[text, {"pooled_output": pooled, **more}]]
+
+
+def sample(model, positive=None, negative=None, cfg=1.0, steps=2, size=(8, 8), batch=1, sampler="euler", **more):
+    """Samples as KSampler does; the final latent."""
+    positive = positive or conditioning()
+    empty = torch.zeros(batch, 16, *size)
+    noise = comfy.sample.prepare_noise(empty, more.pop("seed", 7))
+    return comfy.sample.sample(
+        model, noise, steps, cfg, sampler, "simple", positive, negative or positive, empty, disable_pbar=True, **more
+    )
+
+
+def predict(model, x, sigma, text, pooled, **options):
+    """One call of a MODEL's prediction, with its wrappers, as sampling makes it."""
+    options = {"cond_or_uncond": [0], "wrappers": model.wrappers, **model.model_options["transformer_options"], **options}
+    return model.model.apply_model(x, torch.full((len(x),), sigma), None, text, None, options, y=pooled)
+
+
+def predict_diffusers(transformer, x, sigma, text, pooled):
+    """The same by diffusers: packed tokens in, velocity out, and the denoised latent from that. Even sizes only."""
+    batch, channels, height, width = x.shape
+    tokens = x.view(batch, channels, height // 2, 2, width // 2, 2).permute(0, 2, 4, 1, 3, 5).reshape(batch, -1, 64)
+    ids = torch.tensor([[0.0, row, column] for row in range(height // 2) for column in range(width // 2)])
+    velocity = transformer(
+        hidden_states=tokens,
+        encoder_hidden_states=text,
+        pooled_projections=pooled,
+        timestep=torch.full((batch,), sigma),
+        img_ids=ids,
+        txt_ids=torch.zeros(text.shape[1], 3),
+    ).sample
+    velocity = velocity.view(batch, height // 2, width // 2, channels, 2, 2).permute(0, 3, 1, 4, 2, 5)
+    return x - sigma * velocity.reshape(x.shape)
+
+
+def relative_difference(a, b):
+    return float((a - b).norm() / b.norm())
+
+
+def modules_with_hooks(model):
+    """Names of modules of a MODEL that carry a forward hook."""
+    modules = model.model.diffusion_model.named_modules()
+    return [name for name, module in modules if module._forward_hooks or module._forward_pre_hooks]

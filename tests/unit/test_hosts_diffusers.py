@@ -1,0 +1,354 @@
+"""The diffusers host against plain forward hooks that are written out here, on a tiny random FLUX."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from sae.edits import Edit
+from sae.hosts.diffusers import capture, depth_of, steer
+from sae.intervention import COND, UNCOND, Intervention, Moment, Schedule
+from sae.site import Depth, Site, parse_location
+from sae.steering import Steering
+from small_saes import dense_codes, dense_decode, dense_directions, small_sae
+
+flux = pytest.importorskip("diffusers.models.transformers.transformer_flux")
+
+WIDTH, CHANNELS, TEXT_WIDTH, POOLED = 16, 4, 10, 6
+DIRECTION = dense_directions("relu", WIDTH)[7]
+# One entry for each location and stream of design.md section 3
+ROWS = [
+    ("transformer_blocks.{}", "text"),
+    ("transformer_blocks.{}", "image"),
+    ("transformer_blocks.{}.update", "text"),
+    ("transformer_blocks.{}.update", "image"),
+    ("transformer_blocks.{}.attn", "image"),
+    ("transformer_blocks.{}.attn", "text"),
+    ("transformer_blocks.{}.ff", "image"),
+    ("transformer_blocks.{}.ff_context", "text"),
+    ("single_transformer_blocks.{}", "joint"),
+    ("single_transformer_blocks.{}", "text"),
+    ("single_transformer_blocks.{}", "image"),
+    ("single_transformer_blocks.{}.update", "joint"),
+    ("single_transformer_blocks.{}.update", "text"),
+    ("single_transformer_blocks.{}.update", "image"),
+    ("single_transformer_blocks.{}.attn", "joint"),
+    ("single_transformer_blocks.{}.attn", "text"),
+    ("single_transformer_blocks.{}.attn", "image"),
+]
+every_row = pytest.mark.parametrize(("location", "stream"), ROWS)
+Change = Callable[[Tensor, Tensor | None], Tensor]
+
+
+@pytest.fixture(scope="module")
+def model() -> nn.Module:
+    torch.manual_seed(7)
+    transformer = flux.FluxTransformer2DModel(
+        patch_size=1,
+        in_channels=CHANNELS,
+        num_layers=2,
+        num_single_layers=3,
+        attention_head_dim=8,
+        num_attention_heads=2,
+        joint_attention_dim=TEXT_WIDTH,
+        pooled_projection_dim=POOLED,
+        axes_dims_rope=(2, 2, 4),
+    )
+    for parameter in transformer.parameters():  # everything matters: no gate near zero
+        parameter.data += 0.2 * torch.randn_like(parameter)
+    return transformer.eval().requires_grad_(False)
+
+
+def inputs(batch: int = 1, text: int = 5, rows: int = 3, columns: int = 4, reference: int = 0) -> dict[str, Tensor]:
+    """Inputs of the transformer; `reference` rows of Kontext tokens, counted from 1, follow the main picture."""
+    random = torch.Generator().manual_seed(batch + 10 * text + rows)
+    grid = torch.cartesian_prod(torch.arange(1), torch.arange(rows), torch.arange(columns))
+    if reference:
+        grid = torch.cat([grid, torch.cartesian_prod(torch.ones(1), torch.arange(reference + 0.0), torch.arange(9.0))])
+    return {
+        "hidden_states": torch.randn((batch, len(grid), CHANNELS), generator=random),
+        "encoder_hidden_states": torch.randn((batch, text, TEXT_WIDTH), generator=random),
+        "pooled_projections": torch.randn((batch, POOLED), generator=random),
+        "timestep": torch.full((batch,), 0.75),
+        "img_ids": grid.float(),
+        "txt_ids": torch.zeros(text, 3),
+    }
+
+
+def predict(model: nn.Module, given: dict[str, Tensor]) -> Tensor:
+    return model(**given, return_dict=False)[0]
+
+
+def adding(location: str, stream: str = "auto", strength: float = 1.5, method: str = "add", **given) -> Intervention:
+    steering = Steering(small_sae("relu", WIDTH), [Edit(7, strength)], method, unit="raw")  # type: ignore[arg-type]
+    return Intervention(steering, parse_location(location, stream), **given)
+
+
+def add_delta(x: Tensor, before: Tensor | None) -> Tensor:
+    return x + 1.5 * DIRECTION
+
+
+def change_slice(tensor: Tensor, start: int, end: int, change: Change, before: Tensor | None = None) -> Tensor:
+    out = tensor.clone()
+    out[:, start:end] = change(tensor[:, start:end], None if before is None else before[:, start:end])
+    return out
+
+
+@contextmanager
+def plain_hooks(
+    model: nn.Module, site: Site, change: Change = add_delta, text: int = 5, image: int = 12
+) -> Iterator[None]:
+    """`change` on the right tuple index and slice of each module of the site, by nothing but register_forward_hook."""
+    start, end = {"text": (0, text), "image": (text, text + image), "joint": (0, text + image)}[site.stream]
+
+    def double_block(module, args, kwargs, output):
+        before = {"text": kwargs["encoder_hidden_states"], "image": kwargs["hidden_states"]}[site.stream]
+        place, length = (0, text) if site.stream == "text" else (1, image)
+        out = list(output)
+        out[place] = change_slice(output[place], 0, length, change, before)
+        return tuple(out)
+
+    def double_attention(module, args, kwargs, output):
+        first, second = output
+        if site.stream == "image":
+            return change_slice(first, 0, image, change), second
+        return first, change_slice(second, 0, text, change)
+
+    def feed_forward(module, args, kwargs, output):
+        return change_slice(output, 0, image if site.stream == "image" else text, change)
+
+    def single_block(module, args, kwargs, output):
+        before = torch.cat([kwargs["encoder_hidden_states"], kwargs["hidden_states"]], 1)
+        joined = change_slice(torch.cat(output, 1), start, end, change, before)
+        return joined[:, :text], joined[:, text:]
+
+    def single_attention(module, args, kwargs, output):
+        return change_slice(output, start, end, change)
+
+    handles = []
+    for block in site.blocks:
+        if site.kind == "double":
+            module = model.transformer_blocks[block]
+            found = {
+                "block": (module, double_block),
+                "update": (module, double_block),
+                "attn": (module.attn, double_attention),
+                "mlp": (module.ff if site.stream == "image" else module.ff_context, feed_forward),
+            }
+        else:
+            module = model.single_transformer_blocks[block]
+            found = {"block": (module, single_block), "update": (module, single_block)}
+            found["attn"] = (module.attn, single_attention)
+        where, hook = found[site.point]
+        handles.append(where.register_forward_hook(hook, with_kwargs=True))
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def hook_count(model: nn.Module) -> int:
+    return sum(len(module._forward_hooks) + len(module._forward_pre_hooks) for module in model.modules())
+
+
+def close(actual: Tensor, wanted: Tensor) -> None:
+    torch.testing.assert_close(actual, wanted, rtol=1e-5, atol=1e-5)
+
+
+@every_row
+@pytest.mark.parametrize(
+    ("given", "image"),
+    [
+        ({}, 12),
+        ({"batch": 2, "text": 8, "rows": 3, "columns": 5}, 15),
+        ({"text": 3, "rows": 1, "columns": 7, "reference": 2}, 7),
+    ],
+    ids=["plain", "batch 2, long text, odd grid", "reference latents"],
+)
+def test_steering_equals_a_plain_hook(model, location: str, stream: str, given: dict[str, int], image: int) -> None:
+    batch = inputs(**given)
+    before = predict(model, batch)
+    for blocks in ("0", "0-1"):
+        intervention = adding(location.format(blocks), stream)
+        with plain_hooks(model, intervention.site, text=given.get("text", 5), image=image):
+            wanted = predict(model, batch)
+        with steer(model, [intervention]) as record:
+            close(predict(model, batch), wanted)
+        assert (wanted - before).abs().max() > 1e-3
+        assert record.summary().steps == 1 and hook_count(model) == 0
+    assert torch.equal(predict(model, batch), before)
+
+
+@every_row
+def test_methods_that_read_get_the_right_activation(model, location: str, stream: str) -> None:
+    """Surgery reads every feature: x becomes its reconstruction, and at an update site output - input does."""
+    intervention = adding(location.format(1), stream, 0.0, "surgery")
+    update = intervention.site.point == "update"
+
+    def reconstruct(x: Tensor, before: Tensor | None) -> Tensor:
+        reads = x - before if update and before is not None else x
+        return x + dense_decode("relu", dense_codes("relu", reads), reads) - reads
+
+    batch = inputs(batch=2)
+    with plain_hooks(model, intervention.site, reconstruct):
+        wanted = predict(model, batch)
+    with steer(model, [intervention]):
+        torch.testing.assert_close(predict(model, batch), wanted, rtol=1e-4, atol=1e-4)
+
+
+@every_row
+def test_capture_shows_what_an_independent_hook_sees(model, location: str, stream: str) -> None:
+    site = parse_location(location.format("0-1"), stream)
+    expected, seen, moments = [], [], []
+
+    def watch(x: Tensor, before: Tensor | None) -> Tensor:
+        expected.append((x - before if site.point == "update" and before is not None else x).clone())
+        return x
+
+    def see(x: Tensor, moment: Moment) -> None:
+        seen.append(x.clone())
+        moments.append(moment)
+
+    batch = inputs(batch=2, reference=1)
+    before = predict(model, batch)
+    with plain_hooks(model, site, watch):
+        predict(model, batch)
+    with capture(model, site, see):
+        assert torch.equal(predict(model, batch), before)
+    assert len(seen) == len(expected) == 2
+    assert all(torch.equal(one, other) for one, other in zip(seen, expected, strict=True))
+    assert set(moments) == {Moment(0.75, (COND,), 5, 6, 8)}
+    assert hook_count(model) == 0
+
+
+def test_several_interventions_act_together(model) -> None:
+    parts = [adding("transformer_blocks.0.attn"), adding("transformer_blocks.0", "text"), adding("single_blocks.1-2")]
+    batch = inputs()
+    with plain_hooks(model, parts[0].site), plain_hooks(model, parts[1].site), plain_hooks(model, parts[2].site):
+        wanted = predict(model, batch)
+    with steer(model, parts) as record:
+        close(predict(model, batch), wanted)
+    assert len(record._notes) == 4
+
+
+@pytest.mark.parametrize("sides", [(COND, UNCOND), (UNCOND, COND)])
+def test_sides_steer_their_rows_only(model, sides: tuple[int, ...]) -> None:
+    batch = inputs(batch=4)
+    plain = predict(model, batch)
+    with steer(model, [adding("single_blocks.0")]):
+        both = predict(model, batch)
+    with steer(model, [adding("single_blocks.0", side="cond")], sides=sides):
+        steered = predict(model, batch)
+    cond = slice(0, 2) if sides[0] == COND else slice(2, 4)
+    uncond = slice(2, 4) if sides[0] == COND else slice(0, 2)
+    assert torch.equal(steered[uncond], plain[uncond])
+    close(steered[cond], both[cond])
+
+
+def test_the_schedule_reads_the_timestep(model) -> None:
+    batch = inputs()
+    plain = predict(model, batch)
+    for schedule, steered in [((0.0, 0.25), False), ((0.25, 1.0), True), ((0.2, 0.3), True), ((0.3, 1.0), False)]:
+        with steer(model, [adding("transformer_blocks.1", schedule=Schedule(*schedule))]) as record:
+            assert torch.equal(predict(model, batch), plain) != steered
+        assert record.summary().steps == int(steered)
+
+
+def test_a_mask_covers_the_main_pictures_tokens(model) -> None:
+    mask = torch.zeros(1, 48, 64)
+    mask[:, 16:32, 48:] = 1  # row 1, column 3 of 3 × 4 tokens
+    weights = torch.zeros(12, 1)
+    weights[7] = 1
+    batch = inputs(batch=2, reference=2)
+    intervention = adding("transformer_blocks.0.attn", mask=mask)
+    with plain_hooks(model, intervention.site, lambda x, before: x + weights * 1.5 * DIRECTION):
+        wanted = predict(model, batch)
+    with steer(model, [intervention]):
+        close(predict(model, batch), wanted)
+
+
+@every_row
+def test_zero_strength_is_bit_identical(model, location: str, stream: str) -> None:
+    batch = inputs(batch=2)
+    plain = predict(model, batch)
+    for method, strength in (("add", 0.0), ("scale", 1.0)):
+        with steer(model, [adding(location.format("0-1"), stream, strength, method)]) as record:
+            assert torch.equal(predict(model, batch), plain)
+        assert str(record.summary()) == "No step was steered."
+
+
+def test_hooks_are_gone_after_an_exception_in_mid_run(model) -> None:
+    batch = inputs()
+    plain = predict(model, batch)
+
+    def stop(x: Tensor, moment: Moment) -> None:
+        raise KeyboardInterrupt
+
+    parts = [adding("transformer_blocks.0-1.update"), adding("single_blocks.0-2.attn")]
+    with pytest.raises(KeyboardInterrupt), steer(model, parts), capture(model, parse_location("single_blocks.1"), stop):
+        assert hook_count(model) == 1 + 2 * 2 + 3 + 2
+        predict(model, batch)
+    assert hook_count(model) == 0
+    assert torch.equal(predict(model, batch), plain)
+
+
+def test_positional_arguments_and_batched_ids(model) -> None:
+    batch = inputs()
+    with steer(model, [adding("transformer_blocks.0")]):
+        wanted = predict(model, batch)
+        assert torch.equal(model(*batch.values(), return_dict=False)[0], wanted)
+        batch["img_ids"] = batch["img_ids"].unsqueeze(0)
+        assert torch.equal(predict(model, batch), wanted)
+
+
+def test_one_tensor_from_single_blocks_as_before_diffusers_0_35(model) -> None:
+    """An old single block gets and returns [text; image]; its hooks see one tensor."""
+
+    class Old(nn.Module):
+        def forward(self, hidden_states: Tensor, temb: Tensor | None = None) -> Tensor:
+            return hidden_states * 1.25
+
+    class OldFlux(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.transformer_blocks, self.single_transformer_blocks = nn.ModuleList(), nn.ModuleList([Old()])
+
+        def forward(self, hidden_states, encoder_hidden_states, timestep, img_ids, **rest):
+            return self.single_transformer_blocks[0](hidden_states=torch.cat([encoder_hidden_states, hidden_states], 1))
+
+    old, batch = OldFlux(), inputs(reference=1)
+    batch["hidden_states"], batch["encoder_hidden_states"] = torch.randn(1, 21, WIDTH), torch.randn(1, 5, WIDTH)
+    tokens = torch.cat([batch["encoder_hidden_states"], batch["hidden_states"]], 1)
+    for stream, (start, end) in {"text": (0, 5), "image": (5, 17), "joint": (0, 17)}.items():
+        with steer(old, [adding("single_transformer_blocks.0", stream)]):  # type: ignore[arg-type]
+            close(old(**batch), change_slice(tokens * 1.25, start, end, add_delta))
+        seen: list[Tensor] = []
+        with capture(old, parse_location("single_blocks.0.update", stream), lambda x, moment, to=seen: to.append(x)):  # type: ignore[arg-type]
+            old(**batch)
+        close(seen[0], 0.25 * tokens[:, start:end])
+
+
+def test_mistakes_are_told_before_anything_runs(model) -> None:
+    assert depth_of(model) == Depth(2, 3)
+    for location, message in [
+        (
+            "transformer_blocks.0-2",
+            "location: transformer_blocks.0-2 names block 2, but this model's double blocks are",
+        ),
+        ("single_blocks.3.attn", "location: single_transformer_blocks.3.attn names block 3, but this model's single"),
+    ]:
+        with pytest.raises(ValueError, match=message), steer(model, [adding(location)]):
+            raise KeyboardInterrupt
+        with pytest.raises(ValueError, match=message), capture(model, parse_location(location), lambda x, moment: None):
+            raise KeyboardInterrupt
+    assert hook_count(model) == 0
+    narrow = Intervention(Steering(small_sae("relu"), [Edit(7)]), parse_location("transformer_blocks.0"))
+    with pytest.raises(ValueError, match="activations of width 12, but this location has width 16"):
+        with steer(model, [narrow]):
+            predict(model, inputs())
+    assert hook_count(model) == 0
