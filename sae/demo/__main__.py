@@ -3,61 +3,125 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ..edits import FeatureList
-from ..features import feature_list, feature_table
+from ..autoencoder import SparseAutoencoder
+from ..features import RankedFeature, feature_list, feature_table
 from ..intervention import Intervention
+from ..site import resolve_site
 from ..steering import Steering
 from .files import TEXT_SAE, load_decoder, load_sae, load_transformer
 from .reader import read_pictures
-from .shapes import COLOURS, Prompt, held_out_prompts, parse_prompt
+from .shapes import Prompt, held_out_prompts, parse_prompt
 from .sheet import contact_sheet
 from .steer import STEPS, contrast, draw_steered, tally_prompt
 
-STRENGTHS = (0.5, 0.8, 1.0, 1.25)
-PICTURES = 5
-FEATURES = 6
+if TYPE_CHECKING:
+    from diffusers import FluxTransformer2DModel
+
+    from .latents import ShapesDecoder
+
+STRENGTHS = (0.5, 0.75, 1.0, 1.25)
 FIND_SEEDS = range(4)
 RANDOM_SEED = 0
 
 
+@dataclass(frozen=True)
+class Demo:
+    """The model, and what is steered from and to."""
+
+    transformer: FluxTransformer2DModel
+    decoder: ShapesDecoder
+    sae: SparseAutoencoder
+    found: Sequence[RankedFeature]
+    replaced: Sequence[RankedFeature]
+
+    def draw(
+        self,
+        prompts: Sequence[Prompt],
+        strength: float,
+        on_step: Callable[[float], None],
+        random_direction: int | None = None,
+    ) -> Tensor:
+        """Pictures (batch, 3, 128, 128)."""
+        steering = Steering(
+            self.sae, feature_list(self.found), "swap", strength, replaces=feature_list(self.replaced)
+        )
+        interventions = [Intervention(steering, resolve_site("auto", "auto", self.sae.site))]
+        seeds = range(100, 100 + len(prompts))
+        latents, _ = draw_steered(self.transformer, prompts, seeds, interventions, random_direction, on_step)
+        with torch.no_grad():
+            return self.decoder(latents)
+
+
 def main() -> None:
     given = _arguments()
-    transformer, decoder, sae = load_transformer(), load_decoder(), load_sae(TEXT_SAE)
-    site = sae.at_site()
-    positive, baseline = given.prompt, given.baseline
-    print(f"Shapes: {sum(p.numel() for p in transformer.parameters()) / 1e6:.1f} M parameters. {sae}.\n")
+    transformer, sae = load_transformer(), load_sae(TEXT_SAE)
+    print(f"Shapes is a FLUX with {sum(p.numel() for p in transformer.parameters()) / 1e6:.1f} million parameters.")
+    print(f"Its SAE {sae}")
+    with tqdm(total=2 * STEPS, desc="Finding features") as bar:
+        sides = (given.prompt, given.baseline)
+        tallies = [tally_prompt(transformer, sae, side, FIND_SEEDS, on_step=lambda _: bar.update()) for side in sides]
+    found, replaced = contrast(*tallies, given.count), contrast(*reversed(tallies), given.count)
+    print(feature_table(found, f"\nFire more for '{given.prompt}' than for '{given.baseline}':"))
+    print(feature_table(replaced, f"\nFire more for '{given.baseline}' than for '{given.prompt}':"), end="\n\n")
 
-    with _progress("finding features", 2 * STEPS) as advance:
-        tallies = [tally_prompt(transformer, sae, p, FIND_SEEDS, on_step=advance) for p in (positive, baseline)]
-    found, replaced = contrast(*tallies, FEATURES), contrast(*reversed(tallies), FEATURES)
-    print(feature_table(found, f"\nMore for '{positive}' than for '{baseline}':"))
-    print(feature_table(replaced, f"\nMore for '{baseline}' than for '{positive}':"))
+    prompts = [p for p in held_out_prompts() if p.colour == given.baseline.colour][:: given.every][: given.pictures]
+    demo = Demo(transformer, load_decoder(), sae, found, replaced)
+    columns = _draw_columns(demo, prompts)
+    _tell(columns, given.prompt.colour)
+    _save(columns, prompts, given.out, f"{given.baseline.colour}-to-{given.prompt.colour}.png")
 
-    prompts = [p for p in held_out_prompts() if p.colour == baseline.colour][:: given.every][:PICTURES]
-    seeds = range(100, 100 + len(prompts))
-    columns = [f"swap\nstrength {strength:g}" for strength in STRENGTHS]
-    names = ["unsteered", *columns, "random direction\nequal norm as 1"]
-    sheets = []
-    with _progress("drawing", STEPS * len(names)) as advance:
 
-        def draw(strength: float, random_direction: int | None = None) -> Tensor:
-            steering = Steering(sae, feature_list(found), "swap", strength, replaces=feature_list(replaced))
-            interventions = [Intervention(steering, site)] if strength else []
-            latents, _ = draw_steered(transformer, prompts, seeds, interventions, random_direction, advance)
-            with torch.no_grad():
-                return decoder(latents)
+def _draw_columns(demo: Demo, prompts: Sequence[Prompt]) -> dict[str, Tensor]:
+    """Caption -> pictures, all from prompts that training never saw and with the same seeds."""
+    columns = {}
+    with tqdm(total=(len(STRENGTHS) + 2) * STEPS, desc="Drawing") as bar:
 
-        sheets = [draw(0), *(draw(strength) for strength in STRENGTHS), draw(1.0, RANDOM_SEED)]
-    _tell(names, sheets, prompts, positive.colour)
-    _save(given.out, sheets, prompts, names, f"{baseline.colour}-to-{positive.colour}")
+        def step(sigma: float) -> None:
+            bar.update()
+
+        columns["unsteered"] = demo.draw(prompts, 0.0, step)
+        for strength in STRENGTHS:
+            columns[f"steered\nstrength {strength:g}"] = demo.draw(prompts, strength, step)
+        columns["random direction\nsame size as 1"] = demo.draw(prompts, 1.0, step, RANDOM_SEED)
+    return columns
+
+
+def _tell(columns: dict[str, Tensor], target: str | None) -> None:
+    before = read_pictures(columns["unsteered"])
+    print(f"\n{'':30} {target} now   shape, place, size, background as before")
+    for name, pictures in columns.items():
+        after = read_pictures(pictures)
+        changed = sum(picture.colour == target for picture in after)
+        kept = sum(one.with_colour("") == other.with_colour("") for one, other in zip(after, before, strict=True))
+        print(f"{name.replace(chr(10), ', '):30} {changed:>2} of {len(after):<6} {kept:>2} of {len(after)}")
+
+
+def _save(columns: dict[str, Tensor], prompts: Sequence[Prompt], folder: Path, name: str) -> None:
+    rows = list(torch.stack(list(columns.values()), dim=1))
+    folder.mkdir(parents=True, exist_ok=True)
+    captions = [str(prompt).replace(" ", "\n", 1) for prompt in prompts]
+    contact_sheet(rows, captions, list(columns)).save(folder / name)
+    print(f"\nThe pictures are in {folder / name}")
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--prompt", type=parse_prompt, default="blue square center big grey", help="steer to this")
+    parser.add_argument("--baseline", type=parse_prompt, default="red square center big grey", help="steer from this")
+    parser.add_argument("--count", type=int, default=8, help="features to take from each side at most")
+    parser.add_argument("--pictures", type=int, default=5, help="rows of the contact sheet")
+    parser.add_argument("--every", type=int, default=4, help="takes every so many of the held-out prompts")
+    parser.add_argument("--out", type=Path, default=Path("demo_output"))
+    return parser.parse_args()
 
 
 if __name__ == "__main__":

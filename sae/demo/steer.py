@@ -14,7 +14,7 @@ from ..hosts.diffusers import capture, tapped, window_of
 from ..hosts.diffusers import straight_percent_to_sigma as to_sigma
 from ..intervention import COND, ActiveIntervention, Intervention, Moment
 from ..record import SteeringRecord
-from ..site import Site
+from ..site import Site, resolve_site
 from .model import sample
 from .shapes import Prompt
 
@@ -34,10 +34,9 @@ def tally_prompt(
     on_step: OnStep | None = None,
 ) -> FeatureTally:
     """What fires at the SAE's site while the prompt is drawn from each seed."""
-    if sae.site is None:
-        raise ValueError(f"sae: {sae.name} does not tell its site; give it one with `at`.")
-    reader = FeatureReader(sae, sae.site, mask)
-    with capture(transformer, sae.site, reader):
+    site = resolve_site("auto", "auto", sae.site)
+    reader = FeatureReader(sae, site, mask)
+    with capture(transformer, site, reader):
         sample(transformer, [prompt] * len(seeds), seeds, STEPS, on_step)
     return reader.tally
 

@@ -1,0 +1,143 @@
+"""python -m sae.demo.evidence: measures steering on the Shapes model against its controls; writes docs/evidence.md.
+
+Features come from TopActivatingFeatures' way of finding them, with one prompt of each colour against one of another
+colour as baseline, and from nothing else. Pictures are judged by rule (reader.py), prompts are held out.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from .evidence_report import write_report
+from .files import SAE_NAMES, load_decoder, load_sae, load_transformer
+from .model import sample
+from .reader import read_pictures
+from .settings import BEST, SETTINGS, Case
+from .shapes import COLOURS, Prompt, held_out_prompts
+from .steer import STEPS, draw_steered, tally_prompt
+
+KEPT = ("shape", "place", "size", "background")
+FINDING = Prompt("red", "square", "center", "big", "grey")  # with each colour in turn
+FINDING_SEEDS = range(4)
+FIRST_SEED = 1000
+RANDOM_SEED = 7
+
+
+@dataclass
+class Score:
+    """Counts over pictures: the target's colour, each attribute as before, all of them, and both (strict)."""
+
+    pictures: int = 0
+    changed: int = 0
+    strict: int = 0
+    all_kept: int = 0
+    kept: dict[str, int] = field(default_factory=lambda: dict.fromkeys(KEPT, 0))
+    ratio: float = 0.0  # sum of the runs' mean ‖Δ‖/‖x‖
+    runs: int = 0
+
+    def add(self, before: Sequence[Prompt], after: Sequence[Prompt], target: str, ratio: float = 0.0) -> None:
+        """An attribute that cannot be read is not kept."""
+        for old, new in zip(before, after, strict=True):
+            same = [getattr(new, slot) is not None and getattr(old, slot) == getattr(new, slot) for slot in KEPT]
+            self.pictures += 1
+            self.changed += new.colour == target
+            self.all_kept += all(same)
+            self.strict += all(same) and new.colour == target
+            for slot, kept in zip(KEPT, same, strict=True):
+                self.kept[slot] += kept
+        self.ratio += ratio
+        self.runs += 1
+
+    def share(self, count: int) -> float:
+        return count / max(self.pictures, 1)
+
+
+@dataclass
+class Evidence:
+    """Everything the report tells."""
+
+    drawn: dict[str, float]  # share of unsteered pictures that show each attribute of their prompt
+    unsteered: Score  # how often the target's colour comes without steering, and what can be read at all
+    steered: dict[int, Score]
+    random: dict[int, Score]
+    by_colour: dict[str, Score]
+
+
+class Measurement:
+    def __init__(self, pictures: int) -> None:
+        self.transformer, self.decoder = load_transformer(), load_decoder()
+        self.saes = {name: load_sae(name) for name in SAE_NAMES}
+        self.pictures = pictures
+
+    def decode(self, latents: Tensor) -> Tensor:
+        with torch.no_grad():
+            return self.decoder(latents)
+
+    def run(self) -> Evidence:
+        tallies = {
+            (name, colour): tally_prompt(self.transformer, sae, FINDING.with_colour(colour), FINDING_SEEDS)
+            for name, sae in self.saes.items()
+            for colour in COLOURS
+        }
+        found = Evidence({}, Score(), defaultdict(Score), defaultdict(Score), defaultdict(Score))
+        right: dict[str, list[bool]] = defaultdict(list)
+        pairs = [(source, target) for source in COLOURS for target in COLOURS if source != target]
+        for number, (source, target) in enumerate(tqdm(pairs, desc="Colour changes")):
+            prompts = self._prompts(source, number)
+            seeds = range(FIRST_SEED + number * self.pictures, FIRST_SEED + number * self.pictures + len(prompts))
+            pictures = self.decode(sample(self.transformer, prompts, seeds, STEPS))
+            before = read_pictures(pictures)
+            for prompt, seen in zip(prompts, before, strict=True):
+                for slot in ("colour", *KEPT):
+                    right[slot].append(getattr(prompt, slot) == getattr(seen, slot))
+            found.unsteered.add(before, before, target)
+            self._compare(found, Case(self.saes, tallies, source, target, pictures), prompts, seeds, before)
+        found.drawn = {slot: sum(values) / len(values) for slot, values in right.items()}
+        return found
+
+    def _prompts(self, source: str, number: int) -> list[Prompt]:
+        """Other prompts for each change, spread over all held-out ones of the source's colour."""
+        known = [prompt for prompt in held_out_prompts() if prompt.colour == source]
+        return [known[(number * 5 + 7 * i) % len(known)] for i in range(self.pictures)]
+
+    def _compare(
+        self, found: Evidence, case: Case, prompts: Sequence[Prompt], seeds: Iterable[int], before: Sequence[Prompt]
+    ) -> None:
+        seeds = list(seeds)
+        for index, setting in enumerate(SETTINGS):
+            interventions = setting.make(case)
+            for scores, control in ((found.steered, None), (found.random, RANDOM_SEED + hash_of(case))):
+                latents, record = draw_steered(self.transformer, prompts, seeds, interventions, control)
+                after = read_pictures(self.decode(latents))
+                scores[index].add(before, after, case.target, record.summary().mean_ratio)
+                if index == BEST and control is None:
+                    found.by_colour[case.target].add(before, after, case.target)
+
+
+def hash_of(case: Case) -> int:
+    """Another random direction for each change of colour, the same in every run."""
+    names = list(COLOURS)
+    return names.index(case.source) * len(names) + names.index(case.target)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pictures", type=int, default=6, help="for each of the 30 changes of colour")
+    parser.add_argument("--out", type=Path, default=Path("docs/evidence.md"))
+    given = parser.parse_args()
+    evidence = Measurement(given.pictures).run()
+    given.out.parent.mkdir(exist_ok=True)
+    write_report(evidence, given.out)
+    print(f"Written: {given.out}")
+
+
+if __name__ == "__main__":
+    main()

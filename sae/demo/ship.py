@@ -1,0 +1,44 @@
+"""Puts trained weights into the pack: python -m sae.demo.ship --transformer FILE --decoder FILE --saes FOLDER.
+
+Everything is stored in half precision; the SAEs' statistics stay as they are.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from .files import DECODER, SAE_NAMES, TRANSFORMER, WEIGHTS
+
+
+def ship(transformer: Path, decoder: Path, saes: Path) -> None:
+    """Writes the state dicts (.pt) and the folders of SAE_NAMES into the pack's weights folder."""
+    WEIGHTS.mkdir(exist_ok=True)
+    for source, target in ((transformer, TRANSFORMER), (decoder, DECODER)):
+        _save_half(torch.load(source, map_location="cpu", weights_only=True), target)
+    for name in SAE_NAMES:
+        (WEIGHTS / name).mkdir(exist_ok=True)
+        _save_half(load_file(saes / name / "model.safetensors"), WEIGHTS / name / "model.safetensors")
+        for file in ("config.json", "model.stats.safetensors"):
+            shutil.copyfile(saes / name / file, WEIGHTS / name / file)
+
+
+def _save_half(tensors: dict[str, torch.Tensor], path: Path) -> None:
+    save_file({name: tensor.half().contiguous() for name, tensor in tensors.items()}, path)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--transformer", type=Path, required=True)
+    parser.add_argument("--decoder", type=Path, required=True)
+    parser.add_argument("--saes", type=Path, required=True, help="folder that train_saes wrote")
+    given = parser.parse_args()
+    ship(given.transformer, given.decoder, given.saes)
+
+
+if __name__ == "__main__":
+    main()
