@@ -8,10 +8,10 @@ from torch import Tensor
 from ..sae.autoencoder import SparseAutoencoder
 from ..sae.edits import FeatureList
 from ..sae.hosts import comfyui as host
-from ..sae.intervention import SIDES, Intervention, Schedule
+from ..sae.intervention import SIDES, Intervention, Schedule, Side
 from ..sae.record import RunSummary
 from ..sae.site import Depth, Site, resolve_site
-from ..sae.steering import METHODS, UNITS, Steering
+from ..sae.steering import METHODS, UNITS, Method, Steering, Unit
 from .messages import show_on_node
 from .sockets import CATEGORY, Sae, SaeFeatures, location_input, stream_input
 
@@ -80,8 +80,8 @@ class FluxActivationSteer(io.ComfyNode):
                     "apply_to",
                     options=list(SIDES),
                     default="both",
-                    tooltip="Side of guidance when CFG is above 1. With guidance g, cond alone moves the result g times "
-                    "as far. opposite: added to cond, taken from uncond.",
+                    tooltip="Side of guidance when CFG is above 1. With guidance g, cond alone moves the result g "
+                    "times as far. opposite: added to cond, taken from uncond.",
                 ),
                 io.Mask.Input(
                     "mask",
@@ -105,14 +105,14 @@ class FluxActivationSteer(io.ComfyNode):
         model: host.Model,
         sae: SparseAutoencoder,
         features: FeatureList,
-        method: str,
+        method: Method,
         strength: float,
-        unit: str,
+        unit: Unit,
         location: str,
         stream: str,
         start_percent: float,
         end_percent: float,
-        apply_to: str,
+        apply_to: Side,
         mask: Tensor | None = None,
         replaces: FeatureList | None = None,
     ) -> io.NodeOutput:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ..sae.demo.files import ATTENTION_SAE, IMAGE_SAE, TEXT_SAE, TRANSFORMER, load_decoder, load_sae
 from ..sae.demo.latents import encode_pictures
-from ..sae.demo.model import CONFIG, embed_prompts
+from ..sae.demo.model import POOLED_WIDTH, embed_prompts
 from ..sae.demo.shapes import SLOTS, parse_prompt
 from .sockets import CATEGORY, Sae
 
@@ -25,8 +25,8 @@ class LoadShapesDemo(io.ComfyNode):
             display_name="Load Shapes Demo",
             category=DEMO,
             description=(
-                "A very small real FLUX that draws coloured shapes, its decoder and SAEs for three of its places. It comes "
-                "with the pack, so steering can be tried at once. Draw at 128×128."
+                "A very small real FLUX that draws coloured shapes, its decoder and SAEs for three of its places. It "
+                "comes with the pack, so steering can be tried at once. Draw at 128×128."
             ),
             search_aliases=["shapes", "demo model", "tiny flux"],
             inputs=[],
@@ -64,7 +64,7 @@ class ShapesPrompt(io.ComfyNode):
 
     @classmethod
     def execute(cls, text: str) -> io.NodeOutput:
-        pooled = torch.zeros(1, CONFIG["pooled_projection_dim"])
+        pooled = torch.zeros(1, POOLED_WIDTH)
         return io.NodeOutput([[embed_prompts([parse_prompt(text)]), {"pooled_output": pooled}]])
 
 

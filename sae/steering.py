@@ -27,6 +27,7 @@ from torch import Tensor
 
 from .autoencoder import SparseAutoencoder
 from .edits import Edit
+from .weights import PartName
 
 Method = Literal["add", "set", "scale", "boost_if_active", "project_out", "surgery", "swap"]
 Unit = Literal["token_norm", "raw", "mean", "max"]
@@ -109,11 +110,11 @@ class Steering:
         return [self.strength * edit.strength for edit in self.edits]
 
     @property
-    def reads(self) -> frozenset[str]:
+    def reads(self) -> frozenset[PartName]:
         """The parts of the SAE that this method computes with; `add` and `project_out` need a few decoder rows only."""
-        if self.method == "surgery":
-            return frozenset({"encoder", "decoder"})
-        return frozenset() if self.method in ("add", "project_out") else frozenset({"encoder"})
+        if self.method in ("add", "project_out"):
+            return frozenset()
+        return frozenset(("encoder", "decoder") if self.method == "surgery" else ("encoder",))
 
     @property
     def changes_nothing(self) -> bool:

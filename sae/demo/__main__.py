@@ -1,4 +1,4 @@
-"""python -m sae.demo: finds the features of a Shapes prompt against a baseline, steers with them, shows the pictures."""
+"""python -m sae.demo: finds the features of a prompt against a baseline, steers with them, shows the pictures."""
 
 from __future__ import annotations
 
@@ -51,9 +51,7 @@ class Demo:
         random_direction: int | None = None,
     ) -> Tensor:
         """Pictures (batch, 3, 128, 128)."""
-        steering = Steering(
-            self.sae, feature_list(self.found), "swap", strength, replaces=feature_list(self.replaced)
-        )
+        steering = Steering(self.sae, feature_list(self.found), "swap", strength, replaces=feature_list(self.replaced))
         interventions = [Intervention(steering, resolve_site("auto", "auto", self.sae.site))]
         seeds = range(100, 100 + len(prompts))
         latents, _ = draw_steered(self.transformer, prompts, seeds, interventions, random_direction, on_step)
@@ -69,7 +67,8 @@ def main() -> None:
     with tqdm(total=2 * STEPS, desc="Finding features") as bar:
         sides = (given.prompt, given.baseline)
         tallies = [tally_prompt(transformer, sae, side, FIND_SEEDS, on_step=lambda _: bar.update()) for side in sides]
-    found, replaced = contrast(*tallies, given.count), contrast(*reversed(tallies), given.count)
+    here, there = tallies
+    found, replaced = contrast(here, there, given.count), contrast(there, here, given.count)
     print(feature_table(found, f"\nFire more for '{given.prompt}' than for '{given.baseline}':"))
     print(feature_table(replaced, f"\nFire more for '{given.baseline}' than for '{given.prompt}':"), end="\n\n")
 

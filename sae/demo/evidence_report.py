@@ -56,15 +56,16 @@ def _comparison(evidence: Evidence) -> str:
     lines = [
         "## Sites, methods, strengths",
         "",
-        "| site | steering | ‖Δ‖/‖x‖ | changed | shape | place | size | background | all kept | strict | random: changed "
-        "| random: strict |",
+        "| site | steering | ‖Δ‖/‖x‖ | changed | shape | place | size | background | all kept | strict "
+        "| random: changed | random: strict |",
         "|---|---|---|---|---|---|---|---|---|---|---|---|",
         f"| none | unsteered | 0 | {_row(evidence.unsteered)} | | |",
     ]
     for index, setting in enumerate(SETTINGS):
         score, control = evidence.steered[index], evidence.random[index]
         random = f"{control.share(control.changed):.0%} | {control.share(control.strict):.0%}"
-        lines.append(f"| {setting.site} | {setting.what} | {score.ratio / score.runs:.2f} | {_row(score)} | {random} |")
+        ratio = score.ratio / score.runs
+        lines.append(f"| {setting.site} | {setting.what} | {ratio:.2f} | {_row(score)} | {random} |")
     return "\n".join([*lines, ""])
 
 

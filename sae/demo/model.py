@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -12,14 +13,15 @@ from .shapes import SLOTS, WORDS, Prompt
 if TYPE_CHECKING:
     from diffusers import FluxTransformer2DModel
 
-CONFIG = {
+TEXT_WIDTH, POOLED_WIDTH = 64, 16
+CONFIG: dict[str, Any] = {
     "in_channels": 64,  # 16 latent channels, patches of 2×2
     "num_layers": 2,
     "num_single_layers": 4,
     "attention_head_dim": 128,
     "num_attention_heads": 1,
-    "joint_attention_dim": 64,
-    "pooled_projection_dim": 16,
+    "joint_attention_dim": TEXT_WIDTH,
+    "pooled_projection_dim": POOLED_WIDTH,
     "guidance_embeds": False,
     "axes_dims_rope": (16, 56, 56),
 }
@@ -32,10 +34,9 @@ WORD_SEED = 20
 def word_vectors() -> torch.Tensor:
     """Fixed embeddings (1 + words, 64): orthogonal rows of norm 8 (unit variance); row 0 says "not given"."""
     generator = torch.Generator().manual_seed(WORD_SEED)
-    width = CONFIG["joint_attention_dim"]
-    square = torch.randn(width, width, generator=generator, dtype=torch.float64)
+    square = torch.randn(TEXT_WIDTH, TEXT_WIDTH, generator=generator, dtype=torch.float64)
     basis, _ = torch.linalg.qr(square)
-    return (basis[: 1 + len(WORDS)] * width**0.5).float()
+    return (basis[: 1 + len(WORDS)] * TEXT_WIDTH**0.5).float()
 
 
 def embed_prompts(prompts: Sequence[Prompt]) -> torch.Tensor:
@@ -77,7 +78,7 @@ def predict(
     return transformer(
         hidden_states=tokens,
         encoder_hidden_states=text,
-        pooled_projections=tokens.new_zeros(tokens.shape[0], CONFIG["pooled_projection_dim"]),
+        pooled_projections=tokens.new_zeros(tokens.shape[0], POOLED_WIDTH),
         timestep=sigma,
         img_ids=position_ids().to(tokens.device),
         txt_ids=torch.zeros(text.shape[1], 3, device=tokens.device),
@@ -102,7 +103,7 @@ def sample(
     text = embed_prompts(prompts)
     tokens = pack(noise_for(seeds))
     sigmas = torch.linspace(1, 0, steps + 1)
-    for now, after in zip(sigmas[:-1], sigmas[1:], strict=True):
+    for now, after in pairwise(sigmas):
         if on_step is not None:
             on_step(float(now))
         velocity = predict(transformer, tokens, now.expand(len(prompts)), text)

@@ -52,9 +52,7 @@ class Case:
         here, there = self.tallies[name, self.target], self.tallies[name, self.source]
         gained, lost = feature_list(contrast(here, there, FEATURES)), feature_list(contrast(there, here, FEATURES))
         features, replaces = (lost, gained) if of_source else (gained, lost)
-        steering = Steering(
-            self.saes[name], features, method, strength, unit, replaces if method == "swap" else ()
-        )
+        steering = Steering(self.saes[name], features, method, strength, unit, replaces if method == "swap" else ())
         site = resolve_site("auto", "auto", self.saes[name].site)
         return Intervention(steering, site, mask=self.region() if region else None)
 

@@ -113,12 +113,21 @@ def draw(
     """
     count = len(prompts)
     jitter = torch.zeros(count, 3) if generator is None else torch.rand(count, 3, generator=generator) * 2 - 1
-    centre = torch.tensor([PLACES[p.place] for p in prompts]) + CENTRE_JITTER * jitter[:, :2]
-    radius = torch.tensor([SIZES[p.size] for p in prompts]) * (1 + RADIUS_JITTER * jitter[:, 2])
-    coverage = draw_coverage([p.shape for p in prompts], centre, radius, size)
-    colour = torch.tensor([COLOURS[p.colour] for p in prompts])[:, :, None, None]
-    background = torch.tensor([BACKGROUNDS[p.background] for p in prompts])[:, :, None, None]
+    words = [_full(prompt) for prompt in prompts]
+    centre = torch.tensor([PLACES[word["place"]] for word in words]) + CENTRE_JITTER * jitter[:, :2]
+    radius = torch.tensor([SIZES[word["size"]] for word in words]) * (1 + RADIUS_JITTER * jitter[:, 2])
+    coverage = draw_coverage([word["shape"] for word in words], centre, radius, size)
+    colour = torch.tensor([COLOURS[word["colour"]] for word in words])[:, :, None, None]
+    background = torch.tensor([BACKGROUNDS[word["background"]] for word in words])[:, :, None, None]
     return background + (colour - background) * coverage, coverage
+
+
+def _full(prompt: Prompt) -> dict[str, str]:
+    words = {slot: word for slot, word in zip(SLOTS, prompt.words, strict=True) if word is not None}
+    if len(words) < len(SLOTS):
+        missing = next(slot for slot in SLOTS if slot not in words)
+        raise ValueError(f"prompts: only full prompts can be drawn, but '{prompt}' names no {missing}.")
+    return words
 
 
 def draw_coverage(shapes: list[str], centre: torch.Tensor, radius: torch.Tensor, size: int) -> torch.Tensor:

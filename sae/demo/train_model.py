@@ -58,7 +58,7 @@ def flow_loss(
 def train_transformer(
     folder: Path, steps: int, start: Path | None = None, rate: float = 1e-3, batch: int = 64
 ) -> dict[str, torch.Tensor]:
-    """Returns the averaged weights; a checkpoint in `folder` is carried on, else weights in the file `start`."""
+    """Returns the averaged weights. Carries on a checkpoint in `folder`; else starts from weights in `start`."""
     torch.manual_seed(0)
     transformer = build_transformer().train()
     if start is not None:
@@ -135,7 +135,8 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     given.folder.mkdir(parents=True, exist_ok=True)
     if given.only != "decoder":
-        torch.save(train_transformer(given.folder, given.steps, given.start, given.rate), given.folder / "transformer.pt")
+        weights = train_transformer(given.folder, given.steps, given.start, given.rate)
+        torch.save(weights, given.folder / "transformer.pt")
     if given.only != "transformer":
         torch.save(train_decoder(given.decoder_steps).state_dict(), given.folder / "decoder.pt")
 

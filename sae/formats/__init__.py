@@ -32,7 +32,7 @@ def load(path: Path, name: str | None = None) -> SparseAutoencoder:
     if path.suffix != WEIGHT_SUFFIX:
         raise ValueError(f"{name}: a {path.suffix or 'file without suffix'} is not read; give a {WEIGHT_SUFFIX} file.")
     source = TensorFile(path, name)
-    configs = {family.CONFIG_NAME: _read_config(path.with_name(family.CONFIG_NAME), name) for family in FAMILIES}
+    configs = {family.CONFIG_NAME: _read_config(_config_path(path, family), name) for family in FAMILIES}
     _refuse_others(name, source.infos, list(configs.values()))
     family = _find_family(name, source.infos, configs)
     checkpoint = Checkpoint(path, name, source, configs[family.CONFIG_NAME])
@@ -42,6 +42,12 @@ def load(path: Path, name: str | None = None) -> SparseAutoencoder:
     sae = SparseAutoencoder(weights, name=own_name, site=site)
     sae.statistics = _read_statistics(path, sae)
     return sae
+
+
+def _config_path(path: Path, family: Family) -> Path:
+    """`<stem>.json` where several SAEs share a folder, else the family's own name for it."""
+    own = path.with_suffix(".json")
+    return own if own.is_file() else path.with_name(family.CONFIG_NAME)
 
 
 def _read_config(path: Path, name: str) -> Config | None:

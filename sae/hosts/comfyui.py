@@ -15,6 +15,7 @@ import comfy.model_management
 import comfy.model_patcher
 import comfy.sample
 import comfy.utils
+from comfy.model_patcher import ModelPatcher as Model
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor, nn
 
@@ -31,7 +32,6 @@ log = logging.getLogger(__name__)
 KEY = "sae_steering"
 COMPILE_KEY = "torch.compile"  # the key under which core's TorchCompileModel adds its APPLY_MODEL wrapper
 
-Model = comfy.model_patcher.ModelPatcher
 Report = Callable[[RunSummary], None]
 
 
@@ -181,7 +181,7 @@ def _manage_weights(model: Model, sae: SparseAutoencoder, parts: Sequence[PartNa
 
 
 def _patcher_of(sae: SparseAutoencoder, part: PartName) -> Model:
-    """The part's one ModelPatcher. It lives as long as the weights: ComfyUI takes a part that outlives it for a leak."""
+    """The part's one ModelPatcher, kept with the weights: ComfyUI takes a part that outlives it for a leak."""
     if part not in sae.weights.handles:
         devices = comfy.model_management.get_torch_device(), comfy.model_management.unet_offload_device()
         sae.weights.handles[part] = Model(sae.part(part), *devices)

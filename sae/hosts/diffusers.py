@@ -53,9 +53,7 @@ def steer(
 
 
 @contextmanager
-def capture(
-    transformer: FluxTransformer2DModel, site: Site, see: Callable[[Tensor, Moment], None]
-) -> Iterator[None]:
+def capture(transformer: FluxTransformer2DModel, site: Site, see: Callable[[Tensor, Moment], None]) -> Iterator[None]:
     """Shows `see` the tokens (batch, tokens, width) of a site at every call of the transformer."""
     with tapped(transformer, [Observer(site, see)], (COND,)):
         yield

@@ -33,8 +33,8 @@ def with_taps(options: dict[str, Any], transformer: nn.Module, taps: Sequence[Ta
     return {**options, "patches_replace": {**replaced, "dit": slots}}
 
 
-def _block_of(transformer: nn.Module, tap: Tap, block: int) -> nn.Module:
-    return (transformer.double_blocks if tap.site.kind == "double" else transformer.single_blocks)[block]  # type: ignore[operator,union-attr,index,return-value]
+def _block_of(transformer: Any, tap: Tap, block: int) -> nn.Module:
+    return (transformer.double_blocks if tap.site.kind == "double" else transformer.single_blocks)[block]
 
 
 def _compose(previous: Slot | None, tap: Tap, block: nn.Module, moment: Moment) -> Slot:

@@ -2,6 +2,7 @@
 
 import json
 import struct
+from pathlib import Path
 
 import pytest
 
@@ -12,13 +13,21 @@ from conftest_keys import INSIDE_SUMMARY
 collect_ignore = ["inside"]  # needs ComfyUI's own Python: test_inside.py runs it there
 
 
+COMFYUI = find_comfyui()
+
+
+def pytest_collection_modifyitems(items):
+    """One line a file where there is no ComfyUI, not one a test."""
+    if isinstance(COMFYUI, str):
+        for item in items:
+            if Path(__file__).parent in item.path.parents:
+                item.add_marker(pytest.mark.skip(reason=COMFYUI))
+
+
 @pytest.fixture(scope="session")
 def comfyui():
     """The ComfyUI installation."""
-    found = find_comfyui()
-    if isinstance(found, str):
-        pytest.skip(found)
-    return found
+    return COMFYUI
 
 
 @pytest.fixture(scope="session")

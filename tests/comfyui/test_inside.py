@@ -21,16 +21,15 @@ def test_everything_inside_comfyui(comfyui, request, tmp_path):
     command = [str(comfyui.python), "-m", "pytest", str(INSIDE), "-q", "--color=no", "--tb=short"]
     environment = {**os.environ, "COMFYUI_PATH": str(comfyui.root), "PYTHONIOENCODING": "utf-8"}
     environment.pop("PYTHONPATH", None)
-    result = subprocess.run(
-        command,
-        cwd=tmp_path,
-        env=environment,
-        capture_output=True,
-        text=True,
-        encoding="utf-8",
-        timeout=TIMEOUT_SECONDS,
+    process = subprocess.Popen(
+        command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf-8"
     )
-    lines = result.stdout.strip().splitlines()
+    try:
+        output = process.communicate(timeout=TIMEOUT_SECONDS)[0]
+    except subprocess.TimeoutExpired:
+        process.kill()
+        pytest.fail(f"not done after {TIMEOUT_SECONDS} s:\n{process.communicate()[0][-12000:]}", pytrace=False)
+    lines = output.strip().splitlines()
     request.config.stash[INSIDE_SUMMARY] = lines[-1] if lines else "no output"
-    if result.returncode:
-        pytest.fail(f"{result.stdout[-12000:]}\n{result.stderr[-4000:]}", pytrace=False)
+    if process.returncode:
+        pytest.fail(output[-16000:], pytrace=False)

@@ -10,6 +10,7 @@ import comfy.sd
 import pytest
 import torch
 from diffusers import FluxTransformer2DModel
+
 from sae_steering_pack.sae.autoencoder import Architecture, SparseAutoencoder
 from sae_steering_pack.sae.edits import Edit
 from sae_steering_pack.sae.hosts import comfyui as host
@@ -156,7 +157,12 @@ def sample(model, positive=None, negative=None, cfg=1.0, steps=2, size=(8, 8), b
 
 def predict(model, x, sigma, text, pooled, **options):
     """One call of a MODEL's prediction, with its wrappers, as sampling makes it."""
-    options = {"cond_or_uncond": [0], "wrappers": model.wrappers, **model.model_options["transformer_options"], **options}
+    options = {
+        "cond_or_uncond": [0],
+        "wrappers": model.wrappers,
+        **model.model_options["transformer_options"],
+        **options,
+    }
     return model.model.apply_model(x, torch.full((len(x),), sigma), None, text, None, options, y=pooled)
 
 

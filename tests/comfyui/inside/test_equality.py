@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from plain_hooks import hooked
 from sae_steering_pack.sae.edits import Edit
 from sae_steering_pack.sae.hosts import diffusers as diffusers_host

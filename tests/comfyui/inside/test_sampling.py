@@ -1,4 +1,4 @@
-"""Steering while ComfyUI's own samplers run: bit-identity, sides, sizes, precisions, schedules, Cancel, foreign patches."""
+"""Steering while ComfyUI's own samplers run: bit-identity, sides, sizes, precisions, schedules, Cancel, others."""
 
 from __future__ import annotations
 
@@ -37,7 +37,9 @@ def conditioning(text=5, seed=1, **extra):
     return [[torch.randn(1, text, 64, generator=random), {"pooled_output": pooled, **extra}]]
 
 
-def draw(model, height=6, width=8, batch=1, cfg=1.0, steps=3, sampler="euler", positive=None, negative=None, callback=None):
+def draw(
+    model, height=6, width=8, batch=1, cfg=1.0, steps=3, sampler="euler", positive=None, negative=None, callback=None
+):
     latent = torch.zeros(batch, 16, height, width)
     noise = torch.randn(latent.shape, generator=torch.Generator().manual_seed(9))
     positive, negative = positive or conditioning(), negative or conditioning(7, 2)
@@ -47,7 +49,9 @@ def draw(model, height=6, width=8, batch=1, cfg=1.0, steps=3, sampler="euler", p
     )  # fmt: skip
 
 
-def steer(model, sae, place=BLOCK, method="add", strength=0.5, unit="token_norm", reports=None, schedule=(0, 1), **bounds):
+def steer(
+    model, sae, place=BLOCK, method="add", strength=0.5, unit="token_norm", reports=None, schedule=(0, 1), **bounds
+):
     steering = Steering(sae, [Edit(3), Edit(11)], method, strength, unit)
     intervention = Intervention(steering, parse_location(*place), Schedule(*schedule), **bounds)
     return host.steer(model, intervention, (reports if reports is not None else []).append)

@@ -1,0 +1,100 @@
+"""python -m benchmarks: time per step steered against unsteered, and what loading an SAE for `add` takes."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+from sae.autoencoder import SparseAutoencoder
+from sae.demo.files import TEXT_SAE, load_sae, load_transformer
+from sae.demo.model import sample
+from sae.demo.shapes import Prompt
+from sae.demo.steer import draw_steered
+from sae.edits import Edit
+from sae.formats import load
+from sae.intervention import Intervention
+from sae.site import parse_location
+from sae.steering import Steering
+
+D_SAE, D_IN = 49_152, 3_072
+STEPS, ROUNDS, PICTURES = 8, 5, 16
+
+
+def resident_mb() -> float:
+    """Peak resident memory of this process in MB."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
+
+
+def time_steps(sae: SparseAutoencoder) -> None:
+    """Each round runs every way in turn, so that a busy machine is as unkind to one as to another."""
+    transformer, prompt = load_transformer(), Prompt("red", "square", "left", "big", "white")
+    prompts, seeds = [prompt] * PICTURES, range(PICTURES)
+    site = parse_location("transformer_blocks.0-1", "image")
+    edits = [Edit(1), Edit(2), Edit(3)]
+    ways = {
+        name: [Intervention(Steering(sae, edits, method, 0.1), site)] if method else []
+        for name, method in (("unsteered", None), ("add", "add"), ("scale", "scale"), ("surgery", "surgery"))
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    sample(transformer, prompts, seeds, STEPS)  # warm
+    for _ in range(ROUNDS):
+        for name, interventions in ways.items():
+            start = time.perf_counter()
+            draw_steered(transformer, prompts, seeds, interventions)
+            seconds[name].append((time.perf_counter() - start) / STEPS)
+    base = sorted(seconds["unsteered"])[ROUNDS // 2]
+    print(f"Time per step on Shapes, {PICTURES} pictures, 3 features at 2 blocks, {sae.d_sae} features of {sae.d_in}:")
+    for name, values in seconds.items():
+        middle = sorted(values)[ROUNDS // 2]
+        print(f"  {name:10} {middle * 1000:8.1f} ms   {middle / base:5.2f} × unsteered")
+
+
+def write_large(folder: Path) -> Path:
+    """A 49,152 × 3,072 SAE in the layout of the public FLUX SAEs."""
+    tensors = {
+        "bias": torch.zeros(D_IN),
+        "encoder.weight": torch.full((D_SAE, D_IN), 0.01),
+        "encoder.bias": torch.zeros(D_SAE),
+        "decoder.weight": torch.full((D_IN, D_SAE), 0.01),
+    }
+    save_file(tensors, folder / "model.safetensors")
+    (folder / "config.json").write_text(json.dumps({"features": D_IN, "pages": D_SAE, "k": 16, "sample": None}))
+    return folder / "model.safetensors"
+
+
+def measure_loading(folder: Path) -> None:
+    path = folder / "model.safetensors"
+    size, before, start = path.stat().st_size / 2**20, resident_mb(), time.perf_counter()
+    load(path).direction([5, 500, 40_000])
+    elapsed, grown = time.perf_counter() - start, resident_mb() - before
+    print(f"Loading for add: a file of {size:,.0f} MB, ready in {elapsed:.3f} s with {grown:.0f} MB more memory")
+    print(f"  {grown / size:.2%} of the file")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--measure-loading", type=Path, help=argparse.SUPPRESS)  # in a process of its own
+    given = parser.parse_args()
+    if given.measure_loading:
+        measure_loading(given.measure_loading)
+        return
+    time_steps(load_sae(TEXT_SAE))
+    with tempfile.TemporaryDirectory() as folder:
+        write_large(Path(folder))
+        # A fresh process: the peak of this one already holds the weights that were written.
+        import subprocess
+
+        subprocess.run([sys.executable, "-m", "benchmarks", "--measure-loading", folder], check=True)
+
+
+if __name__ == "__main__":
+    main()

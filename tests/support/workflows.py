@@ -1,0 +1,50 @@
+"""Example workflows as ComfyUI's frontend saves them, turned into prompts for its HTTP API."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from project_files import ROOT
+
+FOLDER = ROOT / "example_workflows"
+SEED_CONTROL = ("fixed", "increment", "decrement", "randomize")
+NOTES = ("MarkdownNote", "Note")
+
+
+def workflow_files() -> list[Path]:
+    return sorted(FOLDER.glob("*.json"))
+
+
+def read_workflow(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def to_prompt(workflow: dict[str, Any], object_info: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Widget values go to the inputs without a link, in the schema's order, as the frontend counts them."""
+    links = {link[0]: [str(link[1]), link[2]] for link in workflow["links"]}
+    prompt = {}
+    for node in workflow["nodes"]:
+        if node["type"] in NOTES:
+            continue
+        inputs = {slot["name"]: links[slot["link"]] for slot in node["inputs"] if slot["link"] is not None}
+        inputs |= _widgets(node, object_info[node["type"]])
+        prompt[str(node["id"])] = {"class_type": node["type"], "inputs": inputs}
+    return prompt
+
+
+def _widgets(node: dict[str, Any], info: dict[str, Any]) -> dict[str, Any]:
+    specs = {**info["input"].get("required", {}), **info["input"].get("optional", {})}
+    order = [name for group in ("required", "optional") for name in info["input_order"].get(group, [])]
+    values, found = list(node["widgets_values"]), {}
+    for name in order:
+        kind = specs[name][0]
+        if not (isinstance(kind, list) or kind in ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO")):
+            continue
+        found[name] = values.pop(0)
+        if kind == "INT" and values and values[0] in SEED_CONTROL:
+            values.pop(0)
+    if values:
+        raise ValueError(f"{node['type']}: {len(values)} widget values too many: {values}")
+    return found
