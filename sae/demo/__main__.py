@@ -18,7 +18,8 @@ from ..intervention import Intervention
 from ..site import resolve_site
 from ..steering import Steering
 from .files import TEXT_SAE, load_decoder, load_sae, load_transformer
-from .reader import read_pictures
+from .judge import kept_attributes
+from .reader import measure_pictures
 from .shapes import Prompt, held_out_prompts, parse_prompt
 from .sheet import contact_sheet
 from .steer import STEPS, contrast, draw_steered, tally_prompt
@@ -95,13 +96,13 @@ def _draw_columns(demo: Demo, prompts: Sequence[Prompt]) -> dict[str, Tensor]:
 
 
 def _tell(columns: dict[str, Tensor], target: str | None) -> None:
-    before = read_pictures(columns["unsteered"])
-    print(f"\n{'':30} {target} now   shape, place, size, background as before")
+    before = measure_pictures(columns["unsteered"])
+    print(f"\n{'':32} {target} now   shape, place, size, background as before")
     for name, pictures in columns.items():
-        after = read_pictures(pictures)
-        changed = sum(picture.colour == target for picture in after)
-        kept = sum(one.with_colour("") == other.with_colour("") for one, other in zip(after, before, strict=True))
-        print(f"{name.replace(chr(10), ', '):30} {changed:>2} of {len(after):<6} {kept:>2} of {len(after)}")
+        after = measure_pictures(pictures)
+        changed = sum(picture.colour == target for picture in after.prompts)
+        kept = sum(all(same.values()) for same in kept_attributes(before, after))
+        print(f"{name.replace(chr(10), ', '):32} {changed:>2} of {len(pictures):<6} {kept:>2} of {len(pictures)}")
 
 
 def _save(columns: dict[str, Tensor], prompts: Sequence[Prompt], folder: Path, name: str) -> None:

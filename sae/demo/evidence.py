@@ -19,12 +19,12 @@ from tqdm import tqdm
 from .evidence_report import write_report
 from .files import SAE_NAMES, load_decoder, load_sae, load_transformer
 from .model import sample
-from .reader import read_pictures
+from .judge import KEPT, kept_attributes
+from .reader import Readings, measure_pictures
 from .settings import BEST, SETTINGS, Case
 from .shapes import COLOURS, Prompt, held_out_prompts
 from .steer import STEPS, draw_steered, tally_prompt
 
-KEPT = ("shape", "place", "size", "background")
 FINDING = Prompt("red", "square", "center", "big", "grey")  # with each colour in turn
 FINDING_SEEDS = range(4)
 FIRST_SEED = 1000
@@ -43,15 +43,14 @@ class Score:
     ratio: float = 0.0  # sum of the runs' mean ‖Δ‖/‖x‖
     runs: int = 0
 
-    def add(self, before: Sequence[Prompt], after: Sequence[Prompt], target: str, ratio: float = 0.0) -> None:
-        """An attribute that cannot be read is not kept."""
-        for old, new in zip(before, after, strict=True):
-            same = [getattr(new, slot) is not None and getattr(old, slot) == getattr(new, slot) for slot in KEPT]
+    def add(self, before: Readings, after: Readings, target: str, ratio: float = 0.0) -> None:
+        for picture, same in zip(after.prompts, kept_attributes(before, after), strict=True):
+            all_kept = all(same.values())
             self.pictures += 1
-            self.changed += new.colour == target
-            self.all_kept += all(same)
-            self.strict += all(same) and new.colour == target
-            for slot, kept in zip(KEPT, same, strict=True):
+            self.changed += picture.colour == target
+            self.all_kept += all_kept
+            self.strict += all_kept and picture.colour == target
+            for slot, kept in same.items():
                 self.kept[slot] += kept
         self.ratio += ratio
         self.runs += 1
@@ -94,8 +93,8 @@ class Measurement:
             prompts = self._prompts(source, number)
             seeds = range(FIRST_SEED + number * self.pictures, FIRST_SEED + number * self.pictures + len(prompts))
             pictures = self.decode(sample(self.transformer, prompts, seeds, STEPS))
-            before = read_pictures(pictures)
-            for prompt, seen in zip(prompts, before, strict=True):
+            before = measure_pictures(pictures)
+            for prompt, seen in zip(prompts, before.prompts, strict=True):
                 for slot in ("colour", *KEPT):
                     right[slot].append(getattr(prompt, slot) == getattr(seen, slot))
             found.unsteered.add(before, before, target)
@@ -109,14 +108,14 @@ class Measurement:
         return [known[(number * 5 + 7 * i) % len(known)] for i in range(self.pictures)]
 
     def _compare(
-        self, found: Evidence, case: Case, prompts: Sequence[Prompt], seeds: Iterable[int], before: Sequence[Prompt]
+        self, found: Evidence, case: Case, prompts: Sequence[Prompt], seeds: Iterable[int], before: Readings
     ) -> None:
         seeds = list(seeds)
         for index, setting in enumerate(SETTINGS):
             interventions = setting.make(case)
             for scores, control in ((found.steered, None), (found.random, RANDOM_SEED + hash_of(case))):
                 latents, record = draw_steered(self.transformer, prompts, seeds, interventions, control)
-                after = read_pictures(self.decode(latents))
+                after = measure_pictures(self.decode(latents))
                 scores[index].add(before, after, case.target, record.summary().mean_ratio)
                 if index == BEST and control is None:
                     found.by_colour[case.target].add(before, after, case.target)

@@ -19,8 +19,9 @@ Made by `make evidence`; every number below was measured by that command, on the
 prompt "<target> square center big grey" against the baseline "<source> square center big grey", four seeds, eight
 steps, ranked by difference of the mean, at most {features} features, and nothing else. They then steer pictures of
 prompts that training never saw and that have the source's colour ({pictures} pictures a row: 30 changes of colour).
-A rule-based reader judges each picture. *changed*: the shape has the target's colour. *kept*: shape, place, size or
-background reads the same as in the unsteered picture of the same prompt and seed; what cannot be read is not kept.
+A rule-based reader judges each picture. *changed*: the shape has the target's colour. *kept*: place, size and
+background read the same as in the unsteered picture of the same prompt and seed, and the shape's outline overlaps the
+unsteered one's by at least 0.85 (intersection over union; a circle and a square of one area reach 0.84).
 *strict*: changed, and all four kept. The random control moves every token exactly as far as the steering does, but
 along one random direction. ‖Δ‖/‖x‖ is the mean over tokens and steps. "On the shape" restricts the steering to a mask
 of the unsteered picture's shape; everything else acts on every token of its stream.

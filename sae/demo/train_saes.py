@@ -37,7 +37,7 @@ SITES: dict[str, Site] = {
     "shapes-transformer_blocks.1-image": parse_location("transformer_blocks.1", "image"),
 }
 TRAINING_SEED, FRESH_SEED = 1, 2
-FRESH_TOKENS = 100_000
+FRESH_TOKENS = 50_000
 BUFFER_TOKENS = 65_536
 CHUNK = 4096
 REPORT_EVERY = 250

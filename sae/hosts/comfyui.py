@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from ..autoencoder import SparseAutoencoder
 from ..intervention import COND, Intervention, Moment, Schedule, SigmaWindow
 from ..record import RunSummary, SteeringRecord
+from ..region import PATCH
 from ..site import Depth, Site
 from ..taps import Observer, Tap
 from ..weights import PartName
@@ -41,7 +42,9 @@ def transformer_of(model: Model) -> nn.Module:
     name = type(transformer).__name__
     if "nunchaku" in (type(transformer).__module__ + name).lower():
         raise ValueError("model: it is a nunchaku FLUX, which ignores patches; load FLUX with core's UNETLoader.")
-    if not all(hasattr(transformer, part) for part in ("double_blocks", "single_blocks", "hidden_size")):
+    parts = ("double_blocks", "single_blocks", "hidden_size", "patch_size")
+    # HunyuanVideo has these parts too, but its patches have three sides and its tokens lie otherwise.
+    if not all(hasattr(transformer, part) for part in parts) or not isinstance(transformer.patch_size, int):
         raise ValueError(f"model: it is a {name}, but steering works inside FLUX models only; connect a FLUX model.")
     return transformer
 
@@ -66,11 +69,18 @@ def host_warnings(model: Model) -> list[str]:
     """Known ways in which a MODEL may leave patches out."""
     found = []
     transformer = transformer_of(model)
-    if "forward_orig" in vars(transformer) or any("forward_orig" in key for key in model.object_patches):
+    if _has_foreign_forward(model, transformer):
         found.append("Another node replaced this model's forward pass; it may leave steering out.")
     if any("cache" in str(key).lower() for key in model.model_options.get("transformer_options", {})):
         found.append("A step cache is active on this model; the steps that it skips are not steered.")
     return found
+
+
+def _has_foreign_forward(model: Model, transformer: nn.Module) -> bool:
+    """Whether somebody replaced `forward_orig`: on the class, on the instance or by an object patch."""
+    own = getattr(getattr(type(transformer), "forward_orig", None), "__module__", "comfy.")
+    patched = any("forward_orig" in key for key in model.object_patches)
+    return patched or "forward_orig" in vars(transformer) or not own.startswith("comfy.")
 
 
 def steer(model: Model, intervention: Intervention, report: Report) -> Model:
@@ -155,19 +165,23 @@ def _wrap(model: Model, token: object, open_tap: Callable[[_Run], Tap], report: 
         tap = options.get(KEY, {}).get(token)
         if tap is None:  # called outside a sampling run
             tap = open_tap(_Run(SteeringRecord(), base.model_sampling))
-        options = with_taps(options, base.diffusion_model, [tap], _moment(x, t, c_crossattn, options))
+        moment = _moment(x, t, c_crossattn, options, base.diffusion_model.patch_size)
+        options = with_taps(options, base.diffusion_model, [tap], moment)
         if COMPILE_KEY in options.get("wrappers", {}).get(WrappersMP.APPLY_MODEL, {}):
-            kwargs[KEY] = True  # compiled models have no guard on transformer_options; one more keyword is noticed
+            # Compiled models have no guard on transformer_options; a keyword that names the slots in use is noticed.
+            kwargs[KEY] = str(sorted(options["patches_replace"]["dit"]))
         return executor(x, t, c_concat, c_crossattn, control, options, **kwargs)
 
     model.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, run_sampling)
     model.add_wrapper_with_key(WrappersMP.APPLY_MODEL, KEY, apply_model)
 
 
-def _moment(x: Tensor, t: Tensor, context: Tensor | None, options: dict[str, Any]) -> Moment:
+def _moment(x: Tensor, t: Tensor, context: Tensor | None, options: dict[str, Any], patch: int) -> Moment:
+    """A Moment counts in cells of half a token; `patch` is the latent cells of a token: 2 in FLUX.1, 1 in FLUX.2."""
+    height, width = (-(-side * PATCH // patch) for side in x.shape[-2:])
     sides = tuple(options.get("cond_or_uncond") or (COND,))
     text_tokens = 0 if context is None else context.shape[1]
-    return Moment(float(t.flatten()[0]), sides, text_tokens, x.shape[-2], x.shape[-1])
+    return Moment(float(t.flatten()[0]), sides, text_tokens, height, width)
 
 
 def _manage_weights(model: Model, sae: SparseAutoencoder, parts: Sequence[PartName]) -> None:

@@ -17,7 +17,7 @@ from comfy_install import ComfyInstall
 from project_files import ROOT, project_files, relative
 
 PACK_FOLDER = "sae steering-pack test"
-START_SECONDS = 300
+START_SECONDS = 600
 
 
 @dataclass(frozen=True)

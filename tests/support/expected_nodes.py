@@ -7,13 +7,17 @@ INPUTS = {
         "model sae positive latent_image seed steps count rank_by location stream baseline mask".split()
     ),
     "FluxActivationSteer": (
-        "model sae features method strength unit location stream start_percent end_percent apply_to mask".split()
+        "model sae features method strength unit location stream start_percent end_percent apply_to mask replaces".split()
     ),
+    "LoadShapesDemo": [],
+    "ShapesPrompt": ["text"],
 }
 OUTPUTS = {
     "LoadSAE": ["SAE"],
     "SAEFeature": ["SAE_FEATURES"],
     "TopActivatingFeatures": ["SAE_FEATURES", "STRING", "IMAGE"],
     "FluxActivationSteer": ["MODEL"],
+    "LoadShapesDemo": ["MODEL", "VAE", "SAE", "SAE", "SAE"],
+    "ShapesPrompt": ["CONDITIONING"],
 }
-NODE_IDS = {*INPUTS, "LoadShapesDemo", "ShapesPrompt"}
+NODE_IDS = set(INPUTS)

@@ -9,6 +9,7 @@ import comfy.sample
 import comfy.sd
 import pytest
 import torch
+from comfy_api.latest import io
 from diffusers import FluxTransformer2DModel
 
 from sae_steering_pack.sae.autoencoder import Architecture, SparseAutoencoder
@@ -18,6 +19,7 @@ from sae_steering_pack.sae.intervention import Intervention
 from sae_steering_pack.sae.site import parse_location
 from sae_steering_pack.sae.steering import Steering
 
+LATENT_SCALE, LATENT_SHIFT = 0.3611, 0.1159  # of FLUX's latents outside and inside the model
 WIDTH, TEXT_WIDTH, POOLED, D_SAE = 128, 64, 16, 48
 CONFIG = {
     "in_channels": 64,
@@ -97,19 +99,18 @@ def no_gradients():
 def sae_tensors(width=WIDTH):
     random = random_for(9)
     return {
-        "encoder": torch.randn(D_SAE, width, generator=random) * 0.3,
-        "encoder_bias": torch.randn(D_SAE, generator=random) * 0.3,
+        "encoder": torch.randn(D_SAE, width, generator=random) * 0.1,
+        "encoder_bias": torch.randn(D_SAE, generator=random) * 0.3 + 1,
         "decoder": torch.randn(D_SAE, width, generator=random) * 0.1,
         "input_bias": torch.randn(width, generator=random) * 0.1,
         "output_bias": torch.randn(width, generator=random) * 0.1,
     }
 
 
-def make_sae(width=WIDTH, site=None, statistics=None, architecture=None):
-    architecture = architecture or Architecture("relu")
-    return SparseAutoencoder.from_tensors(
-        sae_tensors(width), architecture, name="tiny", site=site, statistics=statistics
-    )
+def make_sae(width=WIDTH, k=None, **more):
+    """A ReLU SAE, or a TopK one; `more`: name, site and statistics."""
+    architecture = Architecture("relu") if k is None else Architecture("topk", k=k)
+    return SparseAutoencoder.from_tensors(sae_tensors(width), architecture, **{"name": "tiny", **more})
 
 
 @pytest.fixture
@@ -146,13 +147,38 @@ def conditioning(seed=2, tokens=6, **more):
 
 
 def sample(model, positive=None, negative=None, cfg=1.0, steps=2, size=(8, 8), batch=1, sampler="euler", **more):
-    """Samples as KSampler does; the final latent."""
+    """Samples as KSampler does; the final latent. `more`: seed, callback."""
     positive = positive or conditioning()
     empty = torch.zeros(batch, 16, *size)
-    noise = comfy.sample.prepare_noise(empty, more.pop("seed", 7))
+    seed = more.pop("seed", 7)
+    noise = comfy.sample.prepare_noise(empty, seed)
     return comfy.sample.sample(
-        model, noise, steps, cfg, sampler, "simple", positive, negative or positive, empty, disable_pbar=True, **more
-    )
+        model, noise, steps, cfg, sampler, "simple", positive, negative or positive, empty,
+        disable_pbar=True, seed=seed, **more,
+    )  # fmt: skip
+
+
+class Watch:
+    """Keeps the image tokens (batch, tokens, width) that enter a block of a MODEL, call by call."""
+
+    def __init__(self, kind="double", block=1):
+        self.tokens = []
+        self.slot = (f"{kind}_block", block)
+
+    def on(self, model):
+        watched = model.clone()
+        watched.set_model_patch_replace(self._keep, "dit", *self.slot)
+        return watched
+
+    def _keep(self, args, extra):
+        self.tokens.append(args["img"].clone())  # the block writes into it
+        return extra["original_block"](args)
+
+
+def run_node(node, **inputs):
+    """Executes a node class as ComfyUI does; the NodeOutput."""
+    prepared = node.PREPARE_CLASS_CLONE({"hidden_inputs": {io.Hidden.unique_id: "17"}})
+    return prepared.EXECUTE_NORMALIZED(**inputs)
 
 
 def predict(model, x, sigma, text, pooled, **options):
@@ -183,11 +209,22 @@ def predict_diffusers(transformer, x, sigma, text, pooled):
     return x - sigma * velocity.reshape(x.shape)
 
 
+def sample_diffusers(transformer, positive, steps=2, size=(8, 8), seed=7):
+    """Euler steps from sigma 1 to 0; the latent as ComfyUI hands it over."""
+    text, extra = positive[0]
+    x = torch.randn((1, 16, *size), generator=torch.manual_seed(seed))
+    sigmas = torch.linspace(1, 0, steps + 1).tolist()
+    for now, after in zip(sigmas[:-1], sigmas[1:], strict=True):
+        denoised = predict_diffusers(transformer, x, now, text, extra["pooled_output"])
+        x = x + (after - now) * (x - denoised) / now
+    return x / LATENT_SCALE + LATENT_SHIFT
+
+
 def relative_difference(a, b):
     return float((a - b).norm() / b.norm())
 
 
 def modules_with_hooks(model):
-    """Names of modules of a MODEL that carry a forward hook."""
-    modules = model.model.diffusion_model.named_modules()
+    """Names of the modules of a MODEL that carry a forward hook."""
+    modules = model.model.named_modules()
     return [name for name, module in modules if module._forward_hooks or module._forward_pre_hooks]

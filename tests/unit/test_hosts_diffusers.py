@@ -131,20 +131,13 @@ def plain_hooks(
 
     handles = []
     for block in site.blocks:
-        if site.kind == "double":
-            module = model.transformer_blocks[block]
-            found = {
-                "block": (module, double_block),
-                "update": (module, double_block),
-                "attn": (module.attn, double_attention),
-                "mlp": (module.ff if site.stream == "image" else module.ff_context, feed_forward),
-            }
-        else:
-            module = model.single_transformer_blocks[block]
-            found = {"block": (module, single_block), "update": (module, single_block)}
-            found["attn"] = (module.attn, single_attention)
-        where, hook = found[site.point]
-        handles.append(where.register_forward_hook(hook, with_kwargs=True))
+        stack = model.transformer_blocks if site.kind == "double" else model.single_transformer_blocks
+        module, block_hook = stack[block], double_block if site.kind == "double" else single_block
+        if site.point == "attn":
+            module, block_hook = module.attn, double_attention if site.kind == "double" else single_attention
+        if site.point == "mlp":
+            module, block_hook = module.ff if site.stream == "image" else module.ff_context, feed_forward
+        handles.append(module.register_forward_hook(block_hook, with_kwargs=True))
     try:
         yield
     finally:

@@ -1,102 +1,81 @@
-"""Steering while ComfyUI's own samplers run: bit-identity, sides, sizes, precisions, schedules, Cancel, others."""
-
-from __future__ import annotations
+"""Steering while ComfyUI's own samplers run: bit-identity, sides, schedules, regions, precisions, Cancel."""
 
 import comfy.model_management
-import comfy.sample
 import pytest
 import torch
 from comfy.patcher_extension import WrappersMP
 
-from flux_pair import WIDTH, make_model, make_transformer
-from sae_steering_pack.sae.autoencoder import Architecture, SparseAutoencoder
-from sae_steering_pack.sae.edits import Edit
 from sae_steering_pack.sae.hosts import comfyui as host
-from sae_steering_pack.sae.intervention import Intervention, Schedule
-from sae_steering_pack.sae.site import parse_location
-from sae_steering_pack.sae.steering import Steering
+from sae_steering_pack.sae.intervention import Schedule
+from tiny_flux import (
+    Watch,
+    conditioning,
+    intervention,
+    make_sae,
+    modules_with_hooks,
+    predict,
+    relative_difference,
+    sae_tensors,
+    sample,
+    steer,
+)
 
 BLOCK = ("transformer_blocks.0", "image")
 ATTENTION = ("transformer_blocks.1.attn", "image")
+JOINT = ("single_transformer_blocks.0.attn", "joint")
 
 
-@pytest.fixture(scope="module")
-def model():
-    return make_model(make_transformer(), torch.float32)
+def inputs_of(model):
+    """What must not change on a MODEL."""
+    wrappers = {kind: {key: list(found) for key, found in keyed.items()} for kind, keyed in model.wrappers.items()}
+    return repr(model.model_options), wrappers, dict(model.object_patches), dict(model.additional_models)
 
 
-@pytest.fixture(scope="module")
-def sae():
-    encoder = torch.randn(16, WIDTH, generator=torch.Generator().manual_seed(5))
-    return SparseAutoencoder.from_tensors({"encoder": encoder, "decoder": encoder / 16}, Architecture("topk", k=8))
-
-
-def conditioning(text=5, seed=1, **extra):
-    random = torch.Generator().manual_seed(seed)
-    pooled = torch.randn(1, 16, generator=random)
-    return [[torch.randn(1, text, 64, generator=random), {"pooled_output": pooled, **extra}]]
-
-
-def draw(
-    model, height=6, width=8, batch=1, cfg=1.0, steps=3, sampler="euler", positive=None, negative=None, callback=None
-):
-    latent = torch.zeros(batch, 16, height, width)
-    noise = torch.randn(latent.shape, generator=torch.Generator().manual_seed(9))
-    positive, negative = positive or conditioning(), negative or conditioning(7, 2)
-    return comfy.sample.sample(
-        model, noise, steps, cfg, sampler, "simple", positive, negative, latent,
-        callback=callback, disable_pbar=True, seed=4,
-    )  # fmt: skip
-
-
-def steer(
-    model, sae, place=BLOCK, method="add", strength=0.5, unit="token_norm", reports=None, schedule=(0, 1), **bounds
-):
-    steering = Steering(sae, [Edit(3), Edit(11)], method, strength, unit)
-    intervention = Intervention(steering, parse_location(*place), Schedule(*schedule), **bounds)
-    return host.steer(model, intervention, (reports if reports is not None else []).append)
-
-
-def hooks_in(model):
-    return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.model.modules())
-
-
-@pytest.mark.parametrize("place", [BLOCK, ATTENTION, ("single_transformer_blocks.0.attn", "joint")])
+@pytest.mark.parametrize("place", [BLOCK, ATTENTION, JOINT], ids=lambda place: place[0])
 @pytest.mark.parametrize(("method", "strength"), [("add", 0.0), ("scale", 1.0), ("project_out", 0.0)])
-def test_zero_strength_is_bit_identical_and_says_so(model, sae, place, method, strength):
+def test_no_strength_gives_the_unsteered_latent_bit_for_bit_and_says_so(model, sae, place, method, strength):
     reports = []
-    steered = draw(steer(model, sae, place, method, strength, reports=reports))
-    assert torch.equal(steered, draw(model))
+    steered = sample(steer(model, sae, *place, method, strength, report=reports.append))
+    assert torch.equal(steered, sample(model))
     assert [report.steps for report in reports] == [0]
 
 
 def test_a_steered_run_leaves_nothing_behind(model, sae):
-    before, options = draw(model), repr(model.model_options)
-    reports = []
-    steered_model = steer(model, sae, ATTENTION, "set", 3.0, reports=reports)
-    steered = draw(steered_model)
+    before, untouched, reports = sample(model), inputs_of(model), []
+    steered_model = steer(model, sae, *ATTENTION, method="set", strength=9.0, unit="raw", report=reports.append)
+    steered = sample(steered_model)
     assert not torch.equal(steered, before)
-    assert torch.equal(draw(steered_model), steered)  # twice the same
-    assert torch.equal(draw(model), before)
-    assert repr(model.model_options) == options and not model.wrappers and not model.additional_models
-    assert hooks_in(model) == 0
-    assert [report.steps for report in reports] == [3, 3] and reports[0].mean_ratio > 0
+    assert torch.equal(sample(steered_model), steered)  # the same seed twice
+    assert torch.equal(sample(model), before)
+    assert inputs_of(model) == untouched
+    assert modules_with_hooks(model) == []
+    assert [report.steps for report in reports] == [2, 2]
+    assert reports[0] == reports[1] and 0 < reports[0].mean_ratio <= reports[0].max_ratio
 
 
-def test_two_branches_do_not_touch_each_other_and_chained_nodes_both_act(model, sae):
-    one, other = steer(model, sae, BLOCK), steer(model, sae, ATTENTION, strength=0.3)
-    alone = draw(one), draw(other)
-    assert torch.equal(draw(one), alone[0]) and torch.equal(draw(other), alone[1])
-    both = draw(steer(one, sae, ATTENTION, strength=0.3))
-    assert torch.equal(draw(one), alone[0])
-    assert not torch.equal(both, alone[0]) and not torch.equal(both, alone[1])
-    assert torch.equal(both, draw(steer(other, sae, BLOCK)))  # different places: the order does not matter
+def test_two_branches_do_not_touch_each_other(model, sae):
+    one, other = steer(model, sae, *BLOCK), steer(model, sae, *ATTENTION, strength=0.3)
+    alone = sample(one), sample(other)
+    assert not torch.equal(*alone)
+    assert torch.equal(sample(one), alone[0]) and torch.equal(sample(other), alone[1])
 
 
-@pytest.mark.parametrize("steps", [3])
+def test_chained_nodes_both_act_and_each_reports_its_own(model, sae):
+    reports = [], []
+    one = steer(model, sae, *BLOCK, strength=0.3, features=[3], report=reports[0].append)
+    alone = sample(one)
+    both = sample(steer(one, sae, *BLOCK, strength=0.3, features=[5], report=reports[1].append))
+    assert torch.equal(sample(one), alone) and not torch.equal(both, alone)
+    assert [len(reports[0]), len(reports[1])] == [3, 1]
+    # In raw units edits add up, so that two nodes equal one with both features.
+    raw = {"strength": 5.0, "unit": "raw"}
+    chained = sample(steer(steer(model, sae, *BLOCK, features=[3], **raw), sae, *BLOCK, features=[5], **raw))
+    assert relative_difference(chained, sample(steer(model, sae, *BLOCK, features=[3, 5], **raw))) < 1e-5
+
+
 @pytest.mark.parametrize("sampler", ["euler", "heun", "dpmpp_2s_ancestral"])
-def test_half_of_the_schedule_goes_by_sigma(model, sae, sampler, steps):
-    """The shift is 1, so the sigmas of three steps are 1, 2/3 and 1/3; second-order samplers call at more of them."""
+def test_schedules_go_by_sigma_and_not_by_calls(model, sae, sampler):
+    """The schedule has no shift: of three steps the sigmas are 1, 2/3 and 1/3; second-order samplers call at more."""
     seen, reports = [], []
 
     def watch(executor, x, t, *args, **kwargs):
@@ -105,184 +84,163 @@ def test_half_of_the_schedule_goes_by_sigma(model, sae, sampler, steps):
 
     watched = model.clone()
     watched.add_wrapper_with_key(WrappersMP.APPLY_MODEL, "watch", watch)
-    draw(steer(watched, sae, reports=reports, schedule=(0.0, 0.5)), steps=steps, sampler=sampler)
-    assert reports[0].steps == len({sigma for sigma in seen if sigma > 0.5})
-    draw(steer(watched, sae, reports=reports, schedule=(0.5, 1.0)), steps=steps, sampler=sampler)
-    assert reports[1].steps == len({sigma for sigma in seen if sigma <= 0.5})
+    for start, end in ((0.0, 0.5), (0.5, 1.0), (1.0, 1.0)):
+        sample(steer(watched, sae, *BLOCK, schedule=Schedule(start, end), report=reports.append), sampler=sampler, steps=3)
+    early = {sigma for sigma in seen if sigma > 0.5}
+    late = set(seen) - early
+    assert [report.steps for report in reports] == [len(early), len(late), 0]
+    assert len(seen) / 3 >= (3 if sampler == "euler" else 5)
 
 
-class Rows:
-    """Keeps what leaves the steered block, by side of guidance, and says where it differs from the unsteered run."""
+def test_half_of_a_run_continues_as_unsteered(model, sae):
+    """Steering from the half on leaves the first step as it was: its denoised picture is the unsteered one."""
+    seen = {}
 
-    def __init__(self):
-        self.calls = []
+    def see(name):
+        return lambda step, denoised, x, steps: seen.setdefault(name, []).append(denoised)
 
-    def on(self, model):
-        watched = model.clone()
-
-        def keep(args, extra):
-            sides = args["transformer_options"]["cond_or_uncond"]
-            parts = args["img"].clone().chunk(len(sides))  # before the block writes into it
-            self.calls.append(dict(zip(sides, parts, strict=True)))
-            return extra["original_block"](args)
-
-        watched.set_model_patch_replace(keep, "dit", "double_block", 1)  # the block after the steered one
-        return watched
+    sample(model, callback=see("plain"), steps=4)
+    sample(steer(model, sae, *BLOCK, schedule=Schedule(0.5, 1.0)), callback=see("late"), steps=4)
+    equal = [torch.equal(a, b) for a, b in zip(seen["plain"], seen["late"], strict=True)]
+    assert equal == [True, True, False, False]
 
 
-@pytest.mark.parametrize("text", [5, 7], ids=["one call for both sides", "a call for each side"])
-@pytest.mark.parametrize(("side", "changed"), [("both", {0, 1}), ("cond", {0}), ("uncond", {1}), ("opposite", {0, 1})])
-def test_sides_of_guidance(model, sae, side, changed, text):
-    plain, steered = Rows(), Rows()
-    run = {"batch": 2, "cfg": 3.0, "steps": 1, "negative": conditioning(text, 2)}
-    draw(plain.on(model), **run)
-    draw(steer(steered.on(model), sae, side=side), **run)
-    shifts = {}
-    for before, after in zip(plain.calls, steered.calls, strict=True):
-        shifts |= {number: (after[number] - before[number]) for number in before}
-    assert {number for number, shift in shifts.items() if float(shift.abs().max()) > 0} == changed
-    base = {number: value for call in plain.calls for number, value in call.items()}
-    directions = sae.direction([3, 11])
-    units = (directions / directions.norm(dim=1, keepdim=True)).sum(0)
-    for number in changed:
-        sign = -1 if side == "opposite" and number == 1 else 1
-        expected = sign * 0.5 * base[number].norm(dim=-1, keepdim=True) * units
-        assert torch.allclose(shifts[number], expected, rtol=1e-4, atol=1e-4)
+@pytest.mark.parametrize("tokens", [6, 9], ids=["one call for both sides", "texts of two lengths"])
+@pytest.mark.parametrize("side", ["both", "cond", "uncond", "opposite"])
+def test_sides_of_guidance(model, sae, side, tokens):
+    """One Euler step gives the denoised latent, where CFG is u + g (c - u); c and u are sampled alone, without CFG."""
+    guidance, positive, negative = 3.0, conditioning(2), conditioning(4, tokens)
+    run = {"steps": 1, "batch": 2, "size": (6, 8)}
+    on_cond, on_uncond = {"both": (1, 1), "cond": (1, 0), "uncond": (0, 1), "opposite": (1, -1)}[side]
+
+    def alone(prompt, sign):
+        return sample(steer(model, sae, *BLOCK, strength=0.4 * sign), prompt, **run)
+
+    cond, uncond = alone(positive, on_cond), alone(negative, on_uncond)
+    steered = sample(steer(model, sae, *BLOCK, strength=0.4, side=side), positive, negative, guidance, **run)
+    assert relative_difference(steered, uncond + guidance * (cond - uncond)) < 1e-5
+    assert relative_difference(steered, sample(model, positive, negative, guidance, **run)) > 1e-2
 
 
-@pytest.mark.parametrize(("height", "width"), [(7, 5), (6, 9)])
-def test_odd_sizes_and_a_mask_of_ones(model, sae, height, width):
-    ones = torch.ones(1, height * 8, width * 8)
-    whole = draw(steer(model, sae), height, width)
-    assert whole.shape[-2:] == (height, width)
-    assert torch.equal(draw(steer(model, sae, mask=ones), height, width), whole)
-    assert torch.equal(draw(steer(model, sae, mask=0 * ones), height, width), draw(model, height, width))
+@pytest.mark.parametrize("size", [(17, 13), (6, 9)], ids=str)
+def test_odd_sizes(model, sae, size):
+    """Odd latents are padded to whole tokens; a mask of ones is no mask, a mask of zeros no steering."""
+    ones = torch.ones(1, size[0] * 8, size[1] * 8)
+    whole = sample(steer(model, sae, *BLOCK), size=size)
+    assert whole.shape[-2:] == size and relative_difference(whole, sample(model, size=size)) > 1e-2
+    assert torch.equal(sample(steer(model, sae, *BLOCK, mask=ones), size=size), whole)
+    assert torch.equal(sample(steer(model, sae, *BLOCK, mask=0 * ones), size=size), sample(model, size=size))
 
 
-def test_a_region_steers_its_own_tokens_only(model, sae):
-    """5 × 7 latent cells are 3 × 4 tokens; the left half of the picture is the columns 0 and 1 (and 3/4 of a cell)."""
+def shift_after(model, steered, watch=Watch, **run):
+    """What steering added to the tokens that enter the watched block in the first call, (batch, tokens, width)."""
+    plain, changed = watch(), watch()
+    sample(plain.on(model), steps=1, **run)
+    sample(changed.on(steered), steps=1, **run)
+    return plain.tokens[0], changed.tokens[0] - plain.tokens[0]
+
+
+@pytest.mark.parametrize(("place", "text"), [(BLOCK, 0), (("single_transformer_blocks.0", "image"), 6)], ids=["double", "single"])
+def test_a_region_steers_its_own_tokens_and_by_its_weights(model, sae, place, text):
+    """5 × 7 latent cells are 3 × 4 tokens. The mask is 1 on the two columns at the left and 0.5 on the third."""
     mask = torch.zeros(1, 40, 56)
-    mask[:, :, :32] = 1
-    plain, steered = Rows(), Rows()
-    draw(plain.on(model), 5, 7, steps=1)
-    draw(steer(steered.on(model), sae, mask=mask), 5, 7, steps=1)
-    shift = (steered.calls[0][0] - plain.calls[0][0]).abs().amax(-1).view(3, 4)
-    assert (shift[:, :2] > 0).all() and (shift[:, 2:] == 0).all()
+    mask[:, :, :32], mask[:, :, 32:48] = 1, 0.5
+    steered = steer(model, sae, *place, strength=0.2, mask=mask)
+    before, shift = shift_after(model, steered, lambda: Watch(place[0].split("_")[0].replace("transformer", "double")), size=(5, 7))
+    before, shift = before[:, text:], shift[:, text:]
+    share = (shift.norm(dim=-1) / before.norm(dim=-1)).view(3, 4)
+    assert torch.allclose(share, torch.tensor([0.2, 0.2, 0.1, 0.0]).expand(3, 4), atol=1e-5)
 
 
-def test_reference_latents_stay_as_they_are(model, sae):
-    reference = torch.randn(1, 16, 4, 4, generator=torch.Generator().manual_seed(3))
-    positive = conditioning(reference_latents=[reference])
-    plain, steered = Rows(), Rows()
-    draw(plain.on(model), steps=1, positive=positive)
-    draw(steer(steered.on(model), sae), steps=1, positive=positive)
-    shift = (steered.calls[0][0] - plain.calls[0][0]).abs().amax(-1)[0]
-    assert shift.shape == (12 + 4,)
-    assert (shift[:12] > 0).all() and (shift[12:] == 0).all()
+def test_each_picture_of_a_batch_has_its_own_mask(model, sae):
+    mask = torch.stack([torch.ones(64, 64), torch.zeros(64, 64)])
+    _, shift = shift_after(model, steer(model, sae, *BLOCK, mask=mask), batch=2)
+    assert (shift[0].norm(dim=-1) > 0).all() and (shift[1] == 0).all()
+
+
+@pytest.mark.parametrize("place", [BLOCK, ("single_transformer_blocks.0", "joint")], ids=["double", "single"])
+def test_reference_latents_stay_as_they_are(model, sae, place):
+    """6 text tokens, 16 of the picture, 4 of the reference."""
+    positive = conditioning(reference_latents=[torch.randn(1, 16, 4, 4, generator=torch.Generator().manual_seed(3))])
+    kind = "double" if place == BLOCK else "single"
+    _, shift = shift_after(model, steer(model, sae, *place), lambda: Watch(kind), positive=positive)
+    changed = (shift[0].norm(dim=-1) > 0).tolist()
+    assert changed == [True] * 16 + [False] * 4 if kind == "double" else [True] * 22 + [False] * 4
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_half_precision(sae, dtype):
-    half = make_model(make_transformer(), dtype)
+def test_half_precision(load_flux, model, sae, dtype):
+    """Steering moves the latent as in fp32, and rounding is told where it eats the delta."""
+    half, reports = load_flux(dtype), []
     half.set_model_compute_dtype(dtype)
-    full = make_model(make_transformer(), torch.float32)
-    reports = []
-    shift = draw(steer(half, sae, reports=reports)) - draw(half)
-    expected = draw(steer(full, sae)) - draw(full)
-    assert float((shift - expected).norm() / expected.norm()) < (0.02 if dtype == torch.float16 else 0.15)
-    assert reports[0].kept > 0.9 and not [w for w in reports[0].warnings if "rounded" in w]
-    draw(steer(half, sae, strength=1e-5, reports=reports))
-    assert [w for w in reports[1].warnings if "rounded" in w]
+    watch = Watch()
+    assert sample(watch.on(half)).isfinite().all() and watch.tokens[0].dtype == dtype
+    tokens, shift = shift_after(half, steer(half, sae, *BLOCK, strength=0.3, report=reports.append))
+    unit = sae_tensors()["decoder"][3] / sae_tensors()["decoder"][3].norm()
+    expected = 0.3 * tokens.float().norm(dim=-1, keepdim=True) * unit
+    assert relative_difference(shift.float(), expected) < (0.002 if dtype == torch.float16 else 0.015)
+    assert reports[0].kept > 0.9 and reports[0].warnings == []
+    sample(steer(half, sae, *BLOCK, strength=1e-5, report=reports.append))
+    assert reports[1].kept < 0.5 and "rounded away" in reports[1].warnings[0]
 
 
-@pytest.mark.parametrize("cancel", [False, True], ids=["exception", "Cancel"])
-def test_a_broken_run_leaves_the_model_as_it_was(model, sae, cancel):
-    before, reports = draw(model), []
+@pytest.mark.parametrize("kind", ["exception", "Cancel", "exception inside a block"])
+def test_a_broken_run_leaves_the_model_as_it_was(model, sae, kind):
+    before, untouched, reports = sample(model), inputs_of(model), []
+
+    def fail(args, extra):
+        extra["original_block"](args)
+        raise RuntimeError("no memory")
 
     def stop(step, *args):
-        if step == 1 and not cancel:
-            raise RuntimeError("the card is on fire")
-        comfy.model_management.interrupt_current_processing(step == 1)
+        if step == 1 and kind == "exception":
+            raise RuntimeError("no disk")
+        comfy.model_management.interrupt_current_processing(step == 1 and kind == "Cancel")
 
-    expected = comfy.model_management.InterruptProcessingException if cancel else RuntimeError
-    with pytest.raises(expected):
-        draw(steer(model, sae, ATTENTION, reports=reports), steps=6, callback=stop)
-    comfy.model_management.interrupt_current_processing(False)
-    assert hooks_in(model) == 0
-    assert [report.steps for report in reports] == [2]
-    assert torch.equal(draw(model), before)
-
-
-@pytest.mark.parametrize("place", [BLOCK, ("transformer_blocks.0.attn", "image")])
-@pytest.mark.parametrize("ours_first", [True, False])
-def test_a_foreign_patch_in_the_same_slot_runs_with_ours(model, sae, place, ours_first):
-    def foreign(args, extra):
-        out = extra["original_block"](args)
-        return {**out, "txt": out["txt"] * 1.5}
-
-    def with_foreign(given):
-        patched = given.clone()
-        patched.set_model_patch_replace(foreign, "dit", "double_block", 0)
-        return patched
-
-    foreign_alone, ours_alone = draw(with_foreign(model)), draw(steer(model, sae, place))
-    both = draw(with_foreign(steer(model, sae, place)) if ours_first else steer(with_foreign(model), sae, place))
-    # Ours changes the picture's tokens, the other one the text's: neither order matters, and both must show.
-    assert torch.equal(both, draw(steer(with_foreign(model), sae, place)))
-    assert not torch.equal(both, foreign_alone) and not torch.equal(both, ours_alone)
+    steered = steer(model, sae, *ATTENTION, report=reports.append)
+    if kind == "exception inside a block":
+        steered.set_model_patch_replace(fail, "dit", "double_block", 1)
+    try:
+        with pytest.raises((RuntimeError, comfy.model_management.InterruptProcessingException)):
+            sample(steered, steps=6, callback=stop)
+    finally:
+        comfy.model_management.interrupt_current_processing(False)
+    assert modules_with_hooks(model) == []
+    assert inputs_of(model) == untouched
+    assert [report.steps for report in reports] == [1 if kind == "exception inside a block" else 2]
+    assert torch.equal(sample(model), before)
 
 
-def test_a_patch_that_returns_its_arguments_skips_the_block_but_not_the_steering(model, sae):
-    skipped = model.clone()
-    skipped.set_model_patch_replace(lambda args, extra: args, "dit", "double_block", 0)
+def test_the_report_tells_steps_and_size(model, sae):
     reports = []
-    steered = draw(steer(skipped, sae, reports=reports))
-    assert reports[0].steps == 3 and not torch.equal(steered, draw(skipped))
+    sample(steer(model, sae, *BLOCK, strength=0.25, report=reports.append), steps=3)
+    sample(steer(model, sae, *BLOCK, strength=0.8, report=reports.append), steps=1)
+    assert reports[0].steps == 3
+    assert reports[0].mean_ratio == pytest.approx(0.25, rel=1e-4) == reports[0].max_ratio
+    assert str(reports[0]) == "Steered 3 steps; mean ‖Δ‖/‖x‖ 0.25, largest 0.25."
+    assert str(reports[1]).startswith("Steered 1 step;") and "destroys the activation" in reports[1].warnings[0]
 
 
-def test_the_sae_is_loaded_by_comfyui_once_and_only_where_it_is_read(model, sae):
-    assert steer(model, sae).get_nested_additional_models() == []
-    reads = steer(model, sae, method="set", unit="raw")
-    again = steer(reads, sae, ATTENTION, method="scale")
-    assert [patcher.model for patcher in again.get_nested_additional_models()] == [sae.part("encoder")]
-    both = steer(reads, sae, method="surgery").get_nested_additional_models()
-    assert {id(patcher.model) for patcher in both} == {id(sae.part("encoder")), id(sae.part("decoder"))}
-    draw(again)
-    loaded = [entry.real_model() for entry in comfy.model_management.current_loaded_models]
-    assert sum(module is sae.part("encoder") for module in loaded) == 1
+def test_both_sides_of_guidance_count_as_one_step(model, sae):
+    reports = []
+    run = {"positive": conditioning(2), "cfg": 2.0, "steps": 3}
+    for tokens in (6, 9):
+        sample(steer(model, sae, *BLOCK, report=reports.append), negative=conditioning(4, tokens), **run)
+    assert [report.steps for report in reports] == [3, 3]
 
 
-def test_steering_added_and_changed_after_a_compiled_run_still_acts(model, sae):
-    from comfy_api.torch_helpers import set_torch_compile_wrapper
-
-    compiled = model.clone()
-    set_torch_compile_wrapper(compiled, backend="eager")
-    plain = draw(compiled)
-    weak, strong = draw(steer(compiled, sae, strength=0.1)), draw(steer(compiled, sae, strength=0.5))
-    assert not torch.equal(weak, plain) and not torch.equal(strong, weak)
-    assert torch.allclose(strong, draw(steer(model, sae, strength=0.5)), atol=1e-4)
-    assert torch.allclose(draw(compiled), plain, atol=1e-5)
+def test_a_call_outside_of_sampling_is_steered_too(model, sae):
+    """As nodes do that call the model themselves."""
+    text, extra = conditioning()[0]
+    x = torch.randn(1, 16, 8, 8)
+    given = (x, 0.7, text, extra["pooled_output"])
+    assert relative_difference(predict(steer(model, sae, *BLOCK), *given), predict(model, *given)) > 1e-2
 
 
-def test_models_that_cannot_be_steered_are_told(model, sae):
-    narrow = SparseAutoencoder.from_tensors(
-        {"encoder": torch.randn(16, 64), "decoder": torch.randn(16, 64)}, Architecture("relu"), name="narrow"
-    )
-    with pytest.raises(ValueError, match=r"sae: narrow was trained on activations of width 64.*width 128"):
-        steer(model, narrow)
-    with pytest.raises(ValueError, match=r"location: transformer_blocks.2 names block 2, but .* 0 to 1"):
-        steer(model, sae, ("transformer_blocks.2", "image"))
-    other = model.clone()
-    other.add_object_patch("diffusion_model", torch.nn.Linear(2, 2))
-    with pytest.raises(ValueError, match="model: it is a Linear, but steering works inside FLUX"):
-        steer(other, sae)
-
-
-def test_known_hindrances_are_named(model):
-    cached = model.clone()
-    cached.model_options["transformer_options"]["easycache"] = object()
-    assert "step cache" in host.host_warnings(cached)[0]
-    assert host.host_warnings(model) == []
-    replaced = model.clone()
-    replaced.add_object_patch("diffusion_model.forward_orig", lambda *args: None)
-    assert "forward pass" in host.host_warnings(replaced)[0]
+def test_observing_changes_nothing_and_sees_every_call(model):
+    seen = []
+    topk = make_sae(k=8)
+    site = intervention(topk, "single_transformer_blocks.1", "joint").site
+    observed = host.observe(model, site, lambda x, moment: seen.append((x.shape, moment.sigma)), topk)
+    assert torch.equal(sample(observed, size=(5, 8)), sample(model, size=(5, 8)))
+    assert seen == [((1, 6 + 12, 128), 1.0), ((1, 6 + 12, 128), 0.5)]

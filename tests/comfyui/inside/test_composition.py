@@ -1,0 +1,205 @@
+"""Steering beside what other nodes do to the same model, and models that cannot be steered."""
+
+import pytest
+import torch
+from comfy.patcher_extension import WrappersMP
+from comfy_api.torch_helpers import set_torch_compile_wrapper
+
+from sae_steering_pack.sae.hosts import comfyui as host
+from sae_steering_pack.sae.hosts.flux_blocks import with_taps
+from sae_steering_pack.sae.intervention import Moment
+from sae_steering_pack.sae.record import SteeringRecord
+from tiny_flux import intervention, make_sae, relative_difference, sae_tensors, sample, steer
+
+PLACES = [
+    ("transformer_blocks.0", "image"),
+    ("transformer_blocks.0.update", "image"),
+    ("transformer_blocks.0.attn", "image"),
+    ("transformer_blocks.0.ff", "image"),
+    ("single_transformer_blocks.0", "image"),
+    ("single_transformer_blocks.0.attn", "image"),
+]
+each_place = pytest.mark.parametrize("place", PLACES, ids=lambda place: place[0])
+
+
+def louder(args, extra):
+    """Another node's patch: half as much again of what a block adds to its text (double) or of all (single)."""
+    key = "txt" if "txt" in args else "img"
+    before = args[key].clone()
+    out = extra["original_block"](args)
+    return {**out, key: before + 1.5 * (out[key] - before)}
+
+
+def patched(model, place, patch=louder):
+    changed = model.clone()
+    changed.set_model_patch_replace(patch, "dit", "single_block" if place[0].startswith("single") else "double_block", 0)
+    return changed
+
+
+@each_place
+def test_a_patch_of_another_node_in_the_same_slot_runs_with_ours(model, sae, place):
+    """Before or after ours at node time makes no difference: ours is put on top when the model runs."""
+    foreign, ours = sample(patched(model, place)), sample(steer(model, sae, *place))
+    before, after = sample(steer(patched(model, place), sae, *place)), sample(patched(steer(model, sae, *place), place))
+    assert torch.equal(before, after)
+    assert relative_difference(before, foreign) > 1e-3 and relative_difference(before, ours) > 1e-3
+
+
+def test_the_composed_block_has_the_numbers_of_both(model, sae):
+    """What enters the next block: the other node's text, and the image with our delta on it."""
+    seen = []
+
+    def keep(args, extra):
+        seen.append((args["img"].clone(), args["txt"].clone()))
+        return extra["original_block"](args)
+
+    def first_call(steered):
+        steered.set_model_patch_replace(keep, "dit", "double_block", 1)
+        sample(steered, steps=1)
+        return seen.pop()
+
+    plain_image, plain_text = first_call(model.clone())
+    _, loud_text = first_call(patched(model, PLACES[0]))
+    image, text = first_call(patched(steer(model, sae, *PLACES[0], strength=4.0, unit="raw"), PLACES[0]))
+    assert torch.equal(text, loud_text) and not torch.equal(text, plain_text)
+    assert torch.allclose(image - plain_image, 4 * sae_tensors()["decoder"][3].expand_as(image), atol=1e-5)
+
+
+@pytest.mark.parametrize("place", [PLACES[0], PLACES[4]], ids=lambda place: place[0])
+def test_a_patch_that_returns_its_own_arguments(model, sae, place):
+    """Skip-layer guidance does: the block is left out, and its input must not be written to."""
+    given, reports = [], []
+
+    def skip(args, extra):
+        given.append((args, args["img"].clone()))
+        return args
+
+    skipped = patched(model, place, skip)
+    plain = sample(skipped)
+    steered = sample(steer(skipped, sae, *place, report=reports.append))
+    assert reports[0].steps == 2 and relative_difference(steered, plain) > 1e-3
+    assert all(torch.equal(args["img"], before) for args, before in given)
+
+
+def test_a_forward_that_passes_no_transformer_options(model, sae):
+    """TeaCache's: where text and image lie is then told by the call itself."""
+    steering = intervention(sae, "single_transformer_blocks.1", "text", strength=2.0, unit="raw")
+    tap = steering.begin(SteeringRecord())
+    moment = Moment(0.5, (0,), 6, 8, 8)
+    slot = with_taps({}, model.model.diffusion_model, [tap], moment)["patches_replace"]["dit"][("single_block", 1)]
+    tokens = torch.randn(1, 6 + 16, 128)
+    out = slot({"img": tokens, "vec": None, "pe": None}, {"original_block": lambda args: {"img": args["img"] + 1}})
+    expected = tokens + 1
+    expected[:, :6] += 2 * sae_tensors()["decoder"][3]
+    assert torch.allclose(out["img"], expected, atol=1e-6)
+
+
+def test_the_length_of_the_text_is_read_where_the_block_runs(model, sae):
+    """Nodes such as Redux or post_input patches change it after the model was called."""
+    steering = intervention(sae, "single_transformer_blocks.1", "image", strength=2.0, unit="raw")
+    slots = with_taps({}, model.model.diffusion_model, [steering.begin(SteeringRecord())], Moment(0.5, (0,), 6, 8, 8))
+    tokens = torch.zeros(1, 10 + 16, 128)
+    args = {"img": tokens, "transformer_options": {"img_slice": [10, 26]}}
+    out = slots["patches_replace"]["dit"][("single_block", 1)](args, {"original_block": lambda args: {"img": args["img"]}})
+    assert ((out["img"] != 0).any(-1)[0].tolist()) == [False] * 10 + [True] * 16
+
+
+def test_the_options_of_a_call_are_copied(model, sae):
+    slot = object()
+    options = {"patches_replace": {"dit": {("double_block", 0): slot}, "other": {}}, "sigmas": torch.ones(1)}
+    tap = intervention(sae, "transformer_blocks.0-1").begin(SteeringRecord())
+    composed = with_taps(options, model.model.diffusion_model, [tap], Moment(0.5, (0,), 6, 8, 8))
+    assert options["patches_replace"] == {"dit": {("double_block", 0): slot}, "other": {}}
+    assert set(composed["patches_replace"]["dit"]) == {("double_block", 0), ("double_block", 1)}
+
+
+def test_steering_added_changed_moved_and_removed_after_a_compiled_run(model, sae):
+    """Whole-model compilation drops its guards on the options. Backend eager: the guards are what is tested."""
+    compiled = model.clone()
+    options = {"guard_filter_fn": lambda entries: [("transformer_options" not in entry.name) for entry in entries]}
+    set_torch_compile_wrapper(compiled, backend="eager", options=options)
+    torch._dynamo.reset()
+    places = [PLACES[0], PLACES[2], PLACES[4], ("transformer_blocks.0-1", "image")]
+    try:
+        plain = sample(compiled)
+        assert relative_difference(plain, sample(model)) < 1e-5
+        for place in places:
+            for strength in (0.1, 0.4):
+                expected = sample(steer(model, sae, *place, strength=strength))
+                assert relative_difference(sample(steer(compiled, sae, *place, strength=strength)), expected) < 1e-5
+        assert relative_difference(sample(compiled), plain) < 1e-6
+    finally:
+        torch._dynamo.reset()
+
+
+def test_a_second_wrapper_around_the_model_sees_the_call(model, sae):
+    """Other nodes' APPLY_MODEL and DIFFUSION_MODEL wrappers run beside ours."""
+    calls = []
+
+    def watch(executor, *args, **kwargs):
+        calls.append(kwargs)
+        return executor(*args, **kwargs)
+
+    watched = steer(model, sae, *PLACES[0])
+    watched.add_wrapper_with_key(WrappersMP.APPLY_MODEL, "other", watch)
+    watched.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, "other", watch)
+    assert torch.equal(sample(watched), sample(steer(model, sae, *PLACES[0])))
+    assert len(calls) == 4 and not any(host.KEY in kwargs for kwargs in calls)
+
+
+def test_models_without_hindrances_have_no_warnings(model):
+    assert host.host_warnings(model) == []
+
+
+@pytest.mark.parametrize("name", ["easycache", "cache_device"])
+def test_step_caches_are_named(model, name):
+    cached = model.clone()
+    cached.model_options["transformer_options"][name] = object()
+    assert host.host_warnings(cached) == ["A step cache is active on this model; the steps that it skips are not steered."]
+
+
+@pytest.mark.parametrize("where", ["object patch", "instance", "class"])
+def test_a_foreign_forward_is_named(model, monkeypatch, where):
+    changed, transformer = model.clone(), model.model.diffusion_model
+    if where == "object patch":
+        changed.add_object_patch("diffusion_model.forward_orig", transformer.forward_orig)
+    elif where == "instance":
+        monkeypatch.setattr(transformer, "forward_orig", lambda *args: None)
+    else:
+        monkeypatch.setattr(type(transformer), "forward_orig", lambda self, *args: None)
+    assert host.host_warnings(changed)[0].startswith("Another node replaced this model's forward pass")
+
+
+class Blocks(torch.nn.Module):
+    """HunyuanVideo's parts by name."""
+
+    double_blocks, single_blocks, hidden_size, patch_size = (), (), 128, [1, 2, 2]
+
+
+NUNCHAKU = type("ComfyFluxWrapper", (torch.nn.Module,), {"__module__": "custom_nodes.nunchaku_flux.wrappers"})
+
+
+@pytest.mark.parametrize(
+    ("stranger", "message"),
+    [
+        (torch.nn.Linear(2, 2), "model: it is a Linear, but steering works inside FLUX models only; connect a FLUX"),
+        (Blocks(), "model: it is a Blocks, but steering works inside FLUX models only; connect a FLUX"),
+        (NUNCHAKU(), "model: it is a nunchaku FLUX, which ignores patches; load FLUX with core's UNETLoader."),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_other_models_are_refused(model, sae, stranger, message):
+    other = model.clone()
+    other.add_object_patch("diffusion_model", stranger)
+    with pytest.raises(ValueError, match=f"^{message}") as caught:
+        steer(other, sae, *PLACES[0])
+    assert "\n" not in str(caught.value)
+
+
+def test_an_sae_of_another_width_and_a_block_too_far_are_refused(model, sae):
+    with pytest.raises(ValueError, match=r"^sae: narrow was trained on .* width 64, but .* width 128; use an SAE"):
+        steer(model, make_sae(64, name="narrow"), *PLACES[0])
+    with pytest.raises(ValueError, match=r"^location: transformer_blocks\.0-4 names block 2, but .* are 0 to 1\.$"):
+        steer(model, sae, "transformer_blocks.0-4", "image")
+    with pytest.raises(ValueError, match=r"^location: single_transformer_blocks\.3 names block 3, but .* are 0 to 2\.$"):
+        steer(model, sae, "single_transformer_blocks.3", "joint")
