@@ -112,7 +112,7 @@ def test_each_sae_explains_its_site(transformer, name):
     x = torch.cat(tokens)
     error = (x - sae.reconstruct(x)).square().sum()
     explained = 1 - float(error / (x - x.mean(0)).square().sum())
-    assert explained > 0.75
+    assert explained > 0.7
     active = (sae.encode_sparse(x).values > 0).float().sum(-1).mean()
     assert float(active) == pytest.approx(float(sae.statistics.density.sum()), rel=0.1)
 

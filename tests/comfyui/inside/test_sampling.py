@@ -140,13 +140,14 @@ def shift_after(model, steered, watch=Watch, **run):
     return plain.tokens[0], changed.tokens[0] - plain.tokens[0]
 
 
-@pytest.mark.parametrize(("place", "text"), [(BLOCK, 0), (("single_transformer_blocks.0", "image"), 6)], ids=["double", "single"])
-def test_a_region_steers_its_own_tokens_and_by_its_weights(model, sae, place, text):
+@pytest.mark.parametrize(("kind", "text"), [("double", 0), ("single", 6)])
+def test_a_region_steers_its_own_tokens_and_by_its_weights(model, sae, kind, text):
     """5 × 7 latent cells are 3 × 4 tokens. The mask is 1 on the two columns at the left and 0.5 on the third."""
     mask = torch.zeros(1, 40, 56)
     mask[:, :, :32], mask[:, :, 32:48] = 1, 0.5
+    place = BLOCK if kind == "double" else ("single_transformer_blocks.0", "image")
     steered = steer(model, sae, *place, strength=0.2, mask=mask)
-    before, shift = shift_after(model, steered, lambda: Watch(place[0].split("_")[0].replace("transformer", "double")), size=(5, 7))
+    before, shift = shift_after(model, steered, lambda: Watch(kind), size=(5, 7))
     before, shift = before[:, text:], shift[:, text:]
     share = (shift.norm(dim=-1) / before.norm(dim=-1)).view(3, 4)
     assert torch.allclose(share, torch.tensor([0.2, 0.2, 0.1, 0.0]).expand(3, 4), atol=1e-5)
@@ -165,7 +166,7 @@ def test_reference_latents_stay_as_they_are(model, sae, place):
     kind = "double" if place == BLOCK else "single"
     _, shift = shift_after(model, steer(model, sae, *place), lambda: Watch(kind), positive=positive)
     changed = (shift[0].norm(dim=-1) > 0).tolist()
-    assert changed == [True] * 16 + [False] * 4 if kind == "double" else [True] * 22 + [False] * 4
+    assert changed == [True] * (16 if kind == "double" else 22) + [False] * 4
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
