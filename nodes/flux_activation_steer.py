@@ -31,6 +31,65 @@ UNIT_TIP = (
 )
 
 
+def _what() -> list[io.Input]:
+    return [
+        io.Model.Input("model", tooltip="A FLUX model. It stays as it is; the output is a steered copy."),
+        Sae.Input("sae", tooltip="An SAE that was trained on this model."),
+        SaeFeatures.Input("features", tooltip="From TopActivatingFeatures or SAEFeature."),
+        io.Combo.Input("method", options=list(METHODS), default="add", tooltip=METHOD_TIP),
+        io.Float.Input(
+            "strength",
+            default=0.2,
+            min=-1000.0,
+            max=1000.0,
+            step=0.05,
+            round=False,
+            tooltip="Multiplies the strength of every feature. Start small; 0 with 'add' changes nothing.",
+        ),
+        io.Combo.Input("unit", options=list(UNITS), default="token_norm", tooltip=UNIT_TIP),
+    ]
+
+
+def _where_and_when() -> list[io.Input]:
+    return [
+        location_input(),
+        stream_input(),
+        io.Float.Input(
+            "start_percent",
+            default=0.0,
+            min=0.0,
+            max=1.0,
+            step=0.01,
+            tooltip="Part of the run after which steering begins, by noise level; 0 is the first step.",
+        ),
+        io.Float.Input(
+            "end_percent",
+            default=1.0,
+            min=0.0,
+            max=1.0,
+            step=0.01,
+            tooltip="Part of the run at which steering ends, by noise level; 1 is the last step.",
+        ),
+        io.Combo.Input(
+            "apply_to",
+            options=list(SIDES),
+            default="both",
+            tooltip="Side of guidance when CFG is above 1. With guidance g, cond alone moves the result g "
+            "times as far. opposite: added to cond, taken from uncond.",
+        ),
+        io.Mask.Input(
+            "mask",
+            optional=True,
+            tooltip="Where on the picture to steer; it must have the picture's proportions. Image tokens only.",
+        ),
+        SaeFeatures.Input(
+            "replaces",
+            optional=True,
+            tooltip="For swap: the features to take out, such as those of the baseline against the prompt.",
+        ),
+    ]
+
+
 class FluxActivationSteer(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -43,57 +102,7 @@ class FluxActivationSteer(io.ComfyNode):
                 "steered and how large the change was. Chain several to steer at several places."
             ),
             search_aliases=["sae steering", "activation steering", "feature steering", "concept slider"],
-            inputs=[
-                io.Model.Input("model", tooltip="A FLUX model. It stays as it is; the output is a steered copy."),
-                Sae.Input("sae", tooltip="An SAE that was trained on this model."),
-                SaeFeatures.Input("features", tooltip="From TopActivatingFeatures or SAEFeature."),
-                io.Combo.Input("method", options=list(METHODS), default="add", tooltip=METHOD_TIP),
-                io.Float.Input(
-                    "strength",
-                    default=0.2,
-                    min=-1000.0,
-                    max=1000.0,
-                    step=0.05,
-                    round=False,
-                    tooltip="Multiplies the strength of every feature. Start small; 0 with 'add' changes nothing.",
-                ),
-                io.Combo.Input("unit", options=list(UNITS), default="token_norm", tooltip=UNIT_TIP),
-                location_input(),
-                stream_input(),
-                io.Float.Input(
-                    "start_percent",
-                    default=0.0,
-                    min=0.0,
-                    max=1.0,
-                    step=0.01,
-                    tooltip="Part of the run after which steering begins, by noise level; 0 is the first step.",
-                ),
-                io.Float.Input(
-                    "end_percent",
-                    default=1.0,
-                    min=0.0,
-                    max=1.0,
-                    step=0.01,
-                    tooltip="Part of the run at which steering ends, by noise level; 1 is the last step.",
-                ),
-                io.Combo.Input(
-                    "apply_to",
-                    options=list(SIDES),
-                    default="both",
-                    tooltip="Side of guidance when CFG is above 1. With guidance g, cond alone moves the result g "
-                    "times as far. opposite: added to cond, taken from uncond.",
-                ),
-                io.Mask.Input(
-                    "mask",
-                    optional=True,
-                    tooltip="Where on the picture to steer; it must have the picture's proportions. Image tokens only.",
-                ),
-                SaeFeatures.Input(
-                    "replaces",
-                    optional=True,
-                    tooltip="For swap: the features to take out, such as those of the baseline against the prompt.",
-                ),
-            ],
+            inputs=[*_what(), *_where_and_when()],
             outputs=[io.Model.Output(display_name="model", tooltip="The steered copy of the model.")],
             hidden=[io.Hidden.unique_id],
             has_intermediate_output=True,

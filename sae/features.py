@@ -100,9 +100,11 @@ class RankedFeature:
     mean_where_active: float
     score: float
     difference: float | None = None
+    specific: float = 1.0  # share of its mean activation that the baseline does not have
 
-    def edit(self, strength: float = 1.0) -> Edit:
-        return Edit(self.feature, strength, self.mean_where_active, self.max, self.share)
+    def edit(self) -> Edit:
+        """With a baseline, a feature counts by what is specific to the prompt."""
+        return Edit(self.feature, self.specific, self.mean_where_active, self.max, self.share)
 
 
 def rank_features(
@@ -115,10 +117,12 @@ def rank_features(
     difference = None if baseline is None else score - baseline.score(by)
     order = score if difference is None else difference
     best = order.topk(min(count, len(order))).indices.tolist()
-    return [_row(tally, k, score, difference) for k in best if order[k] > 0]
+    common = torch.zeros_like(tally.mean) if baseline is None else baseline.mean
+    specific = (1 - common / tally.mean.clamp_min(1e-12)).clamp(0, 1)
+    return [_row(tally, k, score, difference, specific) for k in best if order[k] > 0]
 
 
-def _row(tally: FeatureTally, k: int, score: Tensor, difference: Tensor | None) -> RankedFeature:
+def _row(tally: FeatureTally, k: int, score: Tensor, difference: Tensor | None, specific: Tensor) -> RankedFeature:
     return RankedFeature(
         feature=k,
         mean=float(tally.mean[k]),
@@ -127,6 +131,7 @@ def _row(tally: FeatureTally, k: int, score: Tensor, difference: Tensor | None) 
         mean_where_active=float(tally.mean_where_active[k]),
         score=float(score[k]),
         difference=None if difference is None else float(difference[k]),
+        specific=float(specific[k]),
     )
 
 

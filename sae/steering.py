@@ -8,10 +8,11 @@ With codes f, effective directions D and a reconstruction x̂ of an SAE:
     boost_if_active  Δ = s · d_k on the tokens where f_k > 0
     project_out      Δ = -s · (x·d̂) d̂
     surgery          Δ = decode(f with f_k + s) - x
-    swap             Δ = s · (g · Σ_k m_k d_k - Σ_j f_j d_j),  g = Σ_j f_j / Σ_j m_j
+    swap             Δ = s · (g · Σ_k w_k m_k d_k - Σ_j w_j f_j d_j),  g = Σ_j w_j f_j / Σ_j w_j m_j
 
 `swap` takes the features j out where they fire and puts the features k there, as strongly as j fire: g is their level
-at a token against their mean m over all tokens. Over all tokens that is the natural difference of two prompts.
+at a token against their mean m over all tokens. w are the edits' own strengths. With features and strengths from two
+contrasts, s = 1 moves the mean over all tokens by the natural difference of two prompts.
 Surgery throws away what the SAE cannot express; adding its reconstruction error back gives `add` exactly.
 """
 
@@ -42,7 +43,8 @@ class Prepared(NamedTuple):
     directions: Tensor  # (n, d_in)
     strengths: Tensor  # (n,), in activation units where the unit is a multiple of a statistic
     replaced: Tensor  # (r, d_in)
-    insert: Tensor  # (n,): s · m_k over Σ m_j, empty unless swapping
+    insert: Tensor  # (n,): s · m_k over Σ w_j m_j, empty unless swapping
+    weights: Tensor  # (r,): w_j, the strengths of the replaced edits
 
 
 @dataclass(frozen=True)
@@ -153,7 +155,8 @@ class Steering:
     def _prepare(self, device: torch.device) -> Prepared:
         strengths, insert = self._scaled_strengths()
         replaced = self.sae.direction(self.replaced) if self.replaces else torch.empty(0, self.sae.d_in)
-        tensors = (self.sae.direction(self.features), strengths, replaced, insert)
+        weights = torch.tensor([edit.strength for edit in self.replaces], dtype=torch.float32)
+        tensors = (self.sae.direction(self.features), strengths, replaced, insert, weights)
         return Prepared(*(tensor.to(device) for tensor in tensors))
 
     def _scaled_strengths(self) -> tuple[Tensor, Tensor]:
@@ -164,7 +167,9 @@ class Steering:
         if self.method != "swap":
             return strengths, torch.empty(0)
         natural = _statistics(self, self.edits, "mean") * _statistics(self, self.edits, "share")
-        level = (_statistics(self, self.replaces, "mean") * _statistics(self, self.replaces, "share")).sum()
+        weights = torch.tensor([edit.strength for edit in self.replaces])
+        means = _statistics(self, self.replaces, "mean") * _statistics(self, self.replaces, "share")
+        level = (weights * means).sum()
         if not level > 0:
             raise ValueError(
                 f"replaces: feature {self.replaced[0]} never fires by its statistics, nor does any other of the list; "
@@ -204,7 +209,7 @@ def _units(directions: Tensor) -> Tensor:
 
 def _push(steering: Steering, x: Tensor, where: Tensor) -> Tensor:
     """The strengths along their directions, at the tokens and edits `where` is 1 (..., n)."""
-    directions, strengths, _, _ = steering.on(x.device)
+    directions, strengths, *_ = steering.on(x.device)
     if steering.unit != "token_norm":
         return _along(steering, x, strengths * where)
     # not by way of codes: an SAE's normalisation has no finite inverse at a token whose entries are all equal
@@ -228,7 +233,7 @@ def _boost_if_active(steering: Steering, x: Tensor, sigma: float | None) -> Tens
 
 
 def _project_out(steering: Steering, x: Tensor, sigma: float | None) -> Tensor:
-    directions, strengths, _, _ = steering.on(x.device)
+    directions, strengths, *_ = steering.on(x.device)
     units = _units(directions)
     return -(strengths * (x @ units.T)) @ units
 
@@ -239,8 +244,8 @@ def _surgery(steering: Steering, x: Tensor, sigma: float | None) -> Tensor:
 
 
 def _swap(steering: Steering, x: Tensor, sigma: float | None) -> Tensor:
-    directions, _, replaced, insert = steering.on(x.device)
-    found = steering.sae.codes(x, steering.replaced, sigma)
+    directions, _, replaced, insert, weights = steering.on(x.device)
+    found = weights * steering.sae.codes(x, steering.replaced, sigma)
     shift = (found.sum(-1, keepdim=True) * insert) @ directions - steering.strength * found @ replaced
     return shift * steering.sae.token_scale(x)
 

@@ -18,8 +18,8 @@ from tqdm import tqdm
 
 from .evidence_report import write_report
 from .files import SAE_NAMES, load_decoder, load_sae, load_transformer
-from .model import sample
 from .judge import KEPT, kept_attributes
+from .model import sample
 from .reader import Readings, measure_pictures
 from .settings import BEST, SETTINGS, Case
 from .shapes import COLOURS, Prompt, held_out_prompts
@@ -64,6 +64,7 @@ class Evidence:
     """Everything the report tells."""
 
     drawn: dict[str, float]  # share of unsteered pictures that show each attribute of their prompt
+    ceiling: Score  # the target's word in the prompt instead of steering
     unsteered: Score  # how often the target's colour comes without steering, and what can be read at all
     steered: dict[int, Score]
     random: dict[int, Score]
@@ -86,7 +87,7 @@ class Measurement:
             for name, sae in self.saes.items()
             for colour in COLOURS
         }
-        found = Evidence({}, Score(), defaultdict(Score), defaultdict(Score), defaultdict(Score))
+        found = Evidence({}, Score(), Score(), defaultdict(Score), defaultdict(Score), defaultdict(Score))
         right: dict[str, list[bool]] = defaultdict(list)
         pairs = [(source, target) for source in COLOURS for target in COLOURS if source != target]
         for number, (source, target) in enumerate(tqdm(pairs, desc="Colour changes")):
@@ -98,6 +99,8 @@ class Measurement:
                 for slot in ("colour", *KEPT):
                     right[slot].append(getattr(prompt, slot) == getattr(seen, slot))
             found.unsteered.add(before, before, target)
+            worded = sample(self.transformer, [p.with_colour(target) for p in prompts], seeds, STEPS)
+            found.ceiling.add(before, measure_pictures(self.decode(worded)), target)
             self._compare(found, Case(self.saes, tallies, source, target, pictures), prompts, seeds, before)
         found.drawn = {slot: sum(values) / len(values) for slot, values in right.items()}
         return found

@@ -23,8 +23,9 @@ A rule-based reader judges each picture. *changed*: the shape has the target's c
 background read the same as in the unsteered picture of the same prompt and seed, and the shape's outline overlaps the
 unsteered one's by at least 0.85 (intersection over union; a circle and a square of one area reach 0.84).
 *strict*: changed, and all four kept. The random control moves every token exactly as far as the steering does, but
-along one random direction. ‖Δ‖/‖x‖ is the mean over tokens and steps. "On the shape" restricts the steering to a mask
-of the unsteered picture's shape; everything else acts on every token of its stream.
+along one random direction. The second row is the ceiling: nothing is steered, but the prompt says the target's colour;
+even that moves this small model's outlines. ‖Δ‖/‖x‖ is the mean over tokens and steps. "On the shape" restricts the
+steering to a mask of the unsteered picture's shape; everything else acts on every token of its stream.
 """
 
 LESSONS = Path(__file__).parent / "lessons.md"
@@ -61,6 +62,7 @@ def _comparison(evidence: Evidence) -> str:
         "| random: changed | random: strict |",
         "|---|---|---|---|---|---|---|---|---|---|---|---|",
         f"| none | unsteered | 0 | {_row(evidence.unsteered)} | | |",
+        f"| the prompt | the target's word instead of the source's | | {_row(evidence.ceiling)} | | |",
     ]
     for index, setting in enumerate(SETTINGS):
         score, control = evidence.steered[index], evidence.random[index]

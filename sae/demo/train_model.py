@@ -62,14 +62,14 @@ def train_transformer(
     torch.manual_seed(0)
     transformer = build_transformer().train()
     if start is not None:
-        transformer.load_state_dict(torch.load(start, weights_only=True))
+        transformer.load_state_dict(torch.load(start, map_location="cpu", weights_only=True))
     average = copy.deepcopy(transformer)
     optimizer = torch.optim.AdamW(transformer.parameters(), lr=rate, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=rate, total_steps=steps, pct_start=0.1)
     generator, rng, first = torch.Generator().manual_seed(1), random.Random(1), 0
     checkpoint = folder / "transformer_state.pt"
     if checkpoint.exists():
-        state = torch.load(checkpoint, weights_only=True)
+        state = torch.load(checkpoint, map_location="cpu", weights_only=True)
         transformer.load_state_dict(state["model"])
         average.load_state_dict(state["average"])
         optimizer.load_state_dict(state["optimizer"])

@@ -6,9 +6,10 @@ INPUTS = {
     "TopActivatingFeatures": (
         "model sae positive latent_image seed steps count rank_by location stream baseline mask".split()
     ),
-    "FluxActivationSteer": (
-        "model sae features method strength unit location stream start_percent end_percent apply_to mask replaces".split()
-    ),
+    "FluxActivationSteer": [
+        *"model sae features method strength unit location stream start_percent end_percent apply_to".split(),
+        *"mask replaces".split(),
+    ],
     "LoadShapesDemo": [],
     "ShapesPrompt": ["text"],
 }

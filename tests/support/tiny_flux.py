@@ -5,6 +5,8 @@ A pytest plugin for the tests inside ComfyUI's Python; the pack is already impor
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import comfy.sample
 import comfy.sd
 import pytest
@@ -214,7 +216,7 @@ def sample_diffusers(transformer, positive, steps=2, size=(8, 8), seed=7):
     text, extra = positive[0]
     x = torch.randn((1, 16, *size), generator=torch.manual_seed(seed))
     sigmas = torch.linspace(1, 0, steps + 1).tolist()
-    for now, after in zip(sigmas[:-1], sigmas[1:], strict=True):
+    for now, after in pairwise(sigmas):
         denoised = predict_diffusers(transformer, x, now, text, extra["pooled_output"])
         x = x + (after - now) * (x - denoised) / now
     return x / LATENT_SCALE + LATENT_SHIFT

@@ -46,7 +46,10 @@ def test_prompts_are_read_in_any_order_with_fillers():
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("a pink square", r"text: the Shapes model does not know the word 'pink'; it knows colour: red, orange.*black\."),
+        (
+            "a pink square",
+            r"text: the Shapes model does not know the word 'pink'; it knows colour: red, orange.*black\.",
+        ),
         ("red blue square", r"text: it names two words for colour, 'red' and 'blue'; give one\."),
     ],
 )

@@ -32,7 +32,9 @@ def louder(args, extra):
 
 def patched(model, place, patch=louder):
     changed = model.clone()
-    changed.set_model_patch_replace(patch, "dit", "single_block" if place[0].startswith("single") else "double_block", 0)
+    changed.set_model_patch_replace(
+        patch, "dit", "single_block" if place[0].startswith("single") else "double_block", 0
+    )
     return changed
 
 
@@ -67,26 +69,34 @@ def test_the_composed_block_has_the_numbers_of_both(model, sae):
 
 @pytest.mark.parametrize("place", [PLACES[0], PLACES[4]], ids=lambda place: place[0])
 def test_a_patch_that_returns_its_own_arguments(model, sae, place):
-    """Skip-layer guidance does: the block is left out, and its input must not be written to."""
-    given, reports = [], []
-
-    def skip(args, extra):
-        given.append((args, args["img"].clone()))
-        return args
-
-    skipped = patched(model, place, skip)
-    plain = sample(skipped)
+    """Skip-layer guidance does: the block is left out, the steering is not."""
+    skipped, reports = patched(model, place, lambda args, extra: args), []
     steered = sample(steer(skipped, sae, *place, report=reports.append))
-    assert reports[0].steps == 2 and relative_difference(steered, plain) > 1e-3
-    assert all(torch.equal(args["img"], before) for args, before in given)
+    assert reports[0].steps == 2 and relative_difference(steered, sample(skipped)) > 1e-3
+
+
+def slot_of(model, steering, previous=None):
+    """The function that steering puts into the one block slot it uses, on top of `previous`."""
+    key = (f"{steering.site.kind}_block", steering.site.blocks[0])
+    options = {"patches_replace": {"dit": {} if previous is None else {key: previous}}}
+    tap = steering.begin(SteeringRecord())
+    return with_taps(options, model.model.diffusion_model, [tap], Moment(0.5, (0,), 6, 8, 8))["patches_replace"]["dit"][
+        key
+    ]
+
+
+def test_neither_arguments_nor_a_result_of_another_patch_are_written_to(model, sae):
+    args = {"img": torch.randn(1, 16, 128), "txt": torch.randn(1, 6, 128)}
+    before = {name: tensor.clone() for name, tensor in args.items()}
+    given = dict(args)
+    out = slot_of(model, intervention(sae, "transformer_blocks.1"), lambda args, extra: args)(args, {})
+    assert args == given and all(torch.equal(args[name], before[name]) for name in args)
+    assert not torch.equal(out["img"], args["img"]) and out["txt"] is args["txt"]
 
 
 def test_a_forward_that_passes_no_transformer_options(model, sae):
     """TeaCache's: where text and image lie is then told by the call itself."""
-    steering = intervention(sae, "single_transformer_blocks.1", "text", strength=2.0, unit="raw")
-    tap = steering.begin(SteeringRecord())
-    moment = Moment(0.5, (0,), 6, 8, 8)
-    slot = with_taps({}, model.model.diffusion_model, [tap], moment)["patches_replace"]["dit"][("single_block", 1)]
+    slot = slot_of(model, intervention(sae, "single_transformer_blocks.1", "text", strength=2.0, unit="raw"))
     tokens = torch.randn(1, 6 + 16, 128)
     out = slot({"img": tokens, "vec": None, "pe": None}, {"original_block": lambda args: {"img": args["img"] + 1}})
     expected = tokens + 1
@@ -96,11 +106,10 @@ def test_a_forward_that_passes_no_transformer_options(model, sae):
 
 def test_the_length_of_the_text_is_read_where_the_block_runs(model, sae):
     """Nodes such as Redux or post_input patches change it after the model was called."""
-    steering = intervention(sae, "single_transformer_blocks.1", "image", strength=2.0, unit="raw")
-    slots = with_taps({}, model.model.diffusion_model, [steering.begin(SteeringRecord())], Moment(0.5, (0,), 6, 8, 8))
+    slot = slot_of(model, intervention(sae, "single_transformer_blocks.1", "image", strength=2.0, unit="raw"))
     tokens = torch.zeros(1, 10 + 16, 128)
     args = {"img": tokens, "transformer_options": {"img_slice": [10, 26]}}
-    out = slots["patches_replace"]["dit"][("single_block", 1)](args, {"original_block": lambda args: {"img": args["img"]}})
+    out = slot(args, {"original_block": lambda args: {"img": args["img"]}})
     assert ((out["img"] != 0).any(-1)[0].tolist()) == [False] * 10 + [True] * 16
 
 
@@ -155,7 +164,9 @@ def test_models_without_hindrances_have_no_warnings(model):
 def test_step_caches_are_named(model, name):
     cached = model.clone()
     cached.model_options["transformer_options"][name] = object()
-    assert host.host_warnings(cached) == ["A step cache is active on this model; the steps that it skips are not steered."]
+    assert host.host_warnings(cached) == [
+        "A step cache is active on this model; the steps that it skips are not steered."
+    ]
 
 
 @pytest.mark.parametrize("where", ["object patch", "instance", "class"])
@@ -201,5 +212,7 @@ def test_an_sae_of_another_width_and_a_block_too_far_are_refused(model, sae):
         steer(model, make_sae(64, name="narrow"), *PLACES[0])
     with pytest.raises(ValueError, match=r"^location: transformer_blocks\.0-4 names block 2, but .* are 0 to 1\.$"):
         steer(model, sae, "transformer_blocks.0-4", "image")
-    with pytest.raises(ValueError, match=r"^location: single_transformer_blocks\.3 names block 3, but .* are 0 to 2\.$"):
+    with pytest.raises(
+        ValueError, match=r"^location: single_transformer_blocks\.3 names block 3, but .* are 0 to 2\.$"
+    ):
         steer(model, sae, "single_transformer_blocks.3", "joint")

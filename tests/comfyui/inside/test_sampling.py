@@ -85,7 +85,9 @@ def test_schedules_go_by_sigma_and_not_by_calls(model, sae, sampler):
     watched = model.clone()
     watched.add_wrapper_with_key(WrappersMP.APPLY_MODEL, "watch", watch)
     for start, end in ((0.0, 0.5), (0.5, 1.0), (1.0, 1.0)):
-        sample(steer(watched, sae, *BLOCK, schedule=Schedule(start, end), report=reports.append), sampler=sampler, steps=3)
+        sample(
+            steer(watched, sae, *BLOCK, schedule=Schedule(start, end), report=reports.append), sampler=sampler, steps=3
+        )
     early = {sigma for sigma in seen if sigma > 0.5}
     late = set(seen) - early
     assert [report.steps for report in reports] == [len(early), len(late), 0]
