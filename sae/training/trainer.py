@@ -109,7 +109,7 @@ class TopKTrainer:
 
     def load(self, path: Path) -> None:
         """Takes up a checkpoint. Raises ValueError when it belongs to another configuration."""
-        state: dict[str, Any] = torch.load(path, map_location=self.device, weights_only=True)
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         theirs, ours = state["config"], asdict(self.config)
         other = next((name for name in ours if theirs.get(name) != ours[name]), None)
         if other is not None:

@@ -138,8 +138,10 @@ def test_ranking(by: str, contrast: bool) -> None:
         assert row.max == pytest.approx(float(codes.max()), rel=1e-5)
         assert row.share == pytest.approx(float((codes > 0).float().mean()), rel=1e-5)
         assert row.mean_where_active == pytest.approx(float(codes[codes > 0].mean()), rel=1e-5)
-        edit = row.edit(0.5)
-        assert (edit.feature, edit.strength, edit.share) == (row.feature, 0.5, row.share)
+        edit = row.edit()
+        assert (edit.feature, edit.share) == (row.feature, row.share)
+        common = float(dense_codes("relu", other)[..., row.feature].mean()) if contrast else 0.0
+        assert edit.strength == pytest.approx(max(0.0, 1 - common / float(codes.mean())), abs=1e-5)
         assert (edit.mean, edit.max) == (row.mean_where_active, row.max)
     assert [edit.feature for edit in feature_list(ranked)] == [row.feature for row in ranked]
 

@@ -193,9 +193,9 @@ def swap(kind: str, statistics: FeatureStatistics, strength: float = 1.0) -> Ste
 @every_kind
 def test_swap_has_the_closed_form(kind: str, x: Tensor, statistics: FeatureStatistics) -> None:
     f, over_all = dense_codes(kind, x), statistics.mean * statistics.density
-    level = (f[..., 3] + f[..., 17]) / (over_all[3] + over_all[17])
+    level = (f[..., 3] + 5 * f[..., 17]) / (over_all[3] + 5 * over_all[17])
     put = level.unsqueeze(-1) * torch.stack([over_all[8], 2 * over_all[30]])
-    delta = along(kind, x, put, [8, 30]) - along(kind, x, f[..., [3, 17]], [3, 17])
+    delta = along(kind, x, put, [8, 30]) - along(kind, x, f[..., [3, 17]] * torch.tensor([1.0, 5.0]), [3, 17])
     close(swap(kind, statistics).delta(x), delta, 1e-4)
     close(swap(kind, statistics, 0.3).delta(x), 0.3 * delta, 1e-4)
     silent = (f[..., 3] == 0) & (f[..., 17] == 0)
