@@ -1,9 +1,12 @@
 """Steering beside what other nodes do to the same model, and models that cannot be steered."""
 
+import comfy.ldm.flux.math
 import pytest
 import torch
+from comfy.ldm.modules.attention import attention_pytorch
 from comfy.patcher_extension import WrappersMP
 from comfy_api.torch_helpers import set_torch_compile_wrapper
+from comfy_extras.nodes_torch_compile import skip_torch_compile_dict
 
 from sae_steering_pack.sae.hosts import comfyui as host
 from sae_steering_pack.sae.hosts.flux_blocks import with_taps
@@ -122,20 +125,21 @@ def test_the_options_of_a_call_are_copied(model, sae):
     assert set(composed["patches_replace"]["dit"]) == {("double_block", 0), ("double_block", 1)}
 
 
-def test_steering_added_changed_moved_and_removed_after_a_compiled_run(model, sae):
-    """Whole-model compilation drops its guards on the options. Backend eager: the guards are what is tested."""
+def test_steering_added_changed_moved_and_removed_after_a_compiled_run(model, sae, monkeypatch):
+    """Core's TorchCompileModel drops the guards on transformer_options; backend eager shows what it notices.
+
+    With pytorch's attention, as on a GPU, the whole forward is one graph, so that nothing is noticed by chance.
+    """
     compiled = model.clone()
-    options = {"guard_filter_fn": lambda entries: [("transformer_options" not in entry.name) for entry in entries]}
-    set_torch_compile_wrapper(compiled, backend="eager", options=options)
+    set_torch_compile_wrapper(compiled, backend="eager", options={"guard_filter_fn": skip_torch_compile_dict})
+    monkeypatch.setattr(comfy.ldm.flux.math, "optimized_attention", attention_pytorch)
     torch._dynamo.reset()
-    places = [PLACES[0], PLACES[2], PLACES[4], ("transformer_blocks.0-1", "image")]
     try:
         plain = sample(compiled)
-        assert relative_difference(plain, sample(model)) < 1e-5
-        for place in places:
-            for strength in (0.1, 0.4):
-                expected = sample(steer(model, sae, *place, strength=strength))
-                assert relative_difference(sample(steer(compiled, sae, *place, strength=strength)), expected) < 1e-5
+        for place, strength in ((PLACES[0], 0.1), (PLACES[0], 0.4), (PLACES[2], 0.4), (PLACES[4], 0.4)):
+            expected = sample(steer(model, sae, *place, strength=strength))
+            assert relative_difference(sample(steer(compiled, sae, *place, strength=strength)), expected) < 1e-5
+            assert relative_difference(expected, plain) > 1e-3
         assert relative_difference(sample(compiled), plain) < 1e-6
     finally:
         torch._dynamo.reset()
