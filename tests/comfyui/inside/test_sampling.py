@@ -1,8 +1,10 @@
 """Steering while ComfyUI's own samplers run: bit-identity, sides, schedules, regions, precisions, Cancel."""
 
 import comfy.model_management
+import comfy.ops
 import pytest
 import torch
+from comfy.ldm.flux.model import Flux
 from comfy.patcher_extension import WrappersMP
 
 from sae_steering_pack.sae.hosts import comfyui as host
@@ -169,6 +171,24 @@ def test_reference_latents_stay_as_they_are(model, sae, place):
     _, shift = shift_after(model, steer(model, sae, *place), lambda: Watch(kind), positive=positive)
     changed = (shift[0].norm(dim=-1) > 0).tolist()
     assert changed == [True] * (16 if kind == "double" else 22) + [False] * 4
+
+
+def test_a_flux_with_one_latent_cell_a_token(model, sae):
+    """FLUX.2's patch size: 6 × 5 cells are 30 tokens, and the mask's columns are the cells'."""
+    fine = Flux(
+        in_channels=16, out_channels=16, vec_in_dim=16, context_in_dim=64, hidden_size=128, mlp_ratio=4.0, num_heads=1,
+        depth=2, depth_single_blocks=1, axes_dim=[16, 56, 56], theta=10000, patch_size=1, qkv_bias=True,
+        guidance_embed=False, txt_ids_dims=[], dtype=torch.float32, operations=comfy.ops.disable_weight_init,
+    )  # fmt: skip
+    for parameter in fine.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    other = model.clone()
+    other.add_object_patch("diffusion_model", fine)
+    mask = torch.zeros(1, 48, 40)
+    mask[:, :, :16] = 1
+    _, shift = shift_after(other, steer(other, sae, *BLOCK, mask=mask), size=(6, 5))
+    assert ((shift[0].norm(dim=-1) > 0).view(6, 5)[0]).tolist() == [True, True, False, False, False]
+    assert shift.shape[1] == 30
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
