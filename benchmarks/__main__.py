@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
+import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 
+import psutil
 import torch
 from safetensors.torch import save_file
 
@@ -29,9 +30,8 @@ STEPS, ROUNDS, PICTURES = 8, 5, 16
 
 
 def resident_mb() -> float:
-    """Peak resident memory of this process in MB."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
+    """Resident memory of this process in MB."""
+    return psutil.Process().memory_info().rss / 2**20
 
 
 def time_steps(sae: SparseAutoencoder) -> None:
@@ -76,8 +76,9 @@ def measure_loading(folder: Path) -> None:
     size, before, start = path.stat().st_size / 2**20, resident_mb(), time.perf_counter()
     load(path).direction([5, 500, 40_000])
     elapsed, grown = time.perf_counter() - start, resident_mb() - before
-    print(f"Loading for add: a file of {size:,.0f} MB, ready in {elapsed:.3f} s with {grown:.0f} MB more memory")
-    print(f"  {grown / size:.2%} of the file")
+    print(
+        f"Loading for add: a file of {size:,.0f} MB, ready in {elapsed:.3f} s with {grown:.0f} MB more memory, {grown / size:.1%} of the file"
+    )
 
 
 def main() -> None:
@@ -91,8 +92,6 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         write_large(Path(folder))
         # A fresh process: the peak of this one already holds the weights that were written.
-        import subprocess
-
         subprocess.run([sys.executable, "-m", "benchmarks", "--measure-loading", folder], check=True)
 
 

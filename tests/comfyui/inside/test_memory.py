@@ -125,6 +125,17 @@ def test_an_sae_is_freed_with_the_graph_that_used_it(model):
     assert not [entry for entry in comfy.model_management.current_loaded_models if entry.is_dead()]
 
 
+def test_an_sae_that_outlives_its_graph_is_no_leak_for_comfyui(model, sae):
+    """LoadSAE's output stays in ComfyUI's cache while the steered model goes."""
+    steered = steer(model, sae, *BLOCK, method="scale", strength=2.0)
+    sample(steered, steps=1)
+    del steered
+    gc.collect()
+    assert not [entry for entry in comfy.model_management.current_loaded_models if entry.is_dead()]
+    sample(steer(model, sae, *BLOCK, method="scale", strength=3.0), steps=1)
+    assert loaded_parts().count(sae.part("encoder")) == 1
+
+
 def test_an_intervention_keeps_no_caches_of_its_own(model, sae):
     """The object that the node holds is the same before and after a run."""
     steering = intervention(sae, *BLOCK, method="scale", strength=2.0)
