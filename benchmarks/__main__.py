@@ -76,9 +76,8 @@ def measure_loading(folder: Path) -> None:
     size, before, start = path.stat().st_size / 2**20, resident_mb(), time.perf_counter()
     load(path).direction([5, 500, 40_000])
     elapsed, grown = time.perf_counter() - start, resident_mb() - before
-    print(
-        f"Loading for add: a file of {size:,.0f} MB, ready in {elapsed:.3f} s with {grown:.0f} MB more memory, {grown / size:.1%} of the file"
-    )
+    print(f"Loading for add: a file of {size:,.0f} MB, ready in {elapsed:.3f} s")
+    print(f"  with {grown:.0f} MB more memory, {grown / size:.1%} of the file")
 
 
 def main() -> None:
