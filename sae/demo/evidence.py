@@ -116,7 +116,7 @@ class Measurement:
         seeds = list(seeds)
         for index, setting in enumerate(SETTINGS):
             interventions = setting.make(case)
-            for scores, control in ((found.steered, None), (found.random, RANDOM_SEED + hash_of(case))):
+            for scores, control in ((found.steered, None), (found.random, RANDOM_SEED + pair_number(case))):
                 latents, record = draw_steered(self.transformer, prompts, seeds, interventions, control)
                 after = measure_pictures(self.decode(latents))
                 scores[index].add(before, after, case.target, record.summary().mean_ratio)
@@ -124,7 +124,7 @@ class Measurement:
                     found.by_colour[case.target].add(before, after, case.target)
 
 
-def hash_of(case: Case) -> int:
+def pair_number(case: Case) -> int:
     """Another random direction for each change of colour, the same in every run."""
     names = list(COLOURS)
     return names.index(case.source) * len(names) + names.index(case.target)
