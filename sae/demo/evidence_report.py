@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 INTRODUCTION = """# Evidence: does steering the features of one colour change that colour, and only it?
 
-Made by `make evidence`; every number below was measured by that command, on the Shapes model that comes with the pack.
+Made by `make evidence`, on the Shapes model that comes with the pack; every number in the tables is that command's.
 
 **How.** For each ordered pair of the six colours, features are found the way TopActivatingFeatures finds them: the
 prompt "<target> square center big grey" against the baseline "<source> square center big grey", four seeds, eight
