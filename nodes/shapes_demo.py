@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import comfy.latent_formats
 import comfy.model_management
 import comfy.sd
 import torch
@@ -13,8 +14,6 @@ from ..sae.demo.shapes import SLOTS, parse_prompt
 from .sockets import CATEGORY, Sae
 
 DEMO = f"{CATEGORY}/Shapes demo"
-# ComfyUI hands latents over as FLUX's autoencoder makes them: (latent in the model - shift) / scale undone.
-FLUX_SCALE, FLUX_SHIFT = 0.3611, 0.1159
 
 
 class LoadShapesDemo(io.ComfyNode):
@@ -73,18 +72,19 @@ class ShapesVAE:
 
     def __init__(self) -> None:
         self.decoder = load_decoder()
+        self.format = comfy.latent_formats.Flux()  # latents travel as FLUX's autoencoder makes them
 
     def decode(self, samples: Tensor, vae_options: object = None) -> Tensor:
         """Latents (batch, 16, h, w) as FLUX's autoencoder makes them, to pictures (batch, 8h, 8w, 3) in 0..1."""
         with torch.inference_mode():
-            pictures = self.decoder((samples.float().cpu() - FLUX_SHIFT) * FLUX_SCALE)
+            pictures = self.decoder(self.format.process_in(samples.float().cpu()))
         return pictures.movedim(1, -1).to(comfy.model_management.intermediate_device())
 
     def encode(self, pixels: Tensor) -> Tensor:
         """Pictures (batch, height, width, 3 or more) in 0..1 to latents (batch, 16, height/8, width/8)."""
         height, width = (side // 8 * 8 for side in pixels.shape[1:3])
         pictures = pixels[:, :height, :width, :3].float().cpu().movedim(-1, 1)
-        latents = encode_pictures(pictures) / FLUX_SCALE + FLUX_SHIFT
+        latents = self.format.process_out(encode_pictures(pictures))
         return latents.to(comfy.model_management.intermediate_device())
 
 

@@ -60,7 +60,11 @@ class TopActivatingFeatures(io.ComfyNode):
                 io.Mask.Input("mask", optional=True, tooltip="Counts only image tokens inside the mask."),
             ],
             outputs=[
-                SaeFeatures.Output(display_name="features", tooltip="The features found, ready to steer with."),
+                SaeFeatures.Output(
+                    display_name="features",
+                    tooltip="The features found, ready to steer with. With a baseline, each has as strength the share "
+                    "of its activation that the baseline lacks; without one, 1.",
+                ),
                 io.String.Output(display_name="table", tooltip="Feature, mean, max, share of tokens, difference."),
                 io.Image.Output(display_name="chart", tooltip="The same as a bar chart."),
             ],

@@ -155,9 +155,12 @@ class Steering:
     def _prepare(self, device: torch.device) -> Prepared:
         strengths, insert = self._scaled_strengths()
         replaced = self.sae.direction(self.replaced) if self.replaces else torch.empty(0, self.sae.d_in)
-        weights = torch.tensor([edit.strength for edit in self.replaces], dtype=torch.float32)
-        tensors = (self.sae.direction(self.features), strengths, replaced, insert, weights)
+        tensors = (self.sae.direction(self.features), strengths, replaced, insert, self._weights)
         return Prepared(*(tensor.to(device) for tensor in tensors))
+
+    @property
+    def _weights(self) -> Tensor:
+        return torch.tensor([edit.strength for edit in self.replaces], dtype=torch.float32)
 
     def _scaled_strengths(self) -> tuple[Tensor, Tensor]:
         """`strengths` and `insert` of Prepared; ValueError where they need a statistic that nobody measured."""
@@ -167,9 +170,8 @@ class Steering:
         if self.method != "swap":
             return strengths, torch.empty(0)
         natural = _statistics(self, self.edits, "mean") * _statistics(self, self.edits, "share")
-        weights = torch.tensor([edit.strength for edit in self.replaces])
         means = _statistics(self, self.replaces, "mean") * _statistics(self, self.replaces, "share")
-        level = (weights * means).sum()
+        level = (self._weights * means).sum()
         if not level > 0:
             raise ValueError(
                 f"replaces: feature {self.replaced[0]} never fires by its statistics, nor does any other of the list; "

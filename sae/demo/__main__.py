@@ -115,13 +115,26 @@ def _save(columns: dict[str, Tensor], prompts: Sequence[Prompt], folder: Path, n
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--prompt", type=parse_prompt, default="blue square center big grey", help="steer to this")
-    parser.add_argument("--baseline", type=parse_prompt, default="red square center big grey", help="steer from this")
+    parser.add_argument("--prompt", type=_prompt, default="blue square center big grey", help="steer to this")
+    parser.add_argument("--baseline", type=_prompt, default="red square center big grey", help="steer from this")
     parser.add_argument("--count", type=int, default=8, help="features to take from each side at most")
     parser.add_argument("--pictures", type=int, default=5, help="rows of the contact sheet")
     parser.add_argument("--every", type=int, default=4, help="takes every so many of the held-out prompts")
     parser.add_argument("--out", type=Path, default=Path("demo_output"))
-    return parser.parse_args()
+    given = parser.parse_args()
+    if given.prompt.colour == given.baseline.colour:
+        parser.error(f"--prompt and --baseline: both say {given.prompt.colour}; give two different colours.")
+    return given
+
+
+def _prompt(text: str) -> Prompt:
+    try:
+        prompt = parse_prompt(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+    if prompt.colour is None:
+        raise argparse.ArgumentTypeError(f"'{text}' names no colour; give one, such as 'blue square'.")
+    return prompt
 
 
 if __name__ == "__main__":

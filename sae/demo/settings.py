@@ -66,9 +66,8 @@ class Setting:
     make: Callable[[Case], list[Intervention]]
 
 
-def _swap(name: str, site: str, strength: float, region: bool = False) -> Setting:
-    where = ", on the shape" if region else ""
-    return Setting(site, f"swap {strength:g}{where}", lambda case: [case.steer(name, "swap", strength, region=region)])
+def _swap(name: str, site: str, strength: float) -> Setting:
+    return Setting(site, f"swap {strength:g}", lambda case: [case.steer(name, "swap", strength)])
 
 
 def _add(name: str, site: str, strength: float, unit: Unit, region: bool) -> Setting:
