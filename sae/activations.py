@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-Kind = Literal["topk", "relu", "jumprelu", "gated", "batchtopk"]
+Kind = Literal["topk", "relu", "jumprelu", "gated", "batchtopk", "groupmax", "tanh_relu"]
 Normalization = Literal["none", "layer_norm", "constant_norm"]
 DecoderNorm = Literal["none", "before", "after"]
 
@@ -21,8 +21,8 @@ class Architecture:
     """How an SAE computes its codes from x."""
 
     kind: Kind
-    k: int | None = None  # features kept per token, topk only
-    rectify: bool = True  # topk: whether a ReLU follows (or precedes) the selection
+    k: int | None = None  # features kept per token: the k largest (topk), or one of each of k groups (groupmax)
+    rectify: bool = True  # whether a ReLU is part of the activation function; gated and tanh_relu always have theirs
     normalization: Normalization = "none"  # of each token, undone after decoding
     # Codes carry the norm of their decoder row, and directions have unit length: pre-activations are multiplied by
     # it before the activation function, or codes after it.
@@ -31,11 +31,13 @@ class Architecture:
     def __post_init__(self) -> None:
         if self.kind not in VECTORS:
             raise ValueError(f"architecture: {self.kind!r} is not known; use one of {', '.join(VECTORS)}.")
-        if (self.k is None) == (self.kind == "topk"):
+        if (self.k is None) == (self.kind in COMPETING):
             raise ValueError(f"k: a {self.kind} SAE {'needs' if self.k is None else 'has no'} k, but k is {self.k}.")
 
     def __str__(self) -> str:
         words = [f"{self.kind} k={self.k}" if self.k is not None else self.kind]
+        if not self.rectify:
+            words.append("no ReLU")
         if self.normalization != "none":
             words.append(self.normalization.replace("_", " "))
         if self.decoder_norm != "none":
@@ -89,26 +91,33 @@ def token_frame(x: Tensor, normalization: Normalization) -> TokenFrame:
     return TokenFrame(zeros + 1, zeros)
 
 
-def _relu(pre: Tensor, vectors: Mapping[str, Tensor]) -> Tensor:
-    return pre.relu()
+def _relu(pre: Tensor, vectors: Mapping[str, Tensor], rectify: bool) -> Tensor:
+    return pre.relu() if rectify else pre
 
 
-def _threshold(pre: Tensor, vectors: Mapping[str, Tensor]) -> Tensor:
-    return pre.relu() * (pre > vectors["threshold"])
+def _threshold(pre: Tensor, vectors: Mapping[str, Tensor], rectify: bool) -> Tensor:
+    return _relu(pre, vectors, rectify) * (pre > vectors["threshold"])
 
 
-def _gated(pre: Tensor, vectors: Mapping[str, Tensor]) -> Tensor:
+def _tanh_relu(pre: Tensor, vectors: Mapping[str, Tensor], rectify: bool) -> Tensor:
+    return pre.relu().tanh()
+
+
+def _gated(pre: Tensor, vectors: Mapping[str, Tensor], rectify: bool) -> Tensor:
     magnitude = (pre * vectors["r_mag"].exp() + vectors["magnitude_bias"]).relu()
     return magnitude * (pre + vectors["gate_bias"] > 0)
 
 
-_FUNCTIONS: dict[Kind, Callable[[Tensor, Mapping[str, Tensor]], Tensor]] = {
+_FUNCTIONS: dict[Kind, Callable[[Tensor, Mapping[str, Tensor], bool], Tensor]] = {
     "topk": _relu,
     "relu": _relu,
     "jumprelu": _threshold,
     "gated": _gated,
     "batchtopk": _threshold,  # the threshold stands in for the selection over the training batch
+    "groupmax": _relu,
+    "tanh_relu": _tanh_relu,
 }
+COMPETING: tuple[Kind, ...] = ("topk", "groupmax")  # every feature has to be computed to know one
 # The per-feature vectors that each kind reads besides its optional encoder bias.
 VECTORS: dict[Kind, tuple[str, ...]] = {
     "topk": (),
@@ -116,17 +125,19 @@ VECTORS: dict[Kind, tuple[str, ...]] = {
     "jumprelu": ("threshold",),
     "gated": ("gate_bias", "magnitude_bias", "r_mag"),
     "batchtopk": ("threshold",),
+    "groupmax": (),
+    "tanh_relu": (),
 }
 
 
 def activate(pre: Tensor, vectors: Mapping[str, Tensor], architecture: Architecture) -> Tensor:
-    """Codes (tokens, n) of n features from pre-activations (tokens, n); topk's selection is still to come.
+    """Codes (tokens, n) of n features from pre-activations (tokens, n), before topk's or groupmax's selection.
 
     `vectors` holds what `VECTORS` lists, each (n,), and `decoder_norm` (n,) where the architecture uses it.
     """
     if architecture.decoder_norm == "before":
         pre = pre * vectors["decoder_norm"]
-    codes = _FUNCTIONS[architecture.kind](pre, vectors) if architecture.rectify else pre
+    codes = _FUNCTIONS[architecture.kind](pre, vectors, architecture.rectify)
     if architecture.decoder_norm == "after":
         codes = codes * vectors["decoder_norm"]
     return codes
@@ -147,6 +158,26 @@ class RunningTopK:
         indices = torch.cat([self.indices[tokens], indices + first_feature], dim=1)
         self.values[tokens], order = values.topk(k, dim=1)
         self.indices[tokens] = indices.gather(1, order)
+
+
+class RunningGroupMax:
+    """The largest code of each token in each of k contiguous groups, over chunks of features. Ties: the first."""
+
+    def __init__(self, tokens: int, k: int, d_sae: int, device: torch.device) -> None:
+        self.size = d_sae // k
+        self.values = torch.full((tokens, k), -torch.inf, device=device)
+        self.indices = torch.zeros((tokens, k), dtype=torch.int64, device=device)
+
+    def add(self, first_feature: int, tokens: slice, codes: Tensor) -> None:
+        """Takes codes (tokens, n) of the features from `first_feature` on."""
+        stop = first_feature + codes.shape[1]
+        for group in range(first_feature // self.size, -(-stop // self.size)):
+            begin = max(group * self.size, first_feature)
+            part = codes[:, begin - first_feature : min((group + 1) * self.size, stop) - first_feature]
+            values, places = part.max(dim=1)
+            better = values > self.values[tokens, group]
+            self.values[tokens, group] = torch.where(better, values, self.values[tokens, group])
+            self.indices[tokens, group] = torch.where(better, places + begin, self.indices[tokens, group])
 
 
 class ActiveList:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from copy import copy
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +12,7 @@ from torch.nn import functional
 from .activations import (
     ActiveList,
     Architecture,
+    RunningGroupMax,
     RunningTopK,
     SparseCodes,
     TokenFrame,
@@ -18,6 +20,8 @@ from .activations import (
     normalize,
     token_frame,
 )
+from .modulation import Modulation
+from .origin import Origin
 from .site import Site
 from .statistics import FeatureStatistics
 from .weights import Part, PartName, Weights, check_weights, feature_chunks
@@ -34,8 +38,8 @@ class SparseAutoencoder:
     """encode(x) -> codes f, decode(f) -> x̂, direction(k) -> what x̂ gains when f_k grows by 1.
 
     x is (..., d_in) in any floating type; results are float32 on the device of x. Weights may live elsewhere: chunks
-    of them are brought to x. Every encoding method takes `sigma`, for layouts that depend on it; no present one does.
-    An x of another width and a feature outside 0..d_sae-1 raise ValueError.
+    of them are brought to x. Every encoding method takes `sigma`, the noise level (0 to 1 in FLUX), which SAEs with a
+    `modulation` need. An x of another width and a feature outside 0..d_sae-1 raise ValueError.
     """
 
     def __init__(
@@ -45,6 +49,8 @@ class SparseAutoencoder:
         name: str = "SAE",
         site: Site | None = None,
         statistics: FeatureStatistics | None = None,
+        modulation: Modulation | None = None,
+        origin: Origin | None = None,
     ) -> None:
         """Raises ValueError when the weights contradict each other or the architecture."""
         check_weights(weights, name)
@@ -54,6 +60,8 @@ class SparseAutoencoder:
         self.name = name
         self.site = site
         self.statistics = statistics
+        self.modulation = modulation
+        self.origin = origin  # None for an SAE that was made in memory
 
     @classmethod
     def from_tensors(
@@ -75,7 +83,9 @@ class SparseAutoencoder:
 
     def at(self, site: Site | None) -> SparseAutoencoder:
         """The same SAE, with the same weights in memory, for another place in the network."""
-        return SparseAutoencoder(self.weights, name=self.name, site=site, statistics=self.statistics)
+        moved = copy(self)
+        moved.site = site
+        return moved
 
     def part(self, name: PartName) -> Part:
         """The encoder or the decoder as a module, read into memory on the first call."""
@@ -93,30 +103,24 @@ class SparseAutoencoder:
             return self.encode_sparse(x, sigma).to_dense(self.d_sae)
         tokens = self._tokens(x)
         dense = torch.empty((len(tokens), self.d_sae), device=x.device)
-        for first, rows, codes in self._chunks(tokens):
+        for first, rows, codes in self._chunks(tokens, self._modulated(x, sigma)):
             dense[rows, first : first + codes.shape[1]] = codes
         return dense.view(*x.shape[:-1], self.d_sae)
 
     def encode_sparse(self, x: Tensor, sigma: Sigma = None) -> SparseCodes:
         """(..., d_in) -> codes (..., n): n is k for topk, else the largest number of active features of any token."""
         tokens = self._tokens(x)
-        if self.architecture.k is not None:
-            best = RunningTopK(len(tokens), self.architecture.k, x.device)
-            for first, rows, codes in self._chunks(tokens):
-                best.add(first, rows, codes)
-            found = SparseCodes(best.values, best.indices)
-        else:
-            active = ActiveList(len(tokens), x.device)
-            for first, rows, codes in self._chunks(tokens):
-                active.add(first, rows, codes)
-            found = active.pack()
+        chosen = self._selection(len(tokens), x.device)
+        for first, rows, codes in self._chunks(tokens, self._modulated(x, sigma)):
+            chosen.add(first, rows, codes)
+        found = chosen.pack() if isinstance(chosen, ActiveList) else SparseCodes(chosen.values, chosen.indices)
         shape = (*x.shape[:-1], found.values.shape[-1])
         return SparseCodes(found.values.view(shape), found.indices.view(shape))
 
     def codes(self, x: Tensor, ids: Ids, sigma: Sigma = None) -> Tensor:
         """(..., d_in) -> codes (..., len(ids)) of the features `ids` alone.
 
-        Only their rows are read and computed, except for topk, where every feature competes.
+        Only their rows are read and computed, except for topk and groupmax, where the features compete.
         """
         features = self._features(ids)
         if self.architecture.k is not None:
@@ -125,7 +129,7 @@ class SparseAutoencoder:
         rows = self.weights.rows("encoder", features).to(x.device)
         vectors = {name: v.to(x.device) for name, v in self.weights.vectors_of(features).items()}
         bias = self.weights.optional_vector("input_bias")
-        codes = self._activate(self._centred(tokens, bias), rows, vectors)
+        codes = self._activate(self._centred(tokens, self._modulated(x, sigma), bias), rows, vectors)
         return codes.view(*x.shape[:-1], len(features))
 
     # Decoding
@@ -198,15 +202,33 @@ class SparseAutoencoder:
         self._check_width(x)
         return token_frame(x.float(), self.architecture.normalization)
 
-    def _centred(self, tokens: Tensor, input_bias: Tensor | None) -> Tensor:
+    def _selection(self, tokens: int, device: torch.device) -> RunningTopK | RunningGroupMax | ActiveList:
+        k = self.architecture.k
+        if k is None:
+            return ActiveList(tokens, device)
+        if self.architecture.kind == "groupmax":
+            return RunningGroupMax(tokens, k, self.d_sae, device)
+        return RunningTopK(tokens, k, device)
+
+    def _modulated(self, x: Tensor, sigma: Sigma) -> TokenFrame | None:
+        """What the noise level makes of the tokens: scale and shift, each (1 or tokens, d_in)."""
+        if self.modulation is None:
+            return None
+        if sigma is None:
+            raise ValueError(f"sigma: the codes of {self.name} depend on the noise level (0 to 1), but none was given.")
+        return self.modulation.frame(sigma, x)
+
+    def _centred(self, tokens: Tensor, modulated: TokenFrame | None, input_bias: Tensor | None) -> Tensor:
         normalised = normalize(tokens, self.architecture.normalization)
+        if modulated is not None:
+            normalised = normalised * modulated.scale + modulated.shift
         return normalised if input_bias is None else normalised - input_bias.to(tokens.device)
 
-    def _chunks(self, tokens: Tensor) -> Iterator[tuple[int, slice, Tensor]]:
-        """(first feature, slice of tokens, codes (tokens, features) before topk's selection), in bounded memory."""
+    def _chunks(self, tokens: Tensor, modulated: TokenFrame | None) -> Iterator[tuple[int, slice, Tensor]]:
+        """(first feature, slice of tokens, codes (tokens, features) before a selection), in bounded memory."""
         encoder = self.part("encoder")
         device = tokens.device
-        centred = self._centred(tokens, encoder.vector("input_bias", device))
+        centred = self._centred(tokens, modulated, encoder.vector("input_bias", device))
         vectors = {name: encoder.vectors[name].to(device, torch.float32) for name in encoder.vectors}
         for features in feature_chunks(self.d_sae, self.d_in, SCRATCH_BYTES):
             weight = encoder.feature_rows(features, device)

@@ -6,26 +6,33 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from .safetensors_file import open_safetensors
+
 SUFFIX = ".stats.safetensors"
+NAMES = ("mean", "max", "density")
 
 
 @dataclass(frozen=True)
 class FeatureStatistics:
-    """Per-feature statistics over `tokens` tokens, each tensor (d_sae,) float32."""
+    """Per-feature statistics over `tokens` tokens (0: not told), each tensor (d_sae,) float32 or None if not known."""
 
-    mean: Tensor  # mean activation over the tokens where the feature fires, 0 where it never did
-    max: Tensor  # largest activation seen
-    density: Tensor  # share of tokens where it fires
+    mean: Tensor | None  # mean activation over the tokens where the feature fires, 0 where it never did
+    max: Tensor | None  # largest activation seen
+    density: Tensor | None  # share of tokens where it fires
     tokens: int
 
     @property
+    def count(self) -> int:
+        """The number of features."""
+        return next((len(tensor) for tensor in (self.mean, self.max, self.density) if tensor is not None), 0)
+
+    @property
     def dead(self) -> Tensor:
-        """(d_sae,) bool: features that never fired."""
-        return self.density == 0
+        """(d_sae,) bool: features that never fired; none where the density is not known."""
+        return torch.zeros(self.count, dtype=torch.bool) if self.density is None else self.density == 0
 
 
 def statistics_path(weights: Path) -> Path:
@@ -34,25 +41,26 @@ def statistics_path(weights: Path) -> Path:
 
 
 def write_statistics(statistics: FeatureStatistics, path: Path) -> None:
-    tensors = {name: getattr(statistics, name).float().cpu().contiguous() for name in ("mean", "max", "density")}
+    """Writes what is known as `<stem>.stats.safetensors`."""
+    known = {name: getattr(statistics, name) for name in NAMES if getattr(statistics, name) is not None}
+    tensors = {name: tensor.float().cpu().contiguous() for name, tensor in known.items()}
     save_file(tensors, path, metadata={"tokens": str(statistics.tokens)})
 
 
 def read_statistics(path: Path) -> FeatureStatistics:
     """Reads `<stem>.stats.safetensors`; ValueError when it is broken or its tensors do not fit each other."""
-    try:
-        with safe_open(path, framework="pt", device="cpu") as file:
-            tokens = int((file.metadata() or {}).get("tokens", "0"))
-            mean, peak, density = (file.get_tensor(name).float() for name in ("mean", "max", "density"))
-    except (SafetensorError, ValueError) as error:
+    source, metadata = open_safetensors(path)
+    tokens = metadata.get("tokens", "0")
+    known = {name: source.whole(name).float() for name in NAMES if name in source.infos}
+    if not known or not tokens.isdecimal() or len(tokens) > 18:
         raise ValueError(
-            f"{path.name}: the statistics file cannot be read ({error}); it needs the tensors mean, max and density."
-        ) from error
-    if not (mean.ndim == 1 and mean.shape == peak.shape == density.shape):
-        shapes = ", ".join(str(tuple(t.shape)) for t in (mean, peak, density))
-        raise ValueError(
-            f"{path.name}: mean, max and density must be vectors of one length, but have the shapes {shapes}."
+            f"{path.name}: the statistics file needs one of the tensors mean, max and density, and a whole number of "
+            f"tokens in its metadata; measure the statistics again or remove the file."
         )
-    if not all(torch.isfinite(t).all() for t in (mean, peak, density)):
-        raise ValueError(f"{path.name}: the statistics hold NaN or infinite values; only finite ones are accepted.")
-    return FeatureStatistics(mean, peak, density, tokens)
+    shapes = {tuple(tensor.shape) for tensor in known.values()}
+    if len(shapes) > 1 or len(next(iter(shapes))) != 1:
+        found = ", ".join(str(shape) for shape in sorted(shapes))
+        raise ValueError(
+            f"{path.name}: mean, max and density must be vectors of one length, but have the shapes {found}."
+        )
+    return FeatureStatistics(known.get("mean"), known.get("max"), known.get("density"), int(tokens))

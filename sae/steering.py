@@ -189,12 +189,13 @@ def _statistics(steering: Steering, edits: Sequence[Edit], name: str) -> Tensor:
     statistics = steering.sae.statistics
     if statistics is not None:
         stored = getattr(statistics, _STORED[name])
-        values = [float(stored[edit.feature]) if v is None else v for edit, v in zip(edits, values, strict=True)]
+        if stored is not None:
+            values = [float(stored[edit.feature]) if v is None else v for edit, v in zip(edits, values, strict=True)]
     if None in values:
         what = f"method: {steering.method!r}" if steering.method == "swap" else f"unit: {steering.unit!r}"
         raise ValueError(
             f"{what} needs the activation of feature {edits[values.index(None)].feature}, and {steering.sae.name} has "
-            "no statistics file; take the features from TopActivatingFeatures, or use another method or unit."
+            "no statistics of it; take the features from TopActivatingFeatures, or use another method or unit."
         )
     return torch.tensor(values, dtype=torch.float32)
 

@@ -26,7 +26,8 @@ REMEMBERED_READS = 8
 class Weight:
     """One canonical tensor: where it is stored, and what must be done to it.
 
-    `transform` works element by element in float32, such as the exponential of a stored logarithm.
+    `transform` works in float32: element by element, such as the exponential of a stored logarithm, or, on a matrix
+    that is stored as (F, d), row by row.
     """
 
     source: TensorSource
@@ -47,14 +48,23 @@ class Weight:
         return self._transformed(stored.float())
 
     def whole(self) -> Tensor:
-        """The whole tensor in its stored type."""
-        if not self.transposed:
-            stored = self.source.whole(self.key)
-            return stored if self.transform is None else self._transformed(stored.float()).to(stored.dtype)
+        """The whole matrix in its stored type; vectors and scalars in float32."""
+        if len(self.shape) < 2:
+            return self.vector()
+        if not self.transposed and self.transform is None:
+            return self.source.whole(self.key)
         out = torch.empty(self.shape, dtype=self.source.stored_dtype(self.key))
         for first, block in self.source.blocks(self.key):
-            out[:, first : first + len(block)] = self._transformed(block.float()).T if self.transform else block.T
+            block = block if self.transform is None else self.transform(block.float()).to(out.dtype)
+            if self.transposed:
+                out[:, first : first + len(block)] = block.T
+            else:
+                out[first : first + len(block)] = block
         return out
+
+    def vector(self) -> Tensor:
+        """A whole vector or scalar, float32."""
+        return self._transformed(self.source.whole(self.key).float())
 
     def norms(self) -> Tensor:
         """(F,) float32: the length of each row of a matrix, read block by block."""
@@ -146,7 +156,7 @@ class Weights:
         """A whole vector as float32 on the CPU, or None where the SAE has none. Do not write into it."""
         if name not in self.tensors:
             return None
-        return self._remember((name, None), lambda: self.tensors[name].whole().float())
+        return self._remember((name, None), self.tensors[name].vector)
 
     def _remember(self, key: tuple[str, tuple[int, ...] | None], read: Callable[[], Tensor]) -> Tensor:
         """The same few rows are asked for at every sampling step."""
@@ -162,7 +172,7 @@ class Weights:
     def _encoder(self) -> Part:
         d_sae, _ = self.shape
         # `clone` gives an expanded scalar, one threshold for all features, its own memory
-        vectors = {name: self.tensors[name].whole().float().expand(d_sae).clone() for name in self.encoder_vectors()}
+        vectors = {name: self.tensors[name].vector().expand(d_sae).clone() for name in self.encoder_vectors()}
         bias = self.optional_vector("input_bias")
         if bias is not None:
             vectors["input_bias"] = bias
@@ -198,6 +208,8 @@ def check_weights(weights: Weights, name: str) -> None:
     k = weights.architecture.k
     if k is not None and not 1 <= k <= d_sae:
         raise ValueError(f"{name}: k is {k}, but must lie between 1 and the number of features, {d_sae}.")
+    if kind == "groupmax" and k is not None and d_sae % k:
+        raise ValueError(f"{name}: the {d_sae} features cannot be cut into {k} equal groups; k must divide them.")
 
 
 def _expected_shapes(d_sae: int, d_in: int) -> dict[str, list[tuple[int, ...]]]:

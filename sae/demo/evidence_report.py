@@ -42,7 +42,7 @@ def _saes() -> str:
     for name in SAE_NAMES:
         sae = load_sae(name)
         statistics = sae.statistics
-        if statistics is None:
+        if statistics is None or statistics.density is None:
             continue
         dead, active = float(statistics.dead.float().mean()), float(statistics.density.sum())
         lines.append(f"| {name} | {sae.d_sae} | {sae.architecture.k} | {dead:.0%} | {active:.1f} |")

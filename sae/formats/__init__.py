@@ -2,100 +2,134 @@
 
 from __future__ import annotations
 
-import json
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ..autoencoder import SparseAutoencoder
+from ..origin import Origin
 from ..site import site_from_name
-from ..statistics import FeatureStatistics, read_statistics, statistics_path
-from ..tensors import TensorFile
 from ..weights import Weights
-from . import reny, saelens
+from . import (
+    dictionary_learning,
+    diffract,
+    gytis,
+    jayhsu,
+    lucas,
+    openai,
+    overcomplete,
+    prisma,
+    reny,
+    saedit,
+    saelens,
+    saev,
+    sdxl_unbox,
+    sparsify,
+)
+from .beside import read_statistics_beside
 from .checkpoint import Checkpoint, Config, Family, Header
+from .files import Container, Places, open_container, read_json, stem_of, weight_file
 
-FAMILIES: tuple[Family, ...] = (reny, saelens)
+# Where several match, the first one is taken: those that a config or a rare tensor marks come first.
+FAMILIES: tuple[Family, ...] = (
+    saev, gytis, overcomplete, diffract, openai, jayhsu, sdxl_unbox, lucas, reny, sparsify, saedit, prisma,
+    dictionary_learning, saelens,
+)  # fmt: skip
+ARCHITECTURES: tuple[str, ...] = tuple(name for family in FAMILIES for name in family.ARCHITECTURES)
+AUTO = "auto"
 
-WEIGHT_SUFFIX = ".safetensors"
+_ASKED = re.compile(r"(?P<layout>[a-z0-9_]+)(?::(?P<k>[0-9]{1,9}))?")
 _TRANSCODER_TENSORS = ("W_skip", "b_dec_out")
-_TRANSCODER_FLAGS = ("is_transcoder", "transcode")
+_TRANSCODER_FLAGS = ("is_transcoder", "transcode", "skip_connection")
 _LORA_MARKS = ("lora_", ".lora.", "lokr_", "hada_")
 
 
-def load(path: Path, name: str | None = None) -> SparseAutoencoder:
-    """Opens the SAE in a weight file; its config and statistics are read from beside it, its weights when used.
+def load(
+    path: Path, name: str | None = None, architecture: str = AUTO, within: Sequence[Path] = ()
+) -> SparseAutoencoder:
+    """Opens the SAE in a weight file or its folder; config and statistics are read from beside it, weights when used.
 
-    `name` is the file's path inside models/sae, with or without the suffix; its folders may tell the site. Raises
-    ValueError, one sentence naming the file, for anything that is not a sound SAE of a known layout.
+    `name` is the file's path inside models/sae, with or without the suffix; its folders may tell the site.
+    `architecture` is one of ARCHITECTURES where the files leave the layout open, with `:k` where they do not tell k.
+    With `within`, no file whose real place is outside these folders is opened. Raises ValueError, one sentence naming
+    the file, for anything that is not a sound SAE of a known layout.
     """
+    path = weight_file(path)
     own_name = (name or f"{path.parent.name}/{path.name}").removesuffix(path.suffix)
-    name = own_name + path.suffix  # as messages call the file
-    if path.suffix != WEIGHT_SUFFIX:
-        raise ValueError(f"{name}: a {path.suffix or 'file without suffix'} is not read; give a {WEIGHT_SUFFIX} file.")
-    source = TensorFile(path, name)
-    configs = {family.CONFIG_NAME: _read_config(_config_path(path, family), name) for family in FAMILIES}
-    _refuse_others(name, source.infos, list(configs.values()))
-    family = _find_family(name, source.infos, configs)
-    checkpoint = Checkpoint(path, name, source, configs[family.CONFIG_NAME])
+    label = own_name + path.suffix  # as messages call the file
+    own_name = own_name.removesuffix(path.stem) + stem_of(path) if own_name.endswith(path.stem) else own_name
+    places = Places(within)
+    container = open_container(path, label, places)
+    configs = {file: _read_config(path, file, label, places) for file in {family.CONFIG_NAME for family in FAMILIES}}
+    _refuse_others(label, container.source.infos, [*configs.values(), _inner_config(container)])
+    family, checkpoint = _find_family(path, label, container, configs, architecture)
     reading = family.read(checkpoint)
-    weights = Weights(reading.tensors, reading.architecture)
     site = (site_from_name(reading.hook) if reading.hook else None) or site_from_name(own_name)
-    sae = SparseAutoencoder(weights, name=own_name, site=site)
-    sae.statistics = _read_statistics(path, sae)
+    sae = SparseAutoencoder(
+        Weights(reading.tensors, reading.architecture),
+        name=own_name,
+        site=site,
+        modulation=reading.modulation,
+        origin=Origin(reading.layout, container.files, checkpoint.config or {}, reading.hook),
+    )
+    sae.statistics = read_statistics_beside(path, sae, places)
     return sae
 
 
-def _config_path(path: Path, family: Family) -> Path:
+def _read_config(path: Path, config_name: str, label: str, places: Places) -> Config | None:
     """`<stem>.json` where several SAEs share a folder, else the family's own name for it."""
-    own = path.with_suffix(".json")
-    return own if own.is_file() else path.with_name(family.CONFIG_NAME)
+    own = path.with_name(f"{stem_of(path)}.json")
+    above = path.parent.parent / config_name  # dictionary_learning keeps intermediate SAEs one folder down
+    candidates = [own, path.with_name(config_name), *([above] if path.parent.name == "checkpoints" else [])]
+    found = next((file for file in candidates if file.is_file()), candidates[1])
+    return read_json(found, label, places)
 
 
-def _read_config(path: Path, name: str) -> Config | None:
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, RecursionError) as error:
-        raise ValueError(f"{name}: {path.name} beside it cannot be read as JSON ({error}).") from error
-    if not isinstance(config, dict):
-        raise ValueError(f"{name}: {path.name} beside it must hold a JSON object, but holds a {type(config).__name__}.")
-    return config
+def _inner_config(container: Container) -> Config | None:
+    inside = container.extras.get("config")
+    return inside if isinstance(inside, Mapping) else None
 
 
-def _find_family(name: str, header: Header, configs: dict[str, Config | None]) -> Family:
+def _find_family(
+    path: Path, label: str, container: Container, configs: Mapping[str, Config | None], architecture: str
+) -> tuple[Family, Checkpoint]:
+    asked, k = _parse_asked(architecture)
     for family in FAMILIES:
-        if family.matches(header, configs[family.CONFIG_NAME]):
-            return family
-    found = ", ".join(sorted(header)[:4]) or "none"
-    layouts = " and ".join(family.LAYOUTS for family in FAMILIES)
-    raise ValueError(f"{name}: its tensors ({found}, ...) are of no SAE layout that is read; known are {layouts}.")
+        checkpoint = Checkpoint(
+            path, label, container.source, configs[family.CONFIG_NAME], container.metadata, container.extras,
+            container.wrapper, asked, k,
+        )  # fmt: skip
+        if asked in family.ARCHITECTURES or (asked is None and family.matches(checkpoint)):
+            return family, checkpoint
+    found = ", ".join(sorted(container.source.infos)[:4]) or "none"
+    layouts = ", ".join(family.LAYOUTS for family in FAMILIES)
+    raise ValueError(f"{label}: its tensors ({found}, ...) are of no SAE layout that is read; known are {layouts}.")
 
 
-def _refuse_others(name: str, header: Header, configs: list[Config | None]) -> None:
+def _parse_asked(architecture: str) -> tuple[str | None, int | None]:
+    if architecture.strip() in ("", AUTO):
+        return None, None
+    match = _ASKED.fullmatch(architecture.strip())
+    if match is None or match["layout"] not in ARCHITECTURES:
+        raise ValueError(
+            f"architecture: {architecture!r} is not a layout; use auto or one of {', '.join(ARCHITECTURES)}, with :k "
+            f"where the file does not tell k, as in overcomplete_topk:32."
+        )
+    return match["layout"], None if match["k"] is None else int(match["k"])
+
+
+def _refuse_others(label: str, header: Header, configs: Sequence[Config | None]) -> None:
     """Files that hold something else than an SAE."""
     if any(mark in key for key in header for mark in _LORA_MARKS):
-        raise ValueError(f"{name}: this is a LoRA, not an SAE; load it with a LoRA loader and give an SAE here.")
+        raise ValueError(f"{label}: this is a LoRA, not an SAE; load it with a LoRA loader and give an SAE here.")
     transcoder = any(key in header for key in _TRANSCODER_TENSORS)
     for config in filter(None, configs):
         d_in = config.get("d_in")
-        transcoder |= any(config.get(flag) for flag in _TRANSCODER_FLAGS)
+        transcoder |= any(config.get(flag) is True for flag in _TRANSCODER_FLAGS)
         transcoder |= "transcoder" in str(config.get("architecture", ""))
         transcoder |= d_in is not None and config.get("d_out", d_in) != d_in
     if transcoder:
         raise ValueError(
-            f"{name}: this is a transcoder, which predicts another layer's activations; only SAEs, which reconstruct "
+            f"{label}: this is a transcoder, which predicts another layer's activations; only SAEs, which reconstruct "
             f"their own input, are accepted."
         )
-
-
-def _read_statistics(path: Path, sae: SparseAutoencoder) -> FeatureStatistics | None:
-    beside = statistics_path(path)
-    if not beside.is_file():
-        return None
-    statistics = read_statistics(beside)
-    if len(statistics.mean) != sae.d_sae:
-        raise ValueError(
-            f"{beside.name}: the statistics are of {len(statistics.mean)} features, but {sae.name} has {sae.d_sae}; "
-            f"measure them again or remove the file."
-        )
-    return statistics

@@ -10,85 +10,77 @@ import torch
 
 from ..activations import Architecture
 from ..weights import Weight
-from .checkpoint import Checkpoint, Config, Header, Reading
+from .checkpoint import Checkpoint, Config, Reading
 
 CONFIG_NAME = "config.json"
 LAYOUTS = "RE-N-Y (TopK, standard, gated, JumpReLU)"
+ARCHITECTURES = ("reny_topk", "reny_standard", "reny_gated", "reny_jumprelu")
 
 _LINEAR = ("bias", "encoder.weight", "encoder.bias", "decoder.weight")
 _JUMPRELU = (*_LINEAR, "logthres")
 _GATED = ("decoder_bias", "encoder.weight", "r_mag", "gate_bias", "mag_bias", "decoder.weight")
 
 
-def matches(header: Header, config: Config | None) -> bool:
-    if config is not None and "trainer" in config:
+def matches(checkpoint: Checkpoint) -> bool:
+    if checkpoint.config is not None and "trainer" in checkpoint.config:
         return False  # dictionary_learning stores the same names
-    return {"encoder.weight", "decoder.weight"} <= set(header) and ("bias" in header or "decoder_bias" in header)
+    linear = checkpoint.has("bias") or checkpoint.has("decoder_bias")
+    return linear and checkpoint.has("encoder.weight", "decoder.weight")
 
 
 def read(checkpoint: Checkpoint) -> Reading:
     if "decoder_bias" in checkpoint.header:
-        tensors, architecture = _read_gated(checkpoint)
+        reading = _read_gated(checkpoint)
     elif "logthres" in checkpoint.header:
-        tensors, architecture = _read_jumprelu(checkpoint)
+        reading = _read_jumprelu(checkpoint)
     else:
-        tensors, architecture = _read_linear(checkpoint)
-    _check_config(checkpoint)
-    return Reading(tensors, architecture)
+        reading = _read_linear(checkpoint)
+    if checkpoint.config is not None:
+        d_in, d_sae = checkpoint.width_and_count("decoder.weight", transposed=True)
+        checkpoint.check_config_shape(checkpoint.config, {"features": d_in, "pages": d_sae}, CONFIG_NAME)
+    return reading
 
 
-def _read_linear(checkpoint: Checkpoint) -> tuple[dict[str, Weight], Architecture]:
+def _read_linear(checkpoint: Checkpoint) -> Reading:
     """TopK where the config has k; without k the "standard" class, whose codes carry the decoder's norm."""
     checkpoint.check_tensors(_LINEAR, "RE-N-Y TopK or standard")
-    config = _required_config(checkpoint, "a TopK SAE with its k, or a standard one without")
-    if "k" not in config:
-        return _linear(checkpoint), Architecture("relu", decoder_norm="after")
+    config = _config(checkpoint, "a TopK SAE with its k, or a standard one without", ("reny_topk:16", "reny_standard"))
+    if checkpoint.asked == "reny_standard" or (checkpoint.asked is None and "k" not in config):
+        return Reading(_linear(checkpoint), Architecture("relu", decoder_norm="after"), "RE-N-Y standard")
     if config.get("sample") is not None:
         raise checkpoint.fail(f"{CONFIG_NAME} has sample = {config['sample']!r}; only TopK SAEs with null are known.")
-    return _linear(checkpoint), Architecture("topk", k=checkpoint.whole_number(config, "k", CONFIG_NAME))
+    k = checkpoint.k(config if checkpoint.config is not None else None, "k", CONFIG_NAME)
+    return Reading(_linear(checkpoint), Architecture("topk", k=k), "RE-N-Y TopK")
 
 
-def _read_jumprelu(checkpoint: Checkpoint) -> tuple[dict[str, Weight], Architecture]:
+def _read_jumprelu(checkpoint: Checkpoint) -> Reading:
     checkpoint.check_tensors(_JUMPRELU, "RE-N-Y JumpReLU")
     threshold = Weight(checkpoint.source, "logthres", transform=torch.exp)
-    return {**_linear(checkpoint), "threshold": threshold}, Architecture("jumprelu")
+    return Reading({**_linear(checkpoint), "threshold": threshold}, Architecture("jumprelu"), "RE-N-Y JumpReLU")
 
 
-def _read_gated(checkpoint: Checkpoint) -> tuple[dict[str, Weight], Architecture]:
+def _read_gated(checkpoint: Checkpoint) -> Reading:
     checkpoint.check_tensors(_GATED, "RE-N-Y gated")
-    _required_config(checkpoint, "RE-N-Y's codes, or the different ones of dictionary_learning")
+    names = ("reny_gated", "dictionary_learning_gated")
+    _config(checkpoint, "RE-N-Y's codes, or the different ones of dictionary_learning", names)
     tensors = {
-        **_map(checkpoint, gate_bias="gate_bias", magnitude_bias="mag_bias", r_mag="r_mag"),
-        **_map(checkpoint, input_bias="decoder_bias", output_bias="decoder_bias", encoder="encoder.weight"),
-        "decoder": Weight(checkpoint.source, "decoder.weight", transposed=True),
+        **checkpoint.stored(gate_bias="gate_bias", magnitude_bias="mag_bias", r_mag="r_mag"),
+        **checkpoint.stored(input_bias="decoder_bias", output_bias="decoder_bias", encoder="encoder.weight"),
+        **checkpoint.turned(decoder="decoder.weight"),
     }
-    return tensors, Architecture("gated", decoder_norm="after")
+    return Reading(tensors, Architecture("gated", decoder_norm="after"), "RE-N-Y gated")
 
 
 def _linear(checkpoint: Checkpoint) -> dict[str, Weight]:
     return {
-        **_map(checkpoint, input_bias="bias", output_bias="bias", encoder="encoder.weight"),
-        **_map(checkpoint, encoder_bias="encoder.bias"),
-        "decoder": Weight(checkpoint.source, "decoder.weight", transposed=True),
+        **checkpoint.stored(input_bias="bias", output_bias="bias", encoder="encoder.weight"),
+        **checkpoint.stored(encoder_bias="encoder.bias"),
+        **checkpoint.turned(decoder="decoder.weight"),
     }
 
 
-def _map(checkpoint: Checkpoint, **names: str) -> dict[str, Weight]:
-    return {canonical: Weight(checkpoint.source, stored) for canonical, stored in names.items()}
-
-
-def _required_config(checkpoint: Checkpoint, choice: str) -> Config:
-    config = checkpoint.config
-    if config is None or not {"features", "pages"} <= set(config):
-        fault = f"there is no {CONFIG_NAME} beside it" if config is None else f"{CONFIG_NAME} lacks features and pages"
-        raise checkpoint.fail(
-            f"its tensors alone do not tell the layout ({choice}), and {fault}; put the {CONFIG_NAME} that was "
-            f"published with these weights, with features, pages and (for TopK) k, into the same folder."
-        )
+def _config(checkpoint: Checkpoint, choice: str, names: tuple[str, ...]) -> Config:
+    config = checkpoint.config or {}
+    if checkpoint.asked is None and not {"features", "pages"} <= set(config):
+        raise checkpoint.undecided(choice, CONFIG_NAME, "features, pages and (for TopK) k", names)
     return config
-
-
-def _check_config(checkpoint: Checkpoint) -> None:
-    shape = checkpoint.header["encoder.weight"].shape
-    if checkpoint.config is not None and len(shape) == 2:
-        checkpoint.check_config_shape(checkpoint.config, {"features": shape[1], "pages": shape[0]}, CONFIG_NAME)

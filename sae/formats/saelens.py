@@ -1,122 +1,93 @@
-"""SAELens 6 inference checkpoints: standard, topk, jumprelu and gated (cfg.json and sae_weights.safetensors).
+"""SAELens checkpoints: cfg.json and sae_weights.safetensors of version 6, its training runs, and older versions.
 
-Source: github.com/decoderesearch/SAELens. Its batchtopk and matryoshka SAEs are exported as jumprelu.
+Source: github.com/decoderesearch/SAELens. `saelens_config.py` reads the configs.
 """
 
 from __future__ import annotations
 
-from ..activations import Architecture, Kind, Normalization
+from torch import Tensor
+
+from ..activations import Architecture, Kind
+from ..tensors import ComputedRows
 from ..weights import Weight
-from .checkpoint import Checkpoint, Config, Header, Reading
+from .checkpoint import Checkpoint, Config, Reading
+from .saelens_config import CONFIG_NAME, NORMALIZATIONS, dataset_factor, hook_of, read_config
 
-CONFIG_NAME = "cfg.json"
-LAYOUTS = "SAELens 6 (standard, topk, jumprelu, gated)"
+LAYOUTS = "SAELens"
+ARCHITECTURES = ("saelens",)
 
-_KINDS: dict[str, Kind] = {"standard": "relu", "topk": "topk", "jumprelu": "jumprelu", "gated": "gated"}
-_NORMALIZATIONS: dict[str, Normalization] = {
-    "none": "none",
-    "layer_norm": "layer_norm",
-    "constant_norm_rescale": "constant_norm",
+_KINDS: dict[str, Kind] = {
+    "standard": "relu",
+    "tanh-relu": "tanh_relu",
+    "topk": "topk",
+    "jumprelu": "jumprelu",
+    "gated": "gated",
+    "batchtopk": "batchtopk",
+    "matryoshka_batchtopk": "batchtopk",
 }
-_DATASET_NORM = "expected_average_only_in"  # one factor for the whole data set, folded into released weights
 # canonical name -> stored name, besides W_enc, W_dec and b_dec
-_VECTORS: dict[str, dict[str, str]] = {
-    "standard": {"encoder_bias": "b_enc"},
-    "topk": {"encoder_bias": "b_enc"},
+_GATED = {"gate_bias": "b_gate", "magnitude_bias": "b_mag", "r_mag": "r_mag"}
+_VECTORS: dict[Kind, dict[str, str]] = {
     "jumprelu": {"encoder_bias": "b_enc", "threshold": "threshold"},
-    "gated": {"gate_bias": "b_gate", "magnitude_bias": "b_mag", "r_mag": "r_mag"},
+    "gated": _GATED,
+    "batchtopk": {"encoder_bias": "b_enc", "threshold": "topk_threshold"},
 }
+_SCALING = "scaling_factor"
 
 
-def matches(header: Header, config: Config | None) -> bool:
-    return {"W_enc", "W_dec", "b_dec"} <= set(header)
+def matches(checkpoint: Checkpoint) -> bool:
+    return checkpoint.has("W_enc", "W_dec", "b_dec")
 
 
 def read(checkpoint: Checkpoint) -> Reading:
-    config = _config(checkpoint)
+    config = read_config(checkpoint, _KINDS)
     name = config["architecture"]
-    vectors = _VECTORS[name]
-    checkpoint.check_tensors(("W_enc", "W_dec", "b_dec", *vectors.values()), f"SAELens {name}")
-    _check_shapes(checkpoint, config)
-    factor = _dataset_factor(checkpoint, config)
-    tensors = {canonical: Weight(checkpoint.source, stored) for canonical, stored in vectors.items()}
-    tensors["encoder"] = _scaled(checkpoint, "W_enc", factor, transposed=True)
-    tensors["decoder"] = _scaled(checkpoint, "W_dec", 1 / factor)
-    tensors["output_bias"] = _scaled(checkpoint, "b_dec", 1 / factor)
-    if config.get("apply_b_dec_to_input", True):
+    kind = _KINDS[name]
+    vectors = _VECTORS.get(kind, {"encoder_bias": "b_enc"})
+    scaled = checkpoint.flag(config, "finetuning_scaling_factor", False, CONFIG_NAME)
+    wanted = ["W_enc", "W_dec", "b_dec", *vectors.values(), *([_SCALING] if scaled else [])]
+    checkpoint.check_tensors(wanted, f"SAELens {name}", ignored=(_SCALING,))
+    d_in, d_sae = checkpoint.width_and_count("W_dec", transposed=False)
+    checkpoint.check_config_shape(config, {"d_in": d_in, "d_sae": d_sae}, CONFIG_NAME)
+    factor = dataset_factor(checkpoint, config)
+    tensors = checkpoint.stored(**vectors)
+    tensors["encoder"] = _times(checkpoint, "W_enc", factor, transposed=True)
+    tensors["decoder"] = _finetuned(checkpoint, factor) if scaled else _times(checkpoint, "W_dec", 1 / factor)
+    tensors["output_bias"] = _times(checkpoint, "b_dec", 1 / factor)
+    if checkpoint.flag(config, "apply_b_dec_to_input", True, CONFIG_NAME):
         tensors["input_bias"] = tensors["output_bias"]
-    return Reading(tensors, _architecture(checkpoint, config), _hook(config))
-
-
-def _config(checkpoint: Checkpoint) -> Config:
-    """The config of a SAELens 6 checkpoint of a known architecture."""
-    config = checkpoint.config
-    if config is None:
-        raise checkpoint.fail(
-            f"W_enc and W_dec are used by several layouts and there is no {CONFIG_NAME} beside the file; put the "
-            f"{CONFIG_NAME} that SAELens wrote into the same folder."
-        )
-    if "activation_fn_str" in config or "architecture" not in config:
-        raise checkpoint.fail(
-            f"{CONFIG_NAME} is not from SAELens 6 (it has activation_fn_str or lacks architecture); load and save the "
-            f"SAE once with SAELens 6 to convert it."
-        )
-    if config["architecture"] not in _KINDS:
-        raise checkpoint.fail(
-            f"the SAELens architecture {config['architecture']!r} is not known; accepted are {', '.join(_KINDS)}, and "
-            f"SAELens exports batchtopk and matryoshka SAEs as jumprelu."
-        )
-    if config.get("reshape_activations", "none") != "none":
-        raise checkpoint.fail(
-            f"{CONFIG_NAME} has reshape_activations = {config['reshape_activations']!r}; only 'none' is accepted."
-        )
-    return config
+    return Reading(tensors, _architecture(checkpoint, config), f"SAELens {name}", hook_of(config))
 
 
 def _architecture(checkpoint: Checkpoint, config: Config) -> Architecture:
     kind = _KINDS[config["architecture"]]
-    normalization = _NORMALIZATIONS.get(config.get("normalize_activations", "none"), "none")
-    if kind != "topk":
+    normalization = NORMALIZATIONS.get(config.get("normalize_activations", "none"), "none")
+    if kind not in ("topk", "batchtopk"):
         return Architecture(kind, normalization=normalization)
+    # a topk SAE has it off unless its config says so; batchtopk training has it on
+    rescaled = checkpoint.flag(config, "rescale_acts_by_decoder_norm", kind == "batchtopk", CONFIG_NAME)
     return Architecture(
         kind,
-        k=checkpoint.whole_number(config, "k", CONFIG_NAME),
+        k=checkpoint.k(config, "k", CONFIG_NAME) if kind == "topk" else None,
         normalization=normalization,
-        decoder_norm="before" if config.get("rescale_acts_by_decoder_norm", False) else "none",
+        decoder_norm="before" if rescaled else "none",
     )
 
 
-def _dataset_factor(checkpoint: Checkpoint, config: Config) -> float:
-    """What x is multiplied by for a data set's average norm; SAELens keeps it outside the config until it is folded."""
-    normalization = config.get("normalize_activations", "none")
-    if normalization in _NORMALIZATIONS:
-        return 1.0
-    if normalization != _DATASET_NORM:
-        raise checkpoint.fail(
-            f"{CONFIG_NAME} has normalize_activations = {normalization!r}; accepted are "
-            f"{', '.join((*_NORMALIZATIONS, _DATASET_NORM))}."
-        )
-    factor = config.get("norm_scaling_factor")
-    if isinstance(factor, bool) or not isinstance(factor, (int, float)) or not factor > 0:
-        raise checkpoint.fail(
-            f"{CONFIG_NAME} has normalize_activations = {_DATASET_NORM!r}, whose scale is not stored there; fold it "
-            f"into the weights with SAELens, or add it to {CONFIG_NAME} as norm_scaling_factor, a positive number."
-        )
-    return float(factor)
-
-
-def _scaled(checkpoint: Checkpoint, key: str, factor: float, transposed: bool = False) -> Weight:
+def _times(checkpoint: Checkpoint, key: str, factor: float, transposed: bool = False) -> Weight:
     transform = None if factor == 1 else lambda values: values * factor
     return Weight(checkpoint.source, key, transposed=transposed, transform=transform)
 
 
-def _check_shapes(checkpoint: Checkpoint, config: Config) -> None:
-    shape = checkpoint.header["W_dec"].shape
-    if len(shape) == 2:
-        checkpoint.check_config_shape(config, {"d_in": shape[1], "d_sae": shape[0]}, CONFIG_NAME)
+def _finetuned(checkpoint: Checkpoint, factor: float) -> Weight:
+    """Decoder rows times each feature's own factor, which a fine-tuning of old versions learned."""
+    source, shape = checkpoint.source, checkpoint.header["W_dec"].shape
+    if checkpoint.header[_SCALING].shape != shape[:1]:
+        found = list(checkpoint.header[_SCALING].shape)
+        raise checkpoint.fail(f"{_SCALING} has the shape {found}, which does not fit W_dec's {list(shape)}.")
 
+    def rows(start: int, stop: int) -> Tensor:
+        ids = range(start, stop)
+        return source.rows("W_dec", ids).float() * source.rows(_SCALING, ids).float()[:, None] / factor
 
-def _hook(config: Config) -> str | None:
-    metadata = config.get("metadata")
-    hook = metadata.get("hook_name") if isinstance(metadata, dict) else None
-    return hook if isinstance(hook, str) else None
+    return Weight(ComputedRows((shape[0], shape[1]), rows, checkpoint.label), ComputedRows.KEY)

@@ -23,9 +23,9 @@ def export_topk(
     In this layout `features` is the width of the activations and `pages` the number of features.
     """
     config = model.config
-    if statistics is not None and len(statistics.mean) != config.d_sae:
+    if statistics is not None and statistics.count != config.d_sae:
         raise ValueError(
-            f"statistics: they describe {len(statistics.mean)} features, but the SAE has {config.d_sae}; "
+            f"statistics: they describe {statistics.count} features, but the SAE has {config.d_sae}; "
             "give statistics measured with this SAE."
         )
     folder.mkdir(parents=True, exist_ok=True)

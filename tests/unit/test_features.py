@@ -230,11 +230,11 @@ def test_broken_statistics_are_told(tmp_path: Path) -> None:
     peak, density = torch.ones(2, 4)
     for mean, message in [
         (torch.ones(5), "must be vectors of one length, but have the shapes"),
-        (torch.full((4,), math.nan), "hold NaN or infinite values"),
+        (torch.full((4,), math.nan), "holds NaN or infinite values"),
     ]:
         write_statistics(FeatureStatistics(mean, peak.clone(), density.clone(), 1), path)
         with pytest.raises(ValueError, match=r"x\.stats\.safetensors: .*" + message):
             read_statistics(path)
     path.write_bytes(b"version https://git-lfs.github.com/spec/v1")
-    with pytest.raises(ValueError, match=r"x\.stats\.safetensors: the statistics file cannot be read"):
+    with pytest.raises(ValueError, match=r"x\.stats\.safetensors: this is a Git LFS pointer"):
         read_statistics(path)

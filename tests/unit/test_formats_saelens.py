@@ -180,7 +180,7 @@ def test_the_site_comes_from_the_hook_name(tmp_path: Path) -> None:
 
 
 def test_a_file_without_its_config_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"sae_weights.safetensors: .*no cfg.json beside the file"):
+    with pytest.raises(ValueError, match=r"sae_weights.safetensors: .*there is no cfg.json beside it"):
         load(write(tmp_path, tensors_for("standard")))
 
 
@@ -210,7 +210,7 @@ def test_transcoders_are_refused_by_tensors(name: str, tmp_path: Path) -> None:
         ("standard", {"architecture": "temporal"}, "architecture 'temporal' is not known"),
         ("standard", {"architecture": "gated"}, "lacks the tensor 'b_gate'"),
         ("jumprelu", {"architecture": "standard"}, "unknown tensor 'threshold'"),
-        ("standard", {"activation_fn_str": "topk"}, "not from SAELens 6"),
+        ("standard", {"activation_fn_str": "softmax"}, "activation_fn_str = 'softmax'"),
         ("standard", {"architecture": None}, "architecture None is not known"),
         ("standard", {"normalize_activations": "batch"}, "normalize_activations = 'batch'"),
         ("standard", {"reshape_activations": "hook_z"}, "reshape_activations = 'hook_z'"),

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from plain_sae import D_IN, KINDS, build, close, every_kind, tensors_for
 from sae.autoencoder import Architecture, SparseAutoencoder
-from sae.tensors import TensorFile
+from sae.safetensors_file import open_safetensors
 from sae.weights import Weight, Weights
 
 
@@ -25,7 +25,7 @@ def stored_sae(folder: Path, architecture: Architecture, dtype: torch.dtype = to
     tensors = {name: tensor.to(dtype) for name, tensor in tensors_for(architecture).items()}
     matrices = ("encoder", "decoder")
     save_file({k: (v.T if k in matrices else v).contiguous() for k, v in tensors.items()}, folder / "a.safetensors")
-    source = TensorFile(folder / "a.safetensors")
+    source = open_safetensors(folder / "a.safetensors")[0]
     weights = {name: Weight(source, name, transposed=name in matrices) for name in tensors}
     return SparseAutoencoder(Weights(weights, architecture))
 
@@ -72,7 +72,7 @@ def test_a_file_gives_what_memory_gives(dtype: torch.dtype, tmp_path: Path, x: T
 def test_wide_gaps_and_merged_runs_of_columns_read_the_same(tmp_path: Path) -> None:
     matrix = torch.arange(5 * 6000, dtype=torch.float32).reshape(5, 6000)
     save_file({"m": matrix}, tmp_path / "m.safetensors")
-    source = TensorFile(tmp_path / "m.safetensors")
+    source = open_safetensors(tmp_path / "m.safetensors")[0]
     for ids in ([5999], [0, 1, 2], [4, 3000, 2, 5999, 4], list(range(0, 6000, 7)), []):
         assert torch.equal(source.columns("m", ids), matrix[:, ids])
         assert torch.equal(source.rows("m", [i % 5 for i in ids]), matrix[[i % 5 for i in ids]])
@@ -93,7 +93,7 @@ def test_not_a_number_is_found_in_what_is_read_and_nowhere_else(tmp_path: Path) 
     tensors["decoder"][9, 3] = float("nan")
     tensors["encoder"][2, 1] = float("inf")
     save_file(tensors, tmp_path / "bad.safetensors")
-    source = TensorFile(tmp_path / "bad.safetensors", "mine/bad.safetensors")
+    source = open_safetensors(tmp_path / "bad.safetensors", "mine/bad.safetensors")[0]
     weights = Weights({name: Weight(source, name) for name in tensors}, Architecture("relu"))
     sae = SparseAutoencoder(weights)
     assert sae.direction([8, 10]).shape == (2, D_IN)

@@ -1,0 +1,58 @@
+"""Statistics that lie beside a checkpoint: our own file, sdxl-unbox's mean.pt, SAELens' sparsity.safetensors."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from torch import Tensor
+
+from ..autoencoder import SparseAutoencoder
+from ..pickle_file import open_tensor
+from ..safetensors_file import open_safetensors
+from ..statistics import FeatureStatistics, read_statistics, statistics_path
+from . import sdxl_unbox
+from .files import Places, stem_of
+
+SPARSITY = "sparsity.safetensors"  # SAELens: the decimal logarithm of each feature's density, plus a trifle
+SPARSITY_FLOOR = 1e-10  # the trifle
+MEAN = "mean.pt"  # sdxl-unbox: each feature's mean activation, saved on a GPU
+
+
+def read_statistics_beside(path: Path, sae: SparseAutoencoder, places: Places) -> FeatureStatistics | None:
+    """What is known of the SAE's features; our own file comes before other projects'."""
+    own = statistics_path(path.with_name(stem_of(path) + path.suffix))
+    known = [(own, read_statistics), (path.with_name(SPARSITY), _read_sparsity)]
+    if sae.origin is not None and sae.origin.layout == sdxl_unbox.LAYOUTS:
+        known.append((path.with_name(MEAN), _read_mean))
+    for file, read in known:
+        if not file.is_file():
+            continue
+        places.check(file, sae.name)
+        statistics = read(file)
+        if statistics.count != sae.d_sae:
+            raise ValueError(
+                f"{file.name}: the statistics are of {statistics.count} features, but {sae.name} has {sae.d_sae}; "
+                f"measure them again or remove the file."
+            )
+        return statistics
+    return None
+
+
+def _read_mean(path: Path) -> FeatureStatistics:
+    return FeatureStatistics(mean=_vector(open_tensor(path, path.name), path), max=None, density=None, tokens=0)
+
+
+def _read_sparsity(path: Path) -> FeatureStatistics:
+    source, _ = open_safetensors(path)
+    if "sparsity" not in source.infos:
+        raise ValueError(f"{path.name}: the statistics file lacks the tensor 'sparsity'; remove it or export it again.")
+    density = (10 ** _vector(source.whole("sparsity"), path) - SPARSITY_FLOOR).clamp(0, 1)
+    return FeatureStatistics(mean=None, max=None, density=density, tokens=0)
+
+
+def _vector(values: Tensor, path: Path) -> Tensor:
+    if values.ndim != 1:
+        raise ValueError(
+            f"{path.name}: it must hold one number for each feature, but has the shape {list(values.shape)}."
+        )
+    return values.float()

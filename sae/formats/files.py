@@ -1,0 +1,180 @@
+"""The files of a checkpoint: which weight file, its shards, what lies beside it, and that all are where they may be."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..pickle_file import open_pickle
+from ..safetensors_file import open_safetensors
+from ..tensor_file import open_file
+from ..tensors import JoinedTensors, TensorSource
+
+SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
+MAX_JSON_BYTES = 16 * 2**20
+HEADER = "saev header"  # key in `extras` of the JSON line with which saev's files begin
+# What lies beside an SAE without being one.
+BESIDE = re.compile(
+    r".*\.stats\.safetensors|sparsity\.safetensors|mean\.pt|std\.pt|trainer_state\.pt|training_args\.bin|"
+    r"activations_store_state\.safetensors|optimizer.*|expected\.pt"
+)
+_SHARD = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})")
+
+
+@dataclass
+class Container:
+    """The opened weight files of one SAE."""
+
+    source: TensorSource
+    files: tuple[Path, ...]
+    metadata: dict[str, str] = field(default_factory=dict)
+    extras: dict[str, Any] = field(default_factory=dict)
+    wrapper: str | None = None
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where files may lie; without folders, anywhere."""
+
+    folders: Sequence[Path]
+
+    def check(self, path: Path, label: str) -> None:
+        """Raises ValueError when the file's real place, links resolved, is outside all folders."""
+        real = path.resolve()
+        if self.folders and not any(real.is_relative_to(folder.resolve()) for folder in self.folders):
+            raise ValueError(
+                f"{label}: {path.name} is a link that leads out of the model folders; put the file itself there, or "
+                f"add its folder to extra_model_paths.yaml."
+            )
+
+
+def weight_file(path: Path) -> Path:
+    """The one weight file of a folder, or the file itself."""
+    if not path.is_dir():
+        return path
+    found = sorted(file for file in path.iterdir() if file.suffix in SUFFIXES and not BESIDE.fullmatch(file.name))
+    firsts = [file for file in found if _is_first(file)]
+    if len(firsts) == 1:
+        return firsts[0]
+    if not found:
+        raise ValueError(
+            f"{path.name}: the folder has no weight file ({', '.join(SUFFIXES)}); download the weights into it."
+        )
+    names = ", ".join(file.name for file in firsts or found)
+    raise ValueError(f"{path.name}: the folder has several weight files ({names}); give the path of one of them.")
+
+
+def _is_first(file: Path) -> bool:
+    shard = _SHARD.fullmatch(file.stem)
+    return shard is None or int(shard["number"]) == 1
+
+
+def stem_of(path: Path) -> str:
+    """The file's name without suffix and shard number."""
+    shard = _SHARD.fullmatch(path.stem)
+    return shard["stem"] if shard else path.stem
+
+
+def open_container(path: Path, label: str, places: Places) -> Container:
+    """Opens a weight file, together with the other shards where it is one of several."""
+    if path.suffix not in SUFFIXES:
+        kind = "".join(path.suffixes[-2:]) or "file without suffix"
+        raise ValueError(f"{label}: a {kind} is not read; give a file of the kinds {', '.join(SUFFIXES)}.")
+    paths = _shards(path, label, places)
+    opened = [_open(file, label if len(paths) == 1 else f"{label} ({file.name})", places) for file in paths]
+    if len(opened) == 1:
+        return opened[0]
+    joined = Container(JoinedTensors([part.source for part in opened], label), tuple(paths))
+    for part in opened:
+        joined.metadata |= part.metadata
+        joined.extras |= part.extras
+    return joined
+
+
+def _open(path: Path, label: str, places: Places) -> Container:
+    places.check(path, label)
+    if path.suffix == ".safetensors":
+        source, metadata = open_safetensors(path, label)
+        return Container(source, (path,), metadata)
+    header, skip = _first_line(path, label)
+    contents = open_pickle(path, label, skip)
+    extras = contents.extras if header is None else {**contents.extras, HEADER: header}
+    return Container(contents.source, (path,), {}, extras, contents.wrapper)
+
+
+def _first_line(path: Path, label: str) -> tuple[Mapping[str, Any] | None, int]:
+    """The JSON object on the first line, and where the rest begins; (None, 0) for an ordinary file."""
+    file, _ = open_file(path, label)
+    with file:
+        if file.read(1) != b"{":
+            return None, 0
+        file.seek(0)
+        line = file.read(MAX_JSON_BYTES).partition(b"\n")[0]
+    header = parse_json(line, label, "its first line")
+    return header, len(line) + 1
+
+
+def _shards(path: Path, label: str, places: Places) -> list[Path]:
+    shard = _SHARD.fullmatch(path.stem)
+    if shard is None:
+        return [path]
+    stem, count = shard["stem"], int(shard["count"])
+    names = [f"{stem}-{number:05}-of-{count:05}{path.suffix}" for number in range(1, min(count, 1000) + 1)]
+    missing = [name for name in names if not path.with_name(name).is_file()]
+    if missing or not 1 <= int(shard["number"]) <= count:
+        raise ValueError(f"{label}: the shard {(missing or [path.name])[0]} is missing; download all {count} of them.")
+    others = {file.name for file in path.parent.glob(f"*-of-*{path.suffix}")}
+    beyond = sorted(name for name in others - set(names) if (found := _SHARD.match(name)) and found["stem"] == stem)
+    if beyond:
+        raise ValueError(f"{label}: {beyond[0]} is a shard of another split; keep the {count} files of one download.")
+    _check_index(path.with_name(f"{stem}{path.suffix}.index.json"), set(names), label, places)
+    return [path.with_name(name) for name in names]
+
+
+def _check_index(index: Path, names: set[str], label: str, places: Places) -> None:
+    """The index names the shard of each tensor; where it lies beside them, it must mean these."""
+    content = read_json(index, label, places)
+    if content is None:
+        return
+    listed = content.get("weight_map")
+    if not isinstance(listed, dict) or {str(name) for name in listed.values()} != names:
+        raise ValueError(
+            f"{label}: {index.name} names other shards than the {len(names)} files beside it; download all again."
+        )
+
+
+def read_json(path: Path, label: str, places: Places) -> dict[str, Any] | None:
+    """The JSON object in a file, None where there is no file."""
+    if not path.is_file():
+        if path.is_symlink() or path.is_dir():
+            raise ValueError(f"{label}: {path.name} beside it is no file (a broken link or a folder); remove it.")
+        return None
+    places.check(path, label)
+    try:
+        with path.open("rb") as file:
+            text = file.read(MAX_JSON_BYTES + 1)
+    except OSError as error:
+        raise ValueError(f"{label}: {path.name} beside it cannot be read ({error.strerror}).") from error
+    return parse_json(text, label, f"{path.name} beside it")
+
+
+def parse_json(text: bytes, label: str, what: str) -> dict[str, Any]:
+    """A JSON object with finite numbers; ValueError names `what` otherwise."""
+    if len(text) > MAX_JSON_BYTES:
+        raise ValueError(f"{label}: {what} is larger than {MAX_JSON_BYTES // 2**20} MB, which no config is.")
+    try:
+        content = json.loads(text.decode("utf-8"), parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
+        reason = str(error).replace("\n", " ")[:200]
+        raise ValueError(f"{label}: {what} cannot be read as JSON ({reason}).") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{label}: {what} must hold a JSON object, but holds a {type(content).__name__}.")
+    return content
+
+
+def _refuse_constant(name: str) -> float:
+    raise ValueError(f"{name} is no number of JSON")

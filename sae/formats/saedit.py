@@ -1,0 +1,32 @@
+"""SAEdit's matryoshka SAEs of T5 embeddings: config.json and pytorch_model.bin.
+
+Source: github.com/bartbussmann/matryoshka_sae as SAEdit uses it. The file has an encoder bias that is not used.
+"""
+
+from __future__ import annotations
+
+from ..activations import Architecture
+from .checkpoint import Checkpoint, Reading
+
+CONFIG_NAME = "config.json"
+LAYOUTS = "SAEdit"
+ARCHITECTURES = ("saedit",)
+
+_TENSORS = ("W_enc", "W_dec", "b_dec", "threshold")
+
+
+def matches(checkpoint: Checkpoint) -> bool:
+    return checkpoint.has(*_TENSORS) and "act_size" in (checkpoint.config or {})
+
+
+def read(checkpoint: Checkpoint) -> Reading:
+    checkpoint.check_tensors(_TENSORS, LAYOUTS, ignored=("b_enc",))
+    config = checkpoint.config or {}
+    d_in, d_sae = checkpoint.width_and_count("W_dec", transposed=False)
+    checkpoint.check_config_shape(config, {"act_size": d_in, "dict_size": d_sae}, CONFIG_NAME)
+    normalised = checkpoint.flag(config, "input_unit_norm", False, CONFIG_NAME)
+    tensors = {
+        **checkpoint.turned(encoder="W_enc"),
+        **checkpoint.stored(decoder="W_dec", input_bias="b_dec", output_bias="b_dec", threshold="threshold"),
+    }
+    return Reading(tensors, Architecture("batchtopk", normalization="layer_norm" if normalised else "none"), LAYOUTS)

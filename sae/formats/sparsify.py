@@ -1,0 +1,60 @@
+"""EleutherAI's sparsify, and SAeUron, which grew from an early version of it: cfg.json and sae.safetensors.
+
+Sources: github.com/EleutherAI/sparsify, github.com/cywinski/SAeUron. SAeUron may normalise each token; its batch and
+sample selection is switched off when it loads an SAE.
+"""
+
+from __future__ import annotations
+
+from ..activations import Architecture, Kind
+from .checkpoint import Checkpoint, Config, Reading
+
+CONFIG_NAME = "cfg.json"
+LAYOUTS = "sparsify and SAeUron"
+ARCHITECTURES = ("sparsify", "saeuron")
+
+_TENSORS = ("encoder.weight", "encoder.bias", "b_dec")
+_KINDS: dict[str, Kind] = {"topk": "topk", "groupmax": "groupmax"}
+
+
+def matches(checkpoint: Checkpoint) -> bool:
+    if not checkpoint.has(*_TENSORS):
+        return False
+    config = checkpoint.config
+    return checkpoint.has("W_dec") or (config is not None and "k" in config and "trainer" not in config)
+
+
+def read(checkpoint: Checkpoint) -> Reading:
+    config = checkpoint.config
+    if config is None and checkpoint.asked is None:
+        choice = "sparsify or SAeUron, with their k"
+        raise checkpoint.undecided(choice, CONFIG_NAME, "d_in, num_latents and k", ("sparsify:32", "saeuron:32"))
+    name = "W_dec" if checkpoint.has("W_dec") else "decoder.weight"  # very old files have the second
+    checkpoint.check_tensors((*_TENSORS, name), LAYOUTS)
+    turned = name == "decoder.weight" and checkpoint.header[name].shape != checkpoint.header["encoder.weight"].shape
+    tensors = {
+        **checkpoint.stored(encoder="encoder.weight", encoder_bias="encoder.bias"),
+        **checkpoint.stored(input_bias="b_dec", output_bias="b_dec"),
+        **(checkpoint.turned(decoder=name) if turned else checkpoint.stored(decoder=name)),
+    }
+    d_in, d_sae = checkpoint.width_and_count(name, turned)
+    _check_config(checkpoint, config or {}, d_in, d_sae)
+    architecture, layout = _architecture(checkpoint, config or {})
+    return Reading(tensors, architecture, layout)
+
+
+def _architecture(checkpoint: Checkpoint, config: Config) -> tuple[Architecture, str]:
+    saeuron = checkpoint.asked == "saeuron" or "input_unit_norm" in config or "batch_topk" in config
+    activation = config.get("activation", "topk")
+    if not isinstance(activation, str) or activation not in _KINDS:
+        raise checkpoint.fail(f"{CONFIG_NAME} has activation = {activation!r}; known are {', '.join(_KINDS)}.")
+    normalised = checkpoint.flag(config, "input_unit_norm", False, CONFIG_NAME)
+    k = checkpoint.k(checkpoint.config, "k", CONFIG_NAME)
+    architecture = Architecture(_KINDS[activation], k=k, normalization="layer_norm" if normalised else "none")
+    return architecture, "SAeUron" if saeuron else f"sparsify {activation}"
+
+
+def _check_config(checkpoint: Checkpoint, config: Config, d_in: int, d_sae: int) -> None:
+    checkpoint.check_config_shape(config, {"d_in": d_in}, CONFIG_NAME)
+    if config.get("num_latents"):  # 0: d_in times expansion_factor
+        checkpoint.check_config_shape(config, {"num_latents": d_sae}, CONFIG_NAME)
