@@ -6,9 +6,9 @@ import folder_paths
 from comfy_api.latest import io
 
 from ..sae.autoencoder import SparseAutoencoder
-from ..sae.formats import load
+from ..sae.formats import ARCHITECTURES, AUTO, load, with_statistics
 from ..sae.site import parse_location, resolve_site
-from .model_folder import KIND, sae_names, sae_path
+from .model_folder import KIND, measured_statistics, sae_folders, sae_names, sae_path
 from .sockets import CATEGORY, Sae, location_input, stream_input
 
 
@@ -28,27 +28,53 @@ class LoadSAE(io.ComfyNode):
                 io.Combo.Input(
                     "sae_name",
                     options=sae_names(),
-                    tooltip="A weight file inside models/sae, sub-folders included (.safetensors).",
+                    tooltip="A weight file inside models/sae, sub-folders included (.safetensors, .pt, .pth, .bin).",
                 ),
                 location_input(),
                 stream_input(),
+                io.String.Input(
+                    "architecture",
+                    default=AUTO,
+                    optional=True,
+                    advanced=True,
+                    tooltip="'auto' reads it off the file. Where the file leaves it open, one of "
+                    f"{', '.join(ARCHITECTURES)}, with :k where k is not in the file: overcomplete_topk:32.",
+                ),
             ],
             outputs=[Sae.Output(display_name="sae", tooltip="The SAE with the place in the model where it belongs.")],
         )
 
     @classmethod
-    def fingerprint_inputs(cls, sae_name: str, location: str, stream: str) -> tuple[str, str, str, int]:
-        path = folder_paths.get_full_path(KIND, sae_name)
-        changed = Path(path).stat().st_mtime_ns if path is not None else 0
-        return sae_name, location, stream, changed
+    def fingerprint_inputs(
+        cls, sae_name: str, location: str, stream: str, architecture: str = AUTO
+    ) -> tuple[str, str, str, str, tuple[tuple[str, int], ...]]:
+        return sae_name, location, stream, architecture, _state_of(sae_name)
 
     @classmethod
-    def execute(cls, sae_name: str, location: str, stream: str) -> io.NodeOutput:
-        return io.NodeOutput(_load(sae_name, location, stream))
+    def execute(cls, sae_name: str, location: str, stream: str, architecture: str = AUTO) -> io.NodeOutput:
+        return io.NodeOutput(_load(sae_name, location, stream, architecture))
 
 
-def _load(sae_name: str, location: str, stream: str) -> SparseAutoencoder:
-    sae = load(sae_path(sae_name), name=str(Path(sae_name).with_suffix("")))
+def _state_of(sae_name: str) -> tuple[tuple[str, int], ...]:
+    """Names and times of the files of the SAE's folder: weights, shards, config, statistics."""
+    path = folder_paths.get_full_path(KIND, sae_name)
+    if path is None:
+        return ()
+    beside = [file for file in Path(path).parent.iterdir() if file.is_file()]
+    measured = measured_statistics(_name_of(sae_name))
+    files = sorted([*beside, measured] if measured.is_file() else beside)
+    return tuple((file.name, file.stat().st_mtime_ns) for file in files)
+
+
+def _name_of(sae_name: str) -> str:
+    return str(Path(sae_name).with_suffix(""))
+
+
+def _load(sae_name: str, location: str, stream: str, architecture: str) -> SparseAutoencoder:
+    sae = load(sae_path(sae_name), name=_name_of(sae_name), architecture=architecture, within=sae_folders())
+    measured = measured_statistics(sae.name)
+    if sae.statistics is None and measured.is_file():
+        sae = with_statistics(sae, measured)
     if location.strip() not in ("", "auto"):
         return sae.at(parse_location(location, stream))
     if stream == "auto" or sae.site is None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import folder_paths
 
+from ..sae.formats.files import BESIDE, SUFFIXES
+from ..sae.statistics import statistics_path
+
 KIND = "sae"
-EXTENSIONS = (".safetensors",)
-STATISTICS_SUFFIX = ".stats.safetensors"  # feature statistics lie beside their SAE and are no SAE themselves
+_LATER_SHARD = re.compile(r".*-(?!00001)\d{5}-of-\d{5}\.[a-z]+")
 
 
 def register() -> None:
@@ -18,12 +21,21 @@ def register() -> None:
     if own not in folders:
         folders.append(own)
     # A kind that the yaml file made has no file types yet, and would list every file.
-    folder_paths.folder_names_and_paths[KIND] = (folders, {*extensions, *EXTENSIONS})
+    folder_paths.folder_names_and_paths[KIND] = (folders, {*extensions, *SUFFIXES})
+
+
+def sae_folders() -> list[Path]:
+    """The folders that SAEs may lie in, links resolved."""
+    return [Path(folder).resolve() for folder in folder_paths.get_folder_paths(KIND)]
 
 
 def sae_names() -> list[str]:
-    """Weight files as paths inside the model folders, sub-folders included."""
-    return [name for name in folder_paths.get_filename_list(KIND) if not name.endswith(STATISTICS_SUFFIX)]
+    """Weight files as paths inside the model folders, sub-folders included; of a split one the first shard."""
+    return [name for name in folder_paths.get_filename_list(KIND) if _is_weight_file(Path(name).name)]
+
+
+def _is_weight_file(name: str) -> bool:
+    return not BESIDE.fullmatch(name) and not _LATER_SHARD.fullmatch(name)
 
 
 def sae_path(name: str) -> Path:
@@ -36,8 +48,25 @@ def sae_path(name: str) -> Path:
         raise ValueError(f"sae_name: {name!r} is no longer in models/sae; put it back or choose another.") from error
 
 
+def output_folder() -> Path:
+    """Where the pack writes: output/sae."""
+    return Path(folder_paths.get_output_directory()) / KIND
+
+
+def measured_statistics(name: str) -> Path:
+    """Where TopActivatingFeatures writes the statistics of the SAE `name`, which has no suffix.
+
+    Raises ValueError for a name that leads out of output/sae.
+    """
+    folder = output_folder().resolve()
+    path = statistics_path(Path(f"{folder / name}.safetensors")).resolve()
+    if not path.is_relative_to(folder) or "\0" in name:
+        raise ValueError(f"sae: its name {name!r} leads out of output/sae, so its statistics cannot be written there.")
+    return path
+
+
 def _accepted() -> str:
     names = sae_names()
     if not names:
-        return "one after putting a .safetensors file there"
+        return f"one after putting a weight file ({', '.join(SUFFIXES)}) there"
     return f"one of {', '.join(names[:5])}{' …' if len(names) > 5 else ''}"

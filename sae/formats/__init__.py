@@ -26,9 +26,11 @@ from . import (
     sdxl_unbox,
     sparsify,
 )
-from .beside import read_statistics_beside
+from .beside import read_statistics_beside, with_statistics
 from .checkpoint import Checkpoint, Config, Family, Header
 from .files import Container, Places, open_container, read_json, stem_of, weight_file
+
+__all__ = ["ARCHITECTURES", "AUTO", "FAMILIES", "load", "with_statistics"]
 
 # Where several match, the first one is taken: those that a config or a rare tensor marks come first.
 FAMILIES: tuple[Family, ...] = (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import copy
 from pathlib import Path
 
 from torch import Tensor
@@ -29,13 +30,27 @@ def read_statistics_beside(path: Path, sae: SparseAutoencoder, places: Places) -
             continue
         places.check(file, sae.name)
         statistics = read(file)
-        if statistics.count != sae.d_sae:
-            raise ValueError(
-                f"{file.name}: the statistics are of {statistics.count} features, but {sae.name} has {sae.d_sae}; "
-                f"measure them again or remove the file."
-            )
+        check_count(statistics, file, sae)
         return statistics
     return None
+
+
+def check_count(statistics: FeatureStatistics, file: Path, sae: SparseAutoencoder) -> None:
+    """Raises ValueError when the statistics are of another number of features."""
+    if statistics.count != sae.d_sae:
+        raise ValueError(
+            f"{file.name}: the statistics are of {statistics.count} features, but {sae.name} has {sae.d_sae}; measure "
+            f"them again or remove the file."
+        )
+
+
+def with_statistics(sae: SparseAutoencoder, file: Path) -> SparseAutoencoder:
+    """The same SAE with the statistics of a file in our own format."""
+    statistics = read_statistics(file)
+    check_count(statistics, file, sae)
+    measured = copy(sae)
+    measured.statistics = statistics
+    return measured
 
 
 def _read_mean(path: Path) -> FeatureStatistics:

@@ -1,7 +1,7 @@
 """The nodes' ids and inputs: public, never renamed, and inputs only ever appended."""
 
 INPUTS = {
-    "LoadSAE": ["sae_name", "location", "stream"],
+    "LoadSAE": ["sae_name", "location", "stream", "architecture"],
     "SAEFeature": ["feature", "strength", "features"],
     "TopActivatingFeatures": (
         "model sae positive latent_image seed steps count rank_by location stream baseline mask".split()

@@ -109,7 +109,7 @@ def test_the_loader_notices_a_changed_file(checkpoint, node_classes):
     checkpoint.touch()
     assert node.fingerprint_inputs(NAME, "auto", "auto") != before
     checkpoint.unlink()
-    assert node.fingerprint_inputs(NAME, "auto", "auto")[-1] == 0
+    assert node.fingerprint_inputs(NAME, "auto", "auto")[-1] == ()
 
 
 def test_features_chain_and_leave_earlier_lists_alone(node_classes):
@@ -213,7 +213,7 @@ BAD = [
     ({"location": "transformer_blocks.0.norm"}, r"location: double blocks have no point 'norm'; they have"),
     ({"location": "transformer_blocks.0.ff", "stream": "text"}, r"stream: .* carries the image stream, but 'text'"),
     ({"start_percent": 0.6, "end_percent": 0.4}, r"start_percent: 0.6 lies after end_percent 0.4; the start must"),
-    ({"unit": "mean"}, r"unit: 'mean' needs the activation of feature 3, and tiny has no statistics file; take"),
+    ({"unit": "mean"}, r"unit: 'mean' needs the activation of feature 3, and tiny has no statistics of it; take"),
     ({"method": "swap"}, r"replaces: 'swap' needs the features to take out, but none came; connect"),
     ({"strength": float("nan")}, r"strength: nan is not a finite number"),
     ({"mask": torch.full((1, 64, 64), 2.0)}, r"mask: it has values outside 0 to 1; every value must lie"),
