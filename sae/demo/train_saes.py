@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from ..fit import Fit
 from ..site import Site, parse_location
 from ..training.data import ActivationBuffer
-from ..training.evaluate import Evaluation, evaluate
+from ..training.evaluate import evaluate
 from ..training.export import export_topk
 from ..training.topk import TopKConfig
 from ..training.trainer import Progress, TopKTrainer
@@ -51,7 +52,7 @@ def load_transformer(file: Path) -> FluxTransformer2DModel:
     return transformer
 
 
-def train_sae(tokens: Tensor, fresh: Tensor, config: TopKConfig, folder: Path, dtype: torch.dtype) -> Evaluation:
+def train_sae(tokens: Tensor, fresh: Tensor, config: TopKConfig, folder: Path, dtype: torch.dtype) -> Fit:
     """Trains on tokens (n, d_in), over and over; measures on fresh ones; writes the SAE into `folder`."""
     trainer = TopKTrainer(config)
     buffer = ActivationBuffer(

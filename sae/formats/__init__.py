@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ..autoencoder import SparseAutoencoder
+from ..known import known_site
 from ..origin import Origin
 from ..site import site_from_name
 from ..weights import Weights
@@ -18,6 +19,7 @@ from . import (
     lucas,
     openai,
     overcomplete,
+    own,
     prisma,
     reny,
     saedit,
@@ -34,7 +36,7 @@ __all__ = ["ARCHITECTURES", "AUTO", "FAMILIES", "load", "with_statistics"]
 
 # Where several match, the first one is taken: those that a config or a rare tensor marks come first.
 FAMILIES: tuple[Family, ...] = (
-    saev, gytis, overcomplete, diffract, openai, jayhsu, sdxl_unbox, lucas, reny, sparsify, saedit, prisma,
+    own, saev, gytis, overcomplete, diffract, openai, jayhsu, sdxl_unbox, lucas, reny, sparsify, saedit, prisma,
     dictionary_learning, saelens,
 )  # fmt: skip
 ARCHITECTURES: tuple[str, ...] = tuple(name for family in FAMILIES for name in family.ARCHITECTURES)
@@ -66,13 +68,14 @@ def load(
     _refuse_others(label, container.source.infos, [*configs.values(), _inner_config(container)])
     family, checkpoint = _find_family(path, label, container, configs, architecture)
     reading = family.read(checkpoint)
-    site = (site_from_name(reading.hook) if reading.hook else None) or site_from_name(own_name)
+    named = site_from_name(reading.hook) if reading.hook else None
+    site = reading.site or named or site_from_name(own_name) or known_site(own_name)
     sae = SparseAutoencoder(
         Weights(reading.tensors, reading.architecture),
         name=own_name,
         site=site,
         modulation=reading.modulation,
-        origin=Origin(reading.layout, container.files, checkpoint.config or {}, reading.hook),
+        origin=Origin(reading.layout, container.files, reading.config or checkpoint.config or {}, reading.hook),
     )
     sae.statistics = read_statistics_beside(path, sae, places)
     return sae

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 from ..activations import Architecture
 from ..modulation import Modulation
+from ..site import Site
 from ..tensors import TensorInfo, TensorSource
 from ..weights import Weight
 
@@ -121,7 +122,9 @@ class Reading:
     architecture: Architecture
     layout: str  # as people call it, such as "SAELens topk"
     hook: str | None = None  # the place in the network that the config names
+    site: Site | None = None  # the same, where the layout has it in our terms
     modulation: Modulation | None = None
+    config: Config | None = None  # where the file holds its own
 
 
 class Family(Protocol):

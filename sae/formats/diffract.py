@@ -32,7 +32,7 @@ def read(checkpoint: Checkpoint) -> Reading:
     }
     modulation = Modulation({name: checkpoint.source.whole(name).float() for name in TENSORS})
     modulation.check(checkpoint.width_and_count("decoder.weight", transposed=True)[0], checkpoint.label)
-    return Reading(tensors, Architecture("relu"), LAYOUTS, _hook(checkpoint.label), modulation)
+    return Reading(tensors, Architecture("relu"), LAYOUTS, _hook(checkpoint.label), modulation=modulation)
 
 
 def _refuse_transcoder(checkpoint: Checkpoint) -> None:

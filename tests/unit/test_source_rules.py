@@ -21,6 +21,8 @@ ALLOWED_CALLS = {
     "sae/demo/train_saes.py": {"autocast"},
     "sae/demo/__main__.py": {"print"},
     "sae/demo/evidence.py": {"print"},
+    "sae/__main__.py": {"print"},
+    **{f"sae/commands/{name}.py": {"print"} for name in ("convert", "download", "inspect", "list")},
 }
 FOREIGN_PATH = re.compile(r"/(home|root|Users|work)/|\b[A-Z]:\\\\?Users", re.ASCII)
 # Widget types of ComfyUI's frontend: one of these would be replaced by core's own component.

@@ -1,0 +1,65 @@
+"""python -m sae download"""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser, Namespace
+from difflib import get_close_matches
+from pathlib import Path
+
+from ..known import KNOWN, KnownCheckpoint
+
+HELP = "Downloads a public SAE with its config into models/sae; goes on where a download was cut off."
+_COMFYUI = Path(__file__).resolve().parents[4]  # where the pack lies in ComfyUI/custom_nodes/<pack>/sae/commands
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("name", help="a name that 'python -m sae list' shows")
+    parser.add_argument(
+        "--folder", type=Path, help="where to put it; by default models/sae of the ComfyUI around this pack"
+    )
+
+
+def run(arguments: Namespace) -> None:
+    entry = find(arguments.name)
+    folder = arguments.folder or models_folder()
+    path = download(entry, folder)
+    print(f"{entry.name} is in {path.parent}.")
+    print(f"Licence: {entry.licence or f'the repository names none; see {entry.page}'}")
+
+
+def find(name: str) -> KnownCheckpoint:
+    """The entry of that name; ValueError names similar ones."""
+    entry = next((entry for entry in KNOWN if entry.name == name), None)
+    if entry is None:
+        close = get_close_matches(name, [entry.name for entry in KNOWN], n=3, cutoff=0.4)
+        hint = f"did you mean {' or '.join(close)}?" if close else "'python -m sae list' shows them all."
+        raise ValueError(f"{name!r} is not a known SAE; {hint}")
+    return entry
+
+
+def models_folder() -> Path:
+    """models/sae of the ComfyUI in whose custom_nodes this pack lies; ValueError where there is none."""
+    models = _COMFYUI / "models"
+    if not (models.is_dir() and (_COMFYUI / "custom_nodes").is_dir()):
+        raise ValueError(
+            "folder: this pack does not lie inside ComfyUI/custom_nodes; say where to put it with --folder."
+        )
+    return models / "sae"
+
+
+def download(entry: KnownCheckpoint, folder: Path) -> Path:
+    """Fetches weights and config into `folder`/<name>; returns the weights' path. ValueError when that fails."""
+    if entry.file is None:
+        raise ValueError(f"{entry.name}: which of its files to take is not known to us; choose one at {entry.page}.")
+    try:
+        from huggingface_hub import hf_hub_download
+    except ImportError as error:
+        raise ValueError("downloading needs huggingface_hub; install it with: pip install huggingface_hub") from error
+    weights = folder
+    for file in filter(None, (entry.config, entry.file)):  # the weights come last
+        try:
+            weights = Path(hf_hub_download(entry.repository, file, local_dir=folder / entry.name))
+        except (OSError, RuntimeError, ValueError) as error:  # the Hub's own errors are kinds of these
+            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            raise ValueError(f"{entry.name}: {file} could not be downloaded from {entry.page} ({reason}).") from error
+    return weights

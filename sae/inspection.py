@@ -1,0 +1,88 @@
+"""What is known of an SAE, for people."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from .autoencoder import SparseAutoencoder
+from .fingerprint import Progress, fingerprint
+from .fit import Fit
+from .provenance import provenance
+from .selftest import Verdict
+
+_NORMALIZATIONS = {
+    "none": "none",
+    "layer_norm": "each token to mean 0 and deviation 1, undone after decoding",
+    "constant_norm": "each token to the length √d_in, undone after decoding",
+}
+
+
+def describe(sae: SparseAutoencoder, progress: Progress | None = None) -> dict[str, str]:
+    """Lines of a report as {heading: text}. Reads the whole file once, for the fingerprint."""
+    origin = sae.origin
+    architecture = sae.architecture
+    facts = {
+        "name": sae.name,
+        "layout": origin.layout if origin else "made in memory",
+        "architecture": str(architecture),
+        "width (d_in)": str(sae.d_in),
+        "features (d_sae)": str(sae.d_sae),
+        "selection": _selection(sae),
+        "normalisation": _NORMALIZATIONS[architecture.normalization],
+        "noise level": "codes depend on it" if sae.modulation is not None else "codes do not depend on it",
+        "site": str(sae.site) if sae.site else "not told by the file; give a location",
+        "type": _types(sae),
+        "statistics": _statistics(sae),
+        **{"model": "not told", "licence": "not told", "source": "not told", **provenance(sae)},
+        "fingerprint (SHA-256)": fingerprint(sae, progress),
+    }
+    if origin and origin.hook:
+        facts["hook in the config"] = origin.hook
+    return facts
+
+
+def report(facts: Mapping[str, str], fit: Fit | None = None, verdict: Verdict | None = None) -> str:
+    """The facts as aligned lines, then what the self-test measured, then its verdict."""
+    rows = dict(facts)
+    if fit is not None:
+        rows["explained variance"] = f"{fit.explained_variance:.1%}"
+        rows["L0 (features per token)"] = f"{fit.l0:.1f}"
+        rows["cosine"] = f"{fit.cosine:.3f}"
+        rows["dead features"] = f"{fit.dead_share:.1%} fired on none of the {fit.tokens} tokens of this test"
+    width = max(map(len, rows))
+    lines = [f"{heading:<{width}}  {text}" for heading, text in rows.items()]
+    return "\n".join([*lines, *(["", verdict.sentence] if verdict else [])])
+
+
+def _selection(sae: SparseAutoencoder) -> str:
+    kind, k = sae.architecture.kind, sae.architecture.k
+    if kind == "groupmax":
+        return f"the largest of each of {k} groups"
+    if k is not None:
+        return f"the k = {k} largest of each token"
+    threshold = sae.weights.optional_vector("threshold")
+    if threshold is None:
+        return "a gate for each feature" if kind == "gated" else "what is positive"
+    if threshold.numel() == 1:
+        return f"above the threshold {float(threshold):.4g}"
+    return f"above each feature's threshold, {float(threshold.min()):.4g} to {float(threshold.max()):.4g}"
+
+
+def _types(sae: SparseAutoencoder) -> str:
+    sources = {weight.source.infos[weight.key].dtype for weight in sae.weights.tensors.values()}
+    names = ", ".join(sorted(str(dtype).removeprefix("torch.") for dtype in sources))
+    if sae.origin is None:
+        return names
+    size = sum(file.stat().st_size for file in sae.origin.files) / 1e6
+    return f"{names}, {size:.1f} MB in {len(sae.origin.files)} file{'s' if len(sae.origin.files) > 1 else ''}"
+
+
+def _statistics(sae: SparseAutoencoder) -> str:
+    statistics = sae.statistics
+    if statistics is None:
+        return "none"
+    present = [name for name in ("mean", "max", "density") if getattr(statistics, name) is not None]
+    text = ", ".join(present) + (f" over {statistics.tokens} tokens" if statistics.tokens else "")
+    if statistics.density is None:
+        return text
+    return f"{text}; L0 {float(statistics.density.sum()):.1f}, dead {float(statistics.dead.float().mean()):.1%}"

@@ -1,0 +1,136 @@
+"""Public SAEs of image models: where they are, what they were trained on, and where they belong.
+
+Read off the projects' own pages and code. None of the repositories below that lacks a licence grants one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+
+from .site import Site, site_from_name
+
+HUB = "https://huggingface.co"
+FLUX = "FLUX.1-schnell"
+
+
+@dataclass(frozen=True)
+class KnownCheckpoint:
+    """One SAE. `name` is what the command line calls it, and the folder below models/sae that it goes into."""
+
+    name: str
+    repository: str  # on the Hugging Face Hub
+    file: str | None  # path of the weight file in it; None where it is not known to us
+    config: str | None  # path of its config, None where it has none
+    model: str
+    location: str  # a location in FLUX, or words for another model
+    stream: str | None  # image, text or joint, in FLUX only
+    d_in: int
+    d_sae: int
+    layout: str
+    licence: str | None = None
+    note: str = ""
+
+    @property
+    def page(self) -> str:
+        return f"{HUB}/{self.repository}"
+
+    @property
+    def url(self) -> str | None:
+        """Where the weight file can be downloaded."""
+        return None if self.file is None else f"{self.page}/resolve/main/{self.file}"
+
+    @property
+    def target(self) -> str | None:
+        """The weight file's path below models/sae."""
+        return None if self.file is None else f"{self.name}/{self.file}"
+
+    @property
+    def site(self) -> Site | None:
+        """Where it belongs, for SAEs of FLUX's blocks."""
+        return site_from_name(f"{self.location}-{self.stream}") if self.stream else None
+
+
+def _reny(
+    name: str, model: str, location: str, stream: str | None, d_in: int, d_sae: int, note: str = ""
+) -> KnownCheckpoint:
+    weights, config = "model.safetensors", "config.json"
+    return KnownCheckpoint(
+        name, f"viccpoes/{name}", weights, config, model, location, stream, d_in, d_sae, "RE-N-Y TopK", None, note
+    )
+
+
+def _reny_table() -> Iterator[KnownCheckpoint]:
+    for block in (0, 18):
+        for number, stream in enumerate(("text", "image")):
+            location = f"transformer_blocks.{block}"
+            yield _reny(f"cc3m-{location}-{number}", FLUX, location, stream, 3072, 49_152, "k 16, 256×256, 1 step")
+    for block, note in ((9, ""), (37, "; the last block, where little is left to change")):
+        location = f"single_transformer_blocks.{block}"
+        yield _reny(f"cc3m-{location}", FLUX, location, "joint", 3072, 49_152, f"k 16, 256×256, 1 step{note}")
+    for k in (4, 16, 64, 128):
+        vision, text = (f"cc3m-{side}-topk-lr-3e-4-k-{k}-expansion-4" for side in ("vision", "text"))
+        yield _reny(vision, "CLIP ViT-L/14", "vision, hidden_states[-2], CLS token", None, 1024, 4096, f"k {k}")
+        yield _reny(text, "CLIP ViT-L/14", "text, pooler_output", None, 768, 3072, f"k {k}; FLUX hardly reacts to it")
+
+
+def _unbox_table() -> Iterator[KnownCheckpoint]:
+    blocks = (
+        "down_blocks.2.attentions.1",
+        "mid_block.attentions.0",
+        "up_blocks.0.attentions.0",
+        "up_blocks.0.attentions.1",
+    )
+    for block in blocks:
+        folder = f"unet.{block}_k10_hidden5120_auxk256_bs4096_lr0.0001/final"
+        yield KnownCheckpoint(
+            f"sdxl-unbox-{block}", "surokpro2/sdxl-saes", f"{folder}/state_dict.pth", f"{folder}/config.json", "SDXL-Turbo",
+            f"unet.{block}, output - input", None, 1280, 5120, "sdxl-unbox", None, "k 10",
+        )  # fmt: skip
+
+
+def _diffract_table() -> Iterator[KnownCheckpoint]:
+    for block in (6, 12, 18):
+        for short, stream, point in (("img", "image", "ff"), ("txt", "text", "ff_context")):
+            file = f"sae_{short}_{block}"
+            yield KnownCheckpoint(
+                f"diffract-{file}", "Artalmaz31/DifFRACT", f"temporal-aware-saes/{file}.pt", None, FLUX,
+                f"transformer_blocks.{block}.{point}", stream, 3072, 49_152, "DifFRACT", None, "depends on the noise level",
+            )  # fmt: skip
+
+
+KNOWN: tuple[KnownCheckpoint, ...] = (
+    *_reny_table(),
+    *_diffract_table(),
+    *_unbox_table(),
+    KnownCheckpoint(
+        "clip-sae-128", "gytdau/clip-sae-128", "sparse_autoencoder_128.pth", None, "Kandinsky 2.2 (CLIP ViT-bigG/14)",
+        "image_embeds, not normalised", None, 1280, 163_840, "Gytis' CLIP SAE", None, "about 58,000 features are alive",
+    ),
+    KnownCheckpoint(
+        "t5-matryoshka-top-300", "Ronenk94/T5_matryoshka_sae", "matryoshka_sae_top_300/pytorch_model.bin",
+        "matryoshka_sae_top_300/config.json", "T5-XXL (FLUX's text encoder)", "token embeddings", None, 4096, 65_536, "SAEdit",
+    ),
+    KnownCheckpoint(
+        "saeuron", "bcywinski/SAeUron", None, None, "Stable Diffusion 1.4 (UnlearnCanvas)",
+        "unet.up_blocks.1.attentions.1 and .2, output", None, 1280, 20_480, "SAeUron", None, "k 32",
+    ),
+    KnownCheckpoint(
+        "prisma-clip-b-32", "Prisma-Multimodal/sae_clip", None, None, "CLIP ViT-B/32", "residual stream of each layer", None,
+        768, 49_152, "SAELens",
+    ),
+)  # fmt: skip
+
+
+def known_checkpoint(name: str) -> KnownCheckpoint | None:
+    """The entry whose name or repository is a part of a path such as `cc3m-transformer_blocks.0-1/model`."""
+    parts = set(name.replace("\\", "/").split("/"))
+    exact = (entry for entry in KNOWN if entry.name in parts or PurePosixPath(entry.repository).name in parts)
+    return next(exact, None)
+
+
+def known_site(name: str) -> Site | None:
+    """Where a known SAE of FLUX belongs."""
+    entry = known_checkpoint(name)
+    return entry.site if entry else None

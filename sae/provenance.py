@@ -1,0 +1,45 @@
+"""What is told of where an SAE comes from, by its config or by our table of public SAEs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from .autoencoder import SparseAutoencoder
+from .known import known_checkpoint
+
+_KEYS = {
+    "model": ("model_name", "lm_name", "base_model", "model"),
+    "licence": ("license", "licence"),
+    "source": ("source", "repository", "repo", "repo_id", "url", "homepage", "hf_repo", "wandb_project"),
+}
+_K = ("k", "top_k", "trained_k")
+
+
+def provenance(sae: SparseAutoencoder) -> dict[str, str]:
+    """`model`, `licence` and `source`, those that are known."""
+    places = _places(sae)
+    known = known_checkpoint(sae.name)
+    table = {"model": known.model, "licence": known.licence, "source": known.repository} if known else {}
+    found = {name: _first(places, keys) or table.get(name) for name, keys in _KEYS.items()}
+    return {name: text for name, text in found.items() if text}
+
+
+def trained_k(sae: SparseAutoencoder) -> int | None:
+    """The k that a BatchTopK SAE was trained with; its codes do not need it."""
+    if sae.architecture.kind != "batchtopk":
+        return None
+    found = (place.get(key) for place in _places(sae) for key in _K)
+    return next((k for k in found if isinstance(k, int) and not isinstance(k, bool) and k > 0), None)
+
+
+def _places(sae: SparseAutoencoder) -> list[Mapping[str, Any]]:
+    """The config and, as SAELens and dictionary_learning have it, what is one level down."""
+    config: Mapping[str, Any] = sae.origin.config if sae.origin else {}
+    nested = (config.get(key) for key in ("metadata", "trainer"))
+    return [config, *(place for place in nested if isinstance(place, Mapping))]
+
+
+def _first(places: list[Mapping[str, Any]], keys: tuple[str, ...]) -> str | None:
+    found = (place.get(key) for place in places for key in keys)
+    return next((text for text in found if isinstance(text, str) and text), None)
