@@ -15,11 +15,11 @@ from torch import Tensor
 from .autoencoder import SparseAutoencoder
 from .fit import Fit, FitTally
 from .intervention import Moment
-from .site import Depth, Point, Site
+from .site import Depth, Kind, Point, Site
 
 FITTING_VARIANCE = 0.5  # an SAE that explains less than this share is of no use there
 BETTER_BY = 0.05  # explained variance by which another site must win to be named as the right one
-RIVAL_TOKENS = 64  # of each call are looked at elsewhere
+RIVAL_TOKENS = 32  # of each call are looked at elsewhere
 _POINTS: tuple[Point, ...] = ("block", "update", "attn", "mlp")
 
 
@@ -67,27 +67,18 @@ class SelfTest:
 
 
 def rival_sites(site: Site, depth: Depth) -> list[Site]:
-    """Where an SAE of another place is likely to belong: neighbouring blocks, other points and streams of the block."""
+    """Where an SAE of another place may belong: the same point in every other block, other points, the other stream."""
     if len(site.blocks) != 1:
         return []
-    places = [_moved(site, step, depth) for step in (-1, 1)]
-    points = [point for point in _POINTS if point != site.point and not (site.kind == "single" and point == "mlp")]
+    places = [replace(site, blocks=(number,)) for number in range(getattr(depth, site.kind))]
+    if site.stream != "joint" and site.point != "mlp":  # what both kinds of blocks have
+        other: Kind = "single" if site.kind == "double" else "double"
+        places += [replace(site, kind=other, blocks=(number,)) for number in range(getattr(depth, other))]
+    points = [point for point in _POINTS if not (site.kind == "single" and point == "mlp")]
     places += [replace(site, point=point) for point in points]
     if site.kind == "double":
         places.append(replace(site, stream="text" if site.stream == "image" else "image"))
-    return [place for place in places if place is not None]
-
-
-def _moved(site: Site, step: int, depth: Depth) -> Site | None:
-    """The same point one block before or after; None at the model's ends and where the other kind lacks the point."""
-    number = site.blocks[0] + step
-    if 0 <= number < getattr(depth, site.kind):
-        return replace(site, blocks=(number,))
-    if site.kind == "double" and number >= depth.double and depth.single and site.point != "mlp":
-        return replace(site, kind="single", blocks=(0,))
-    if site.kind == "single" and number < 0 and depth.double and site.stream != "joint":
-        return replace(site, kind="double", blocks=(depth.double - 1,))
-    return None
+    return [place for place in places if place != site]
 
 
 @dataclass(frozen=True)

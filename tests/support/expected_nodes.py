@@ -10,6 +10,7 @@ INPUTS = {
         *"model sae features method strength unit location stream start_percent end_percent apply_to".split(),
         *"mask replaces".split(),
     ],
+    "InspectSAE": "sae location stream seed steps model positive latent_image".split(),
     "LoadShapesDemo": [],
     "ShapesPrompt": ["text"],
 }
@@ -18,6 +19,7 @@ OUTPUTS = {
     "SAEFeature": ["SAE_FEATURES"],
     "TopActivatingFeatures": ["SAE_FEATURES", "STRING", "IMAGE"],
     "FluxActivationSteer": ["MODEL"],
+    "InspectSAE": ["STRING"],
     "LoadShapesDemo": ["MODEL", "VAE", "SAE", "SAE", "SAE"],
     "ShapesPrompt": ["CONDITIONING"],
 }

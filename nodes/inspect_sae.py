@@ -1,0 +1,101 @@
+from __future__ import annotations
+
+from typing import Any
+
+import comfy.utils
+import torch
+from comfy_api.latest import io, ui
+
+from ..sae.autoencoder import SparseAutoencoder
+from ..sae.hosts import comfyui as host
+from ..sae.inspection import describe, report
+from ..sae.selftest import RIVAL_TOKENS, SelfTest, Verdict, judge, rival_sites
+from ..sae.site import Site, resolve_site
+from .sockets import CATEGORY, Sae, location_input, stream_input
+
+LATENT_SIDE = 32  # of the empty latent that is sampled when none is connected
+
+
+class InspectSAE(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="InspectSAE",
+            display_name="Inspect SAE",
+            category=CATEGORY,
+            description=(
+                "Says what an SAE is: layout, architecture, width, features, site, statistics, fingerprint. With a "
+                "model and a prompt it also tests whether the SAE fits this model and place."
+            ),
+            search_aliases=["sae info", "check sae", "sae self-test", "fingerprint"],
+            inputs=[
+                Sae.Input("sae", tooltip="The SAE to look at."),
+                location_input(),
+                stream_input(),
+                io.Int.Input(
+                    "seed",
+                    default=0,
+                    min=0,
+                    max=0xFFFFFFFFFFFFFFFF,
+                    control_after_generate=io.ControlAfterGenerate.fixed,
+                    tooltip="Seed of the noise of the test.",
+                ),
+                io.Int.Input("steps", default=4, min=1, max=100, step=1, tooltip="Steps of the test's short sampling."),
+                io.Model.Input("model", optional=True, tooltip="A FLUX model to test the SAE on; it stays as it is."),
+                io.Conditioning.Input("positive", optional=True, tooltip="A prompt for the test."),
+                io.Latent.Input("latent_image", optional=True, tooltip="Size of the test picture, else 256×256."),
+            ],
+            outputs=[io.String.Output(display_name="report", tooltip="The facts, and the verdict of the test.")],
+            is_output_node=True,
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        sae: SparseAutoencoder,
+        location: str,
+        stream: str,
+        seed: int,
+        steps: int,
+        model: host.Model | None = None,
+        positive: Any = None,
+        latent_image: dict[str, Any] | None = None,
+    ) -> io.NodeOutput:
+        if (model is None) != (positive is None):
+            missing, given = ("positive", "model") if positive is None else ("model", "positive")
+            raise ValueError(f"{missing}: the self-test needs it beside {given}; connect both or none.")
+        progress = comfy.utils.ProgressBar(100)
+        facts = describe(sae, lambda done, total: progress.update_absolute(50 * done // max(total, 1), 100))
+        if model is None:
+            text = report(facts)
+        else:
+            site = resolve_site(location, stream, sae.site)
+            text = _tested(facts, model, sae, site, positive, latent_image, seed, steps, progress)
+        return io.NodeOutput(text, ui=ui.PreviewText(text))
+
+
+def _tested(
+    facts: dict[str, str], model: host.Model, sae: SparseAutoencoder, site: Site, positive: Any,
+    latent_image: dict[str, Any] | None, seed: int, steps: int, progress: comfy.utils.ProgressBar,
+) -> str:  # fmt: skip
+    """The report with a self-test at the site and, for comparison, at its rivals."""
+    width = host.transformer_of(model).hidden_size
+    if width != sae.d_in:
+        sentence = f"This SAE does not fit this model: its width is {sae.d_in}, but the model's is {width}."
+        return report(facts, None, Verdict(False, sentence))
+    depth = host.depth_of(model)
+    here = SelfTest(sae)
+    rivals = {place: SelfTest(sae, RIVAL_TOKENS) for place in rival_sites(site, depth)}
+    observed = host.observe(model, site, here, sae)
+    for place, test in rivals.items():
+        observed = host.observe(observed, place, test, sae)
+    latent = latent_image or {"samples": torch.zeros(1, 4, LATENT_SIDE, LATENT_SIDE)}
+
+    def callback(step: int, denoised: Any, x: Any, total: int) -> None:
+        progress.update_absolute(50 + 50 * (step + 1) // steps, 100)  # where Cancel is noticed
+
+    host.sample(observed, positive, latent, seed, steps, callback)
+    return report(facts, here.fit, judge(sae, site, here.fit, {place: test.fit for place, test in rivals.items()}))
+
+
+NODES = [InspectSAE]
