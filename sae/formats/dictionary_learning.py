@@ -32,7 +32,7 @@ _BOTH = ("W_enc", "b_enc", "W_dec", "b_dec")
 
 def matches(checkpoint: Checkpoint) -> bool:
     if isinstance((checkpoint.config or {}).get("trainer"), Mapping):
-        return True
+        return checkpoint.has("encoder.weight") or checkpoint.has("W_enc")
     selected = checkpoint.has("b_dec", *_ENCODER, "decoder.weight")
     return selected or checkpoint.has(*_BOTH, "group_sizes") or checkpoint.has(*_ENCODER, "decoder.bias")
 

@@ -254,6 +254,8 @@ def _strange_tensors(path: Path, chance: random.Random) -> None:
         return
     key = chance.choice(tensors)
     tensor = inner[key]
+    if not tensor.is_floating_point() or tensor.numel() < 2:
+        return
     odd = [
         big, tensor.to_sparse(), tensor.to(torch.complex64), tensor.int(), tensor[..., :0], torch.empty(0), 3, "text",
         tensor.permute(*reversed(range(tensor.ndim))), tensor.unsqueeze(0), None, [tensor], {"a": tensor},
