@@ -5,8 +5,11 @@ PIP_OPTIONS ?=
 VENV := .venv
 RUN := $(VENV)/bin/python
 READY := $(VENV)/.ready
+# sae-lens pins another transformers, so the tests that run it give it an environment of its own.
+SAE_LENS := .venv-sae-lens
+SAE_LENS_READY := $(SAE_LENS)/.ready
 
-.PHONY: demo test evidence lint bench
+.PHONY: demo test evidence lint bench sae-lens
 
 demo: $(READY)
 	$(RUN) -m sae.demo
@@ -24,6 +27,14 @@ lint: $(READY)
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 	$(RUN) tests/support/typecheck.py
+
+sae-lens: $(SAE_LENS_READY)
+
+$(SAE_LENS_READY): $(READY)
+	@echo "Setting up $(SAE_LENS) (once; a few minutes)"
+	@$(PYTHON) -m venv $(SAE_LENS)
+	$(SAE_LENS)/bin/python -m pip install $(PIP_OPTIONS) sae-lens==6.54.12 $$(grep '^torch==' requirements-dev.txt)
+	@touch $(SAE_LENS_READY)
 
 $(READY): requirements-dev.txt
 	@$(PYTHON) -c '' 2>/dev/null || { echo "error: $(PYTHON) does not run; install Python 3.10 or newer, or give its path: make $(MAKECMDGOALS) PYTHON=/path/to/python3" >&2; exit 1; }

@@ -12,6 +12,8 @@ from ..sae.chart import feature_chart
 from ..sae.features import RANKINGS, FeatureReader, FeatureTally, feature_list, feature_table, rank_features
 from ..sae.hosts import comfyui as host
 from ..sae.site import Site, resolve_site
+from ..sae.statistics import write_statistics
+from .model_folder import measured_statistics, output_folder
 from .sockets import CATEGORY, Sae, SaeFeatures, location_input, stream_input
 
 
@@ -58,6 +60,14 @@ class TopActivatingFeatures(io.ComfyNode):
                     tooltip="A prompt that differs only in what you look for; features are then ranked by difference.",
                 ),
                 io.Mask.Input("mask", optional=True, tooltip="Counts only image tokens inside the mask."),
+                io.Boolean.Input(
+                    "save_statistics",
+                    default=False,
+                    optional=True,
+                    advanced=True,
+                    tooltip="Writes mean, max and density of every feature to output/sae, where Load SAE finds them; "
+                    "they are the units 'mean' and 'max'. Use a long prompt or several steps.",
+                ),
             ],
             outputs=[
                 SaeFeatures.Output(
@@ -86,6 +96,7 @@ class TopActivatingFeatures(io.ComfyNode):
         stream: str,
         baseline: Any = None,
         mask: Tensor | None = None,
+        save_statistics: bool = False,
     ) -> io.NodeOutput:
         site = resolve_site(location, stream, sae.site)
         runs = [positive] if baseline is None else [positive, baseline]
@@ -96,7 +107,8 @@ class TopActivatingFeatures(io.ComfyNode):
             callback = _callback(model, progress, number * steps, steps * len(runs))
             host.sample(host.observe(model, site, reader, sae), conditioning, latent_image, seed, steps, callback)
             tallies.append(reader.tally)
-        return _result(sae, site, rank_by, count, *tallies)
+        saved = _save_statistics(sae, tallies[0]) if save_statistics else ""
+        return _result(sae, site, rank_by, count, saved, *tallies)
 
 
 def _callback(model: host.Model, progress: comfy.utils.ProgressBar, done: int, total: int) -> Any:
@@ -110,8 +122,22 @@ def _callback(model: host.Model, progress: comfy.utils.ProgressBar, done: int, t
     return callback
 
 
+def _save_statistics(sae: SparseAutoencoder, tally: FeatureTally) -> str:
+    """Writes what the prompt's run says of every feature; returns a line that tells where."""
+    path = measured_statistics(sae.name)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_statistics(tally.statistics(), path)
+    return f"Statistics over {tally.tokens} tokens are in {path.relative_to(output_folder().resolve().parent)}."
+
+
 def _result(
-    sae: SparseAutoencoder, site: Site, by: Any, count: int, tally: FeatureTally, baseline: FeatureTally | None = None
+    sae: SparseAutoencoder,
+    site: Site,
+    by: Any,
+    count: int,
+    saved: str,
+    tally: FeatureTally,
+    baseline: FeatureTally | None = None,
 ) -> io.NodeOutput:
     ranked = rank_features(tally, by, count, baseline)
     if not ranked:
@@ -121,7 +147,7 @@ def _result(
         )
     title = f"{sae.name} at {site}"
     table, chart = feature_table(ranked, title), feature_chart(ranked, title)
-    shown = {**ui.PreviewImage(chart).as_dict(), "text": [table]}
+    shown = {**ui.PreviewImage(chart).as_dict(), "text": [table, saved] if saved else [table]}
     return io.NodeOutput(feature_list(ranked), table, chart, ui=shown)
 
 

@@ -33,7 +33,10 @@ def describe(sae: SparseAutoencoder, progress: Progress | None = None) -> dict[s
         "site": str(sae.site) if sae.site else "not told by the file; give a location",
         "type": _types(sae),
         "statistics": _statistics(sae),
-        **{"model": "not told", "licence": "not told", "source": "not told", **provenance(sae)},
+        "model": "not told",
+        "licence": "not told",
+        "source": "not told",
+        **provenance(sae),
         "fingerprint (SHA-256)": fingerprint(sae, progress),
     }
     if origin and origin.hook:

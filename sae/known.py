@@ -85,8 +85,8 @@ def _unbox_table() -> Iterator[KnownCheckpoint]:
     for block in blocks:
         folder = f"unet.{block}_k10_hidden5120_auxk256_bs4096_lr0.0001/final"
         yield KnownCheckpoint(
-            f"sdxl-unbox-{block}", "surokpro2/sdxl-saes", f"{folder}/state_dict.pth", f"{folder}/config.json", "SDXL-Turbo",
-            f"unet.{block}, output - input", None, 1280, 5120, "sdxl-unbox", None, "k 10",
+            f"sdxl-unbox-{block}", "surokpro2/sdxl-saes", f"{folder}/state_dict.pth", f"{folder}/config.json",
+            "SDXL-Turbo", f"unet.{block}, output - input", None, 1280, 5120, "sdxl-unbox", None, "k 10",
         )  # fmt: skip
 
 
@@ -96,7 +96,8 @@ def _diffract_table() -> Iterator[KnownCheckpoint]:
             file = f"sae_{short}_{block}"
             yield KnownCheckpoint(
                 f"diffract-{file}", "Artalmaz31/DifFRACT", f"temporal-aware-saes/{file}.pt", None, FLUX,
-                f"transformer_blocks.{block}.{point}", stream, 3072, 49_152, "DifFRACT", None, "depends on the noise level",
+                f"transformer_blocks.{block}.{point}", stream, 3072, 49_152, "DifFRACT", None,
+                "depends on the noise level",
             )  # fmt: skip
 
 
@@ -110,15 +111,16 @@ KNOWN: tuple[KnownCheckpoint, ...] = (
     ),
     KnownCheckpoint(
         "t5-matryoshka-top-300", "Ronenk94/T5_matryoshka_sae", "matryoshka_sae_top_300/pytorch_model.bin",
-        "matryoshka_sae_top_300/config.json", "T5-XXL (FLUX's text encoder)", "token embeddings", None, 4096, 65_536, "SAEdit",
+        "matryoshka_sae_top_300/config.json", "T5-XXL (FLUX's text encoder)", "token embeddings", None, 4096, 65_536,
+        "SAEdit",
     ),
     KnownCheckpoint(
         "saeuron", "bcywinski/SAeUron", None, None, "Stable Diffusion 1.4 (UnlearnCanvas)",
         "unet.up_blocks.1.attentions.1 and .2, output", None, 1280, 20_480, "SAeUron", None, "k 32",
     ),
     KnownCheckpoint(
-        "prisma-clip-b-32", "Prisma-Multimodal/sae_clip", None, None, "CLIP ViT-B/32", "residual stream of each layer", None,
-        768, 49_152, "SAELens",
+        "prisma-clip-b-32", "Prisma-Multimodal/sae_clip", None, None, "CLIP ViT-B/32", "residual stream of each layer",
+        None, 768, 49_152, "SAELens",
     ),
 )  # fmt: skip
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 FLOATS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
-BLOCK_BYTES = 8 * 2**20  # largest scratch buffer while reading
+BLOCK_BYTES = 4 * 2**20  # largest scratch buffer while reading
 CHECKED_ELEMENTS = 2**20  # looked at in one go for NaN
 
 

@@ -55,11 +55,9 @@ def download(entry: KnownCheckpoint, folder: Path) -> Path:
         from huggingface_hub import hf_hub_download
     except ImportError as error:
         raise ValueError("downloading needs huggingface_hub; install it with: pip install huggingface_hub") from error
-    weights = folder
-    for file in filter(None, (entry.config, entry.file)):  # the weights come last
-        try:
-            weights = Path(hf_hub_download(entry.repository, file, local_dir=folder / entry.name))
-        except (OSError, RuntimeError, ValueError) as error:  # the Hub's own errors are kinds of these
-            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-            raise ValueError(f"{entry.name}: {file} could not be downloaded from {entry.page} ({reason}).") from error
-    return weights
+    files = [file for file in (entry.config, entry.file) if file is not None]  # the weights come last
+    try:
+        return [Path(hf_hub_download(entry.repository, file, local_dir=folder / entry.name)) for file in files][-1]
+    except (OSError, RuntimeError, ValueError) as error:  # the Hub's own errors are kinds of these
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ValueError(f"{entry.name} could not be downloaded from {entry.page} ({reason}).") from error

@@ -34,9 +34,6 @@ class Target(Protocol):
     def refuse(self, sae: SparseAutoencoder) -> str | None:
         """Why this layout cannot hold the SAE, or None."""
 
-    def refuse_folder(self, sae: SparseAutoencoder, folder: Path) -> str | None:
-        """Why the SAE cannot be in this folder, or None."""
-
     def layout(self, sae: SparseAutoencoder, dtype: torch.dtype | None) -> Layout:
         """What its files will hold."""
 
@@ -72,9 +69,6 @@ def export(
     if reason is not None:
         able = [name for name, other in _TARGETS.items() if other.refuse(sae) is None]
         raise ValueError(f"target: {target} cannot hold {sae.name}: {reason}; use {' or '.join(able)}.")
-    reason = module.refuse_folder(sae, folder)
-    if reason is not None:
-        raise ValueError(f"folder: {reason}.")
     path = folder / module.WEIGHTS
     if not replace:
         _refuse_other_files(folder, module)
@@ -94,12 +88,18 @@ def _refuse_other_files(folder: Path, module: Target) -> None:
             raise ValueError(f"folder: {folder} is a file; give a folder.")
         return
     names = {file.name for file in folder.iterdir()}
-    others = [name for name in names if Path(name).suffix in SUFFIXES and not BESIDE.fullmatch(name)]
-    foreign = [name for name in others if name != module.WEIGHTS]
+    weights = {name for name in names if Path(name).suffix in SUFFIXES and not BESIDE.fullmatch(name)}
+    configs = names & {_sidecar(module.WEIGHTS), *(other.CONFIG for other in _TARGETS.values())}
+    foreign = weights - {module.WEIGHTS} | configs - {module.CONFIG}
     if module.WEIGHTS not in names:  # then these belong to something else
-        foreign += [name for name in (module.CONFIG, statistics_path(Path(module.WEIGHTS)).name) if name in names]
+        foreign |= names & {module.CONFIG, statistics_path(Path(module.WEIGHTS)).name}
     if foreign:
         raise _occupied(folder, min(foreign))
+
+
+def _sidecar(weights: str) -> str:
+    """A config of this name would be read in place of the layout's own."""
+    return Path(weights).with_suffix(".json").name
 
 
 def _occupied(folder: Path, name: str) -> ValueError:

@@ -6,7 +6,6 @@ change the codes.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -36,10 +35,6 @@ def refuse(sae: SparseAutoencoder) -> str | None:
     if sae.architecture.normalization != "none":
         return f"it has no normalisation, and this one has {sae.architecture.normalization.replace('_', ' ')}"
     return cannot_fold(sae) or refuse_place(sae)
-
-
-def refuse_folder(sae: SparseAutoencoder, folder: Path) -> str | None:
-    return None
 
 
 def layout(sae: SparseAutoencoder, dtype: torch.dtype | None) -> Layout:

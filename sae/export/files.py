@@ -60,9 +60,14 @@ def _write_safetensors(
     text += b" " * (-len(text) % 8)
     file.write(len(text).to_bytes(8, "little") + text)
     for name in order:
-        for block in _checked(name, tensors[name]):
-            file.write(block.view(-1).view(torch.uint8).numpy().data)
-            count.add(block.nbytes)
+        _write_blocks(file, name, tensors[name], count)
+
+
+def _write_blocks(file: BufferedWriter, name: str, stored: Stored, count: _Count) -> None:
+    """A function of its own, so that nothing holds on to a matrix when the next one is read."""
+    for block in _checked(name, stored):
+        file.write(block.view(-1).view(torch.uint8).numpy().data)
+        count.add(block.nbytes)
 
 
 def _write_state_dict(file: BufferedWriter, tensors: dict[str, Tensor]) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,10 +20,6 @@ CONFIG = None
 
 
 def refuse(sae: SparseAutoencoder) -> str | None:
-    return None
-
-
-def refuse_folder(sae: SparseAutoencoder, folder: Path) -> str | None:
     return None
 
 

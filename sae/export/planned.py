@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..weights import Weight
 
-BLOCK_BYTES = 32 * 2**20
+BLOCK_BYTES = 8 * 2**20
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,6 @@ BatchTopK SAEs become jumprelu ones, as SAELens itself exports them.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -33,10 +32,6 @@ _NORMALIZATIONS = {"none": "none", "layer_norm": "layer_norm", "constant_norm": 
 
 def refuse(sae: SparseAutoencoder) -> str | None:
     return cannot_fold(sae) or refuse_place(sae)
-
-
-def refuse_folder(sae: SparseAutoencoder, folder: Path) -> str | None:
-    return None
 
 
 def layout(sae: SparseAutoencoder, dtype: torch.dtype | None) -> Layout:

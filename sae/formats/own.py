@@ -9,6 +9,7 @@ own names behind `modulation.`.
 from __future__ import annotations
 
 from dataclasses import fields
+from itertools import chain
 
 from ..activations import VECTORS, Architecture
 from ..modulation import TENSORS, Modulation
@@ -23,12 +24,7 @@ ARCHITECTURES: tuple[str, ...] = ("sae_steering",)
 NAME, VERSION = "sae_steering", 1
 FORMAT = f"{NAME} {VERSION}"
 MODULATION = "modulation."
-_OPTIONAL = (
-    "encoder_bias",
-    "input_bias",
-    "output_bias",
-    *sorted({name for names in VECTORS.values() for name in names}),
-)
+_OPTIONAL = ("encoder_bias", "input_bias", "output_bias", *sorted(set(chain(*VECTORS.values()))))
 _CHOICES = {"normalization": ("none", "layer_norm", "constant_norm"), "decoder_norm": ("none", "before", "after")}
 _HEADER = "the description in its header"
 

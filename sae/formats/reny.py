@@ -6,6 +6,8 @@ width of the activations and `pages` the number of features.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 
 from ..activations import Architecture
@@ -14,6 +16,7 @@ from .checkpoint import Checkpoint, Config, Reading
 
 CONFIG_NAME = "config.json"
 LAYOUTS = "RE-N-Y (TopK, standard, gated, JumpReLU)"
+HOOK = "hook_name"  # in the header of files that this pack exports
 ARCHITECTURES = ("reny_topk", "reny_standard", "reny_gated", "reny_jumprelu")
 
 _LINEAR = ("bias", "encoder.weight", "encoder.bias", "decoder.weight")
@@ -38,7 +41,7 @@ def read(checkpoint: Checkpoint) -> Reading:
     if checkpoint.config is not None:
         d_in, d_sae = checkpoint.width_and_count("decoder.weight", transposed=True)
         checkpoint.check_config_shape(checkpoint.config, {"features": d_in, "pages": d_sae}, CONFIG_NAME)
-    return reading
+    return replace(reading, hook=checkpoint.metadata.get(HOOK))
 
 
 def _read_linear(checkpoint: Checkpoint) -> Reading:

@@ -19,7 +19,7 @@ def export_topk(
     statistics: FeatureStatistics | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> Path:
-    """Writes config.json, model.safetensors and, with statistics, model.stats.safetensors; returns the weights' path."""
+    """Writes config.json and model.safetensors, with statistics their file too; returns the path of the weights."""
     config = model.config
     if statistics is not None and statistics.count != config.d_sae:
         raise ValueError(

@@ -4,13 +4,14 @@ INPUTS = {
     "LoadSAE": ["sae_name", "location", "stream", "architecture"],
     "SAEFeature": ["feature", "strength", "features"],
     "TopActivatingFeatures": (
-        "model sae positive latent_image seed steps count rank_by location stream baseline mask".split()
+        "model sae positive latent_image seed steps count rank_by location stream baseline mask save_statistics".split()
     ),
     "FluxActivationSteer": [
         *"model sae features method strength unit location stream start_percent end_percent apply_to".split(),
         *"mask replaces".split(),
     ],
     "InspectSAE": "sae location stream seed steps model positive latent_image".split(),
+    "ExportSAE": ["sae", "target", "dtype", "folder_name"],
     "LoadShapesDemo": [],
     "ShapesPrompt": ["text"],
 }
@@ -20,6 +21,7 @@ OUTPUTS = {
     "TopActivatingFeatures": ["SAE_FEATURES", "STRING", "IMAGE"],
     "FluxActivationSteer": ["MODEL"],
     "InspectSAE": ["STRING"],
+    "ExportSAE": ["STRING"],
     "LoadShapesDemo": ["MODEL", "VAE", "SAE", "SAE", "SAE"],
     "ShapesPrompt": ["CONDITIONING"],
 }

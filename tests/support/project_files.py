@@ -18,6 +18,7 @@ TEXT_SUFFIXES = {".py", ".md", ".toml", ".txt", ".ini", ".json", ".js", ".css", 
 _NOT_OURS = {
     ".git",
     ".venv",
+    ".venv-sae-lens",
     "__pycache__",
     ".mypy_cache",
     ".pytest_cache",

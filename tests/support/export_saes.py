@@ -1,0 +1,36 @@
+"""The cases of export_cases.py as SAEs of the library."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from export_cases import CASES
+from sae.activations import Architecture
+from sae.autoencoder import SparseAutoencoder
+from sae.modulation import Modulation
+from sae.site import parse_location
+from sae.weights import Weights
+
+SITE = parse_location("transformer_blocks.3.attn", "text")
+CONFIGS = {"saelens": "cfg.json", "reny_topk": "config.json", "dictionary_learning": "config.json"}
+WEIGHTS = {
+    "sae_steering": "model.safetensors",
+    "saelens": "sae_weights.safetensors",
+    "reny_topk": "model.safetensors",
+    "dictionary_learning": "ae.pt",
+}
+
+
+def build(name: str, dtype: torch.dtype = torch.float32, **more: Any) -> SparseAutoencoder:
+    """`more`: site, statistics and origin."""
+    case = CASES[name]
+    modulation = case.modulation()
+    tensors = {key: tensor.to(dtype) for key, tensor in case.tensors().items()}
+    return SparseAutoencoder(
+        Weights.in_memory(tensors, Architecture(**case.architecture), "SAE in memory"),
+        name=f"my {name}",
+        modulation=Modulation(modulation) if modulation else None,
+        **more,
+    )
