@@ -17,6 +17,17 @@ from .model_folder import measured_statistics, output_folder
 from .sockets import CATEGORY, Sae, SaeFeatures, location_input, stream_input
 
 
+def _save_statistics_input() -> io.Boolean.Input:
+    return io.Boolean.Input(
+        "save_statistics",
+        default=False,
+        optional=True,
+        advanced=True,
+        tooltip="Writes mean, max and density of every feature to output/sae, where Load SAE finds them; they are the "
+        "units 'mean' and 'max'. Better with several steps.",
+    )
+
+
 class TopActivatingFeatures(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -60,14 +71,7 @@ class TopActivatingFeatures(io.ComfyNode):
                     tooltip="A prompt that differs only in what you look for; features are then ranked by difference.",
                 ),
                 io.Mask.Input("mask", optional=True, tooltip="Counts only image tokens inside the mask."),
-                io.Boolean.Input(
-                    "save_statistics",
-                    default=False,
-                    optional=True,
-                    advanced=True,
-                    tooltip="Writes mean, max and density of every feature to output/sae, where Load SAE finds them; "
-                    "they are the units 'mean' and 'max'. Use a long prompt or several steps.",
-                ),
+                _save_statistics_input(),
             ],
             outputs=[
                 SaeFeatures.Output(
