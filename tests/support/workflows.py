@@ -42,6 +42,8 @@ def _widgets(node: dict[str, Any], info: dict[str, Any]) -> dict[str, Any]:
         kind = specs[name][0]
         if not (isinstance(kind, list) or kind in ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO")):
             continue
+        if not values and name in info["input"].get("optional", {}):
+            break  # the workflow is older than this input, which then has its default
         found[name] = values.pop(0)
         if kind == "INT" and values and values[0] in SEED_CONTROL:
             values.pop(0)
