@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 
 from project_files import ROOT
 
-F, D = 24_576, 1024  # two float32 matrices of 96 MB
+F, D = 49_152, 1024  # two float32 matrices of 192 MB
 MB = 2**20
 MEASURE = """
 import sys, torch
