@@ -3,14 +3,38 @@
 from comfy_api.latest import io
 
 from . import (
+    blend_embed_features,
+    clip_embed_steer,
     export_sae,
     flux_activation_steer,
     inspect_sae,
+    kandinsky_decode,
+    kandinsky_encode_image,
+    kandinsky_prior,
+    load_kandinsky,
     load_sae,
     sae_feature,
     shapes_demo,
+    shapes_kandinsky,
     top_activating_features,
+    top_embed_features,
 )
 
-FILES = (load_sae, sae_feature, top_activating_features, flux_activation_steer, inspect_sae, export_sae, shapes_demo)
+FILES = (
+    load_sae,
+    sae_feature,
+    top_activating_features,
+    flux_activation_steer,
+    top_embed_features,
+    clip_embed_steer,
+    blend_embed_features,
+    load_kandinsky,
+    kandinsky_prior,
+    kandinsky_encode_image,
+    kandinsky_decode,
+    inspect_sae,
+    export_sae,
+    shapes_demo,
+    shapes_kandinsky,
+)
 NODES: list[type[io.ComfyNode]] = [node for file in FILES for node in file.NODES]

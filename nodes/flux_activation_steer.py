@@ -13,17 +13,10 @@ from ..sae.record import RunSummary
 from ..sae.site import Depth, Site, resolve_site
 from ..sae.steering import METHODS, UNITS, Method, Steering, Unit
 from .messages import show_on_node
-from .sockets import CATEGORY, Sae, SaeFeatures, location_input, stream_input
+from .sockets import CATEGORY, METHOD_TIP, Sae, SaeFeatures, location_input, steering_warnings, stream_input
 
 log = logging.getLogger(__name__)
 
-METHOD_TIP = (
-    "add: put the feature's direction on every token · set: hold the feature at a value · scale: multiply what is "
-    "there (0 removes, 2 doubles) · boost_if_active: add where the feature already fires · project_out: remove the "
-    "direction, whatever put it there · surgery: replace the activation by the SAE's reconstruction with the feature "
-    "added; it loses what the SAE cannot express, so prefer add · swap: take the features of 'replaces' out where they "
-    "fire and put these there as strongly (strength 1 is the natural amount)."
-)
 UNIT_TIP = (
     "What strength 1 means for add, boost_if_active and surgery. token_norm: as long as the token itself (try 0.05 to "
     "0.3) · raw: the feature's activation · mean, max: multiples of the feature's own mean or largest activation. "
@@ -142,13 +135,7 @@ def _warnings(model: host.Model, steering: Steering, site: Site) -> list[str]:
     late = site.late_blocks(host.depth_of(model))
     if late:
         found.append(_late_warning(late, host.depth_of(model), site))
-    statistics = steering.sae.statistics
-    dead = [] if statistics is None else [k for k in steering.features if statistics.dead[k]]
-    if dead:
-        names = ", ".join(map(str, dead))
-        found.append(f"Dead in this SAE, it never fired while it was measured: feature {names}. Choose others.")
-    if steering.method == "surgery":
-        found.append("surgery loses what the SAE cannot express; add gives the same shift without that loss.")
+    found += steering_warnings(steering)
     return found
 
 

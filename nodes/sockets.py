@@ -5,6 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ..sae.site import STREAMS
+from ..sae.steering import Steering
 
 CATEGORY = "SAE Steering"
 
@@ -21,6 +22,14 @@ STREAM_TIP = (
     "else image in double blocks and joint in single blocks."
 )
 
+METHOD_TIP = (
+    "add: put the feature's direction on every token · set: hold the feature at a value · scale: multiply what is "
+    "there (0 removes, 2 doubles) · boost_if_active: add where the feature already fires · project_out: remove the "
+    "direction, whatever put it there · surgery: replace the activation by the SAE's reconstruction with the feature "
+    "added; it loses what the SAE cannot express, so prefer add · swap: take the features of 'replaces' out where they "
+    "fire and put these there as strongly (strength 1 is the natural amount)."
+)
+
 
 def location_input() -> io.String.Input:
     return io.String.Input("location", default="auto", tooltip=LOCATION_TIP)
@@ -28,3 +37,16 @@ def location_input() -> io.String.Input:
 
 def stream_input() -> io.Combo.Input:
     return io.Combo.Input("stream", options=["auto", *STREAMS], default="auto", tooltip=STREAM_TIP)
+
+
+def steering_warnings(steering: Steering) -> list[str]:
+    """What is known to fail wherever the steering acts."""
+    found = []
+    statistics = steering.sae.statistics
+    dead = [] if statistics is None else [k for k in steering.features if statistics.dead[k]]
+    if dead:
+        names = ", ".join(map(str, dead))
+        found.append(f"Dead in this SAE, it never fired while it was measured: feature {names}. Choose others.")
+    if steering.method == "surgery":
+        found.append("surgery loses what the SAE cannot express; add gives the same shift without that loss.")
+    return found

@@ -4,17 +4,17 @@ from typing import Any
 
 import comfy.utils
 import latent_preview
-from comfy_api.latest import io, ui
+from comfy_api.latest import io
 from torch import Tensor
 
 from ..sae.autoencoder import SparseAutoencoder
-from ..sae.chart import feature_chart
-from ..sae.features import RANKINGS, FeatureReader, FeatureTally, feature_list, feature_table, rank_features
+from ..sae.features import FeatureReader, FeatureTally, rank_features
 from ..sae.hosts import comfyui as host
 from ..sae.site import Site, resolve_site
 from ..sae.statistics import write_statistics
+from .feature_results import count_input, feature_outputs, found_features, rank_input
 from .model_folder import measured_statistics, output_folder
-from .sockets import CATEGORY, Sae, SaeFeatures, location_input, stream_input
+from .sockets import CATEGORY, Sae, location_input, stream_input
 
 
 def _save_statistics_input() -> io.Boolean.Input:
@@ -56,13 +56,8 @@ class TopActivatingFeatures(io.ComfyNode):
                 io.Int.Input(
                     "steps", default=4, min=1, max=100, step=1, tooltip="Steps of the short sampling; 4 to 8 do."
                 ),
-                io.Int.Input("count", default=10, min=1, max=200, step=1, tooltip="How many features to list at most."),
-                io.Combo.Input(
-                    "rank_by",
-                    options=list(RANKINGS),
-                    default="mean",
-                    tooltip="mean or max activation over all tokens, or frequency: the share of tokens where it fires.",
-                ),
+                count_input(),
+                rank_input(),
                 location_input(),
                 stream_input(),
                 io.Conditioning.Input(
@@ -73,15 +68,7 @@ class TopActivatingFeatures(io.ComfyNode):
                 io.Mask.Input("mask", optional=True, tooltip="Counts only image tokens inside the mask."),
                 _save_statistics_input(),
             ],
-            outputs=[
-                SaeFeatures.Output(
-                    display_name="features",
-                    tooltip="The features found, ready to steer with. With a baseline, each has as strength the share "
-                    "of its activation that the baseline lacks; without one, 1.",
-                ),
-                io.String.Output(display_name="table", tooltip="Feature, mean, max, share of tokens, difference."),
-                io.Image.Output(display_name="chart", tooltip="The same as a bar chart."),
-            ],
+            outputs=feature_outputs(),
             has_intermediate_output=True,
         )
 
@@ -149,10 +136,7 @@ def _result(
             f"sae: no feature of {sae.name} fires {'more' if baseline else 'at all'} at {site} for this prompt; check "
             "that the SAE belongs to this model and location, or use another baseline."
         )
-    title = f"{sae.name} at {site}"
-    table, chart = feature_table(ranked, title), feature_chart(ranked, title)
-    shown = {**ui.PreviewImage(chart).as_dict(), "text": [table, saved] if saved else [table]}
-    return io.NodeOutput(feature_list(ranked), table, chart, ui=shown)
+    return found_features(ranked, f"{sae.name} at {site}", saved)
 
 
 NODES = [TopActivatingFeatures]

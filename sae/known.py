@@ -31,6 +31,7 @@ class KnownCheckpoint:
     layout: str
     licence: str | None = None
     note: str = ""
+    embedding: tuple[str, str] | None = None  # tensor and tokens that it reads, for SAEs of embeddings
 
     @property
     def page(self) -> str:
@@ -53,11 +54,29 @@ class KnownCheckpoint:
 
 
 def _reny(
-    name: str, model: str, location: str, stream: str | None, d_in: int, d_sae: int, note: str = ""
+    name: str,
+    model: str,
+    location: str,
+    stream: str | None,
+    d_in: int,
+    d_sae: int,
+    note: str = "",
+    embedding: tuple[str, str] | None = None,
 ) -> KnownCheckpoint:
-    weights, config = "model.safetensors", "config.json"
     return KnownCheckpoint(
-        name, f"viccpoes/{name}", weights, config, model, location, stream, d_in, d_sae, "RE-N-Y TopK", None, note
+        name,
+        f"viccpoes/{name}",
+        "model.safetensors",
+        "config.json",
+        model,
+        location,
+        stream,
+        d_in,
+        d_sae,
+        "RE-N-Y TopK",
+        None,
+        note,
+        embedding,
     )
 
 
@@ -71,8 +90,11 @@ def _reny_table() -> Iterator[KnownCheckpoint]:
         yield _reny(f"cc3m-{location}", FLUX, location, "joint", 3072, 49_152, f"k 16, 256×256, 1 step{note}")
     for k in (4, 16, 64, 128):
         vision, text = (f"cc3m-{side}-topk-lr-3e-4-k-{k}-expansion-4" for side in ("vision", "text"))
-        yield _reny(vision, "CLIP ViT-L/14", "vision, hidden_states[-2], CLS token", None, 1024, 4096, f"k {k}")
-        yield _reny(text, "CLIP ViT-L/14", "text, pooler_output", None, 768, 3072, f"k {k}; FLUX hardly reacts to it")
+        cls, pooled = ("penultimate_hidden_states", "0"), ("pooled_output", "all")
+        yield _reny(vision, "CLIP ViT-L/14", "vision, hidden_states[-2], CLS token", None, 1024, 4096, f"k {k}", cls)
+        yield _reny(
+            text, "CLIP ViT-L/14", "text, pooler_output", None, 768, 3072, f"k {k}; FLUX hardly reacts to it", pooled
+        )
 
 
 def _unbox_table() -> Iterator[KnownCheckpoint]:
@@ -108,11 +130,12 @@ KNOWN: tuple[KnownCheckpoint, ...] = (
     KnownCheckpoint(
         "clip-sae-128", "gytdau/clip-sae-128", "sparse_autoencoder_128.pth", None, "Kandinsky 2.2 (CLIP ViT-bigG/14)",
         "image_embeds, not normalised", None, 1280, 163_840, "Gytis' CLIP SAE", None, "about 58,000 features are alive",
+        ("image_embeds", "all"),
     ),
     KnownCheckpoint(
         "t5-matryoshka-top-300", "Ronenk94/T5_matryoshka_sae", "matryoshka_sae_top_300/pytorch_model.bin",
         "matryoshka_sae_top_300/config.json", "T5-XXL (FLUX's text encoder)", "token embeddings", None, 4096, 65_536,
-        "SAEdit",
+        "SAEdit", None, "", ("token_embeddings", "all"),
     ),
     KnownCheckpoint(
         "saeuron", "bcywinski/SAeUron", None, None, "Stable Diffusion 1.4 (UnlearnCanvas)",

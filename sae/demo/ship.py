@@ -21,10 +21,15 @@ def ship(transformer: Path, decoder: Path, saes: Path) -> None:
     for source, target in ((transformer, TRANSFORMER), (decoder, DECODER)):
         _save_half(torch.load(source, map_location="cpu", weights_only=True), target)
     for name in SAE_NAMES:
-        (WEIGHTS / name).mkdir(exist_ok=True)
-        _save_half(load_file(saes / name / "model.safetensors"), WEIGHTS / name / "model.safetensors")
-        for file in ("config.json", "model.stats.safetensors"):
-            shutil.copyfile(saes / name / file, WEIGHTS / name / file)
+        ship_sae(saes / name, WEIGHTS / name)
+
+
+def ship_sae(source: Path, target: Path) -> None:
+    """Copies a folder of train_saes, its weights in half precision."""
+    target.mkdir(exist_ok=True)
+    _save_half(load_file(source / "model.safetensors"), target / "model.safetensors")
+    for file in ("config.json", "model.stats.safetensors"):
+        shutil.copyfile(source / file, target / file)
 
 
 def _save_half(tensors: dict[str, torch.Tensor], path: Path) -> None:

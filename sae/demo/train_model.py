@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import copy
 import logging
 import random
 from dataclasses import replace
@@ -14,6 +13,7 @@ import torch
 from torch.nn import functional
 
 from .latents import ShapesDecoder, encode_pictures
+from .loop import fit
 from .model import build_transformer, embed_prompts, pack, predict
 from .shapes import SLOTS, Prompt, draw, training_prompts
 
@@ -24,9 +24,7 @@ log = logging.getLogger(__name__)
 
 WORD_DROPOUT = 0.1  # so that any slot may be left open
 PROMPT_DROPOUT = 0.05  # so that the empty prompt works as the negative one
-EMA = 0.999
 LOG_EVERY = 50
-SAVE_EVERY = 500
 
 
 def forget_words(prompt: Prompt, rng: random.Random) -> Prompt:
@@ -63,43 +61,12 @@ def train_transformer(
     transformer = build_transformer().train()
     if start is not None:
         transformer.load_state_dict(torch.load(start, map_location="cpu", weights_only=True))
-    average = copy.deepcopy(transformer)
-    optimizer = torch.optim.AdamW(transformer.parameters(), lr=rate, weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=rate, total_steps=steps, pct_start=0.1)
-    generator, rng, first = torch.Generator().manual_seed(1), random.Random(1), 0
-    checkpoint = folder / "transformer_state.pt"
-    if checkpoint.exists():
-        state = torch.load(checkpoint, map_location="cpu", weights_only=True)
-        transformer.load_state_dict(state["model"])
-        average.load_state_dict(state["average"])
-        optimizer.load_state_dict(state["optimizer"])
-        schedule.load_state_dict(state["schedule"])
-        first = state["step"]
-        generator.manual_seed(1 + first)
-        rng.seed(1 + first)
-        log.info("carrying on at step %d", first)
-    known, running = training_prompts(), 0.0
-    for step in range(first, steps):
-        loss = flow_loss(transformer, rng.choices(known, k=batch), rng, generator)
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(transformer.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
-        with torch.no_grad():
-            pull = 1 - min(EMA, (1 + step) / (10 + step))
-            for ours, theirs in zip(average.parameters(), transformer.parameters(), strict=True):
-                ours.lerp_(theirs, pull)
-        running += loss.item()
-        if (step + 1) % LOG_EVERY == 0:
-            log.info("transformer step %d of %d, loss %.4f", step + 1, steps, running / LOG_EVERY)
-            running = 0.0
-        if (step + 1) % SAVE_EVERY == 0 or step + 1 == steps:
-            state = {"model": transformer.state_dict(), "average": average.state_dict(), "step": step + 1}
-            state |= {"optimizer": optimizer.state_dict(), "schedule": schedule.state_dict()}
-            torch.save(state, checkpoint.with_suffix(".tmp"))
-            checkpoint.with_suffix(".tmp").replace(checkpoint)
-    return average.state_dict()
+    known = training_prompts()
+
+    def loss_of(rng: random.Random, generator: torch.Generator) -> torch.Tensor:
+        return flow_loss(transformer, rng.choices(known, k=batch), rng, generator)
+
+    return fit(transformer, loss_of, steps, rate, folder / "transformer_state.pt")
 
 
 def train_decoder(steps: int, batch: int = 24, rate: float = 3e-3) -> ShapesDecoder:

@@ -1,4 +1,4 @@
-"""Steering and reading FLUX inside ComfyUI. The only module of the library that imports ComfyUI.
+"""Steering and reading FLUX inside ComfyUI. Beside `comfyui_weights` the only module that imports ComfyUI.
 
 A steered model is a clone with two wrappers. OUTER_SAMPLE opens and closes a run: its record, its caches, its report.
 APPLY_MODEL composes the taps for one call of the model, on a copy of that call's `transformer_options`.
@@ -11,7 +11,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import comfy.model_management
 import comfy.model_patcher
 import comfy.sample
 import comfy.utils
@@ -26,6 +25,7 @@ from ..region import PATCH
 from ..site import Depth, Site
 from ..taps import Observer, Tap
 from ..weights import PartName
+from .comfyui_weights import patcher_of
 from .flux_blocks import with_taps
 
 log = logging.getLogger(__name__)
@@ -188,15 +188,7 @@ def _manage_weights(model: Model, sae: SparseAutoencoder, parts: Sequence[PartNa
     """Lets ComfyUI load and offload the parts of the SAE that are computed with, beside the model."""
     known = model.get_additional_models_with_key(KEY)
     managed = {id(patcher.model) for patcher in known}
-    patchers = [_patcher_of(sae, part) for part in parts]
+    patchers = [patcher_of(sae.part(part), sae.weights.handles, part) for part in parts]
     fresh = [patcher for patcher in patchers if id(patcher.model) not in managed]
     if fresh:
         model.set_additional_models(KEY, [*known, *fresh])
-
-
-def _patcher_of(sae: SparseAutoencoder, part: PartName) -> Model:
-    """The part's one ModelPatcher, kept with the weights: ComfyUI takes a part that outlives it for a leak."""
-    if part not in sae.weights.handles:
-        devices = comfy.model_management.get_torch_device(), comfy.model_management.unet_offload_device()
-        sae.weights.handles[part] = Model(sae.part(part), *devices)
-    return sae.weights.handles[part]

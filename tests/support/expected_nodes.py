@@ -12,7 +12,18 @@ INPUTS = {
     ],
     "InspectSAE": "sae location stream seed steps model positive latent_image".split(),
     "ExportSAE": ["sae", "target", "dtype", "folder_name"],
+    "TopEmbedFeatures": "embed sae count rank_by baseline target tokens".split(),
+    "ClipEmbedSteer": "embed sae features method strength unit target tokens clip text replaces".split(),
+    "BlendEmbedFeatures": "embed source sae features amount target tokens".split(),
+    "LoadKandinsky22": ["prior", "decoder", "dtype"],
+    "KandinskyPrior": "prior text negative_text steps guidance seed".split(),
+    "KandinskyEncodeImage": ["prior", "image"],
+    "KandinskyDecode": [
+        *"decoder embed negative width height steps guidance seed".split(),
+        *"steered start_percent end_percent".split(),
+    ],
     "LoadShapesDemo": [],
+    "LoadShapesKandinsky": [],
     "ShapesPrompt": ["text"],
 }
 OUTPUTS = {
@@ -22,7 +33,15 @@ OUTPUTS = {
     "FluxActivationSteer": ["MODEL"],
     "InspectSAE": ["STRING"],
     "ExportSAE": ["STRING"],
+    "TopEmbedFeatures": ["SAE_FEATURES", "STRING", "IMAGE"],
+    "ClipEmbedSteer": ["COMFY_MATCHTYPE_V3"],
+    "BlendEmbedFeatures": ["COMFY_MATCHTYPE_V3"],
+    "LoadKandinsky22": ["KANDINSKY_PRIOR", "KANDINSKY_DECODER"],
+    "KandinskyPrior": ["CLIP_VISION_OUTPUT", "CLIP_VISION_OUTPUT"],
+    "KandinskyEncodeImage": ["CLIP_VISION_OUTPUT", "CLIP_VISION_OUTPUT"],
+    "KandinskyDecode": ["IMAGE"],
     "LoadShapesDemo": ["MODEL", "VAE", "SAE", "SAE", "SAE"],
+    "LoadShapesKandinsky": ["KANDINSKY_PRIOR", "KANDINSKY_DECODER", "SAE"],
     "ShapesPrompt": ["CONDITIONING"],
 }
 NODE_IDS = set(INPUTS)

@@ -1,0 +1,75 @@
+from __future__ import annotations
+
+from typing import Any
+
+from comfy_api.latest import io
+
+from ..sae.autoencoder import SparseAutoencoder
+from ..sae.edits import FeatureList
+from ..sae.embeddings import ALL, AUTO, blend_tokens
+from ..sae.hosts.embeddings import edited, is_conditioning, place_in, read
+from ..sae.record import SteeringRecord
+from .embed_sockets import EMBED_TYPES, describe_place, embed_input, target_input, tokens_input
+from .sockets import CATEGORY, Sae, SaeFeatures
+
+
+class BlendEmbedFeatures(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        template = io.MatchType.Template("embed", EMBED_TYPES)
+        return io.Schema(
+            node_id="BlendEmbedFeatures",
+            display_name="Blend Embed Features",
+            category=CATEGORY,
+            description=(
+                "Gives an embedding chosen features of another one, as strongly as they fire there, and leaves "
+                "everything else."
+            ),
+            search_aliases=["transfer features", "mix embeddings", "image blend"],
+            inputs=[
+                io.MatchType.Input(
+                    "embed", template=template, tooltip="The embedding to change. The output is an edited copy."
+                ),
+                embed_input("source", "The embedding that the features come from, of the same encoder."),
+                Sae.Input("sae", tooltip="An SAE that was trained on embeddings of this encoder."),
+                SaeFeatures.Input("features", tooltip="Which features to transfer, each with its own strength."),
+                io.Float.Input(
+                    "amount",
+                    default=1.0,
+                    min=-10.0,
+                    max=10.0,
+                    step=0.05,
+                    round=False,
+                    tooltip="1 makes each feature fire as in the source, 0 changes nothing.",
+                ),
+                target_input(),
+                tokens_input(),
+            ],
+            outputs=[io.MatchType.Output(template, display_name="embed", tooltip="The changed copy.")],
+            has_intermediate_output=True,
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        embed: Any,
+        source: Any,
+        sae: SparseAutoencoder,
+        features: FeatureList,
+        amount: float,
+        target: str = AUTO,
+        tokens: str = ALL,
+    ) -> io.NodeOutput:
+        place = place_in(embed, sae, target, tokens)
+        if is_conditioning(source) and len(source) > 1:
+            raise ValueError(f"source: this conditioning has {len(source)} entries; connect one with a single text.")
+        given = read(source, place_in(source, sae, place.target, place.tokens))
+        record = SteeringRecord()
+        changed = edited(embed, place, lambda x: blend_tokens(x, given.to(x.device), sae, features, amount, record))
+        summary = record.summary()
+        what = f"‖Δ‖/‖x‖ {summary.mean_ratio:.3g}" if summary.steps else "nothing changed, the amount is 0"
+        lines = [f"{features}: {what}.", describe_place(embed, place), *summary.warnings]
+        return io.NodeOutput(changed, ui={"text": lines})
+
+
+NODES = [BlendEmbedFeatures]

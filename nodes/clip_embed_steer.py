@@ -1,0 +1,112 @@
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from comfy_api.latest import io
+
+from ..sae.autoencoder import SparseAutoencoder
+from ..sae.edits import FeatureList
+from ..sae.embeddings import ALL, AUTO, steer_tokens
+from ..sae.hosts.embeddings import edited, place_in
+from ..sae.record import SteeringRecord
+from ..sae.steering import METHODS, UNITS, Method, Steering, Unit
+from .embed_sockets import (
+    EMBED_TYPES,
+    describe_place,
+    embed_warnings,
+    target_input,
+    tokens_input,
+    word_inputs,
+    words_of,
+)
+from .sockets import CATEGORY, METHOD_TIP, Sae, SaeFeatures, steering_warnings
+
+log = logging.getLogger(__name__)
+
+UNIT_TIP = (
+    "What strength 1 means for add, boost_if_active and surgery. token_norm: as long as the embedding itself (try 0.1 "
+    "to 0.5) · raw: the feature's activation · mean, max: multiples of the feature's own mean or largest activation. "
+    "set takes raw, mean or max."
+)
+
+
+class ClipEmbedSteer(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        template = io.MatchType.Template("embed", EMBED_TYPES)
+        return io.Schema(
+            node_id="ClipEmbedSteer",
+            display_name="CLIP Embed Steer",
+            category=CATEGORY,
+            description=(
+                "Steers an embedding with features of an SAE before it reaches the generator: a picture's for "
+                "Kandinsky 2.2, ReVision, unCLIP, Stable Cascade and Redux, or a text's. One edit serves the whole run."
+            ),
+            search_aliases=["embedding steering", "clip steering", "redux steering", "revision steering"],
+            inputs=[
+                io.MatchType.Input(
+                    "embed",
+                    template=template,
+                    tooltip="A CLIP_VISION_OUTPUT or a CONDITIONING. It stays as it is; the output is a copy, "
+                    "edited, of the same type.",
+                ),
+                Sae.Input("sae", tooltip="An SAE that was trained on embeddings of this encoder."),
+                SaeFeatures.Input("features", tooltip="From TopEmbedFeatures or SAEFeature."),
+                io.Combo.Input("method", options=list(METHODS), default="add", tooltip=METHOD_TIP),
+                io.Float.Input(
+                    "strength",
+                    default=0.3,
+                    min=-1000.0,
+                    max=1000.0,
+                    step=0.05,
+                    round=False,
+                    tooltip="Multiplies the strength of every feature. Start small; 0 with 'add' changes nothing.",
+                ),
+                io.Combo.Input("unit", options=list(UNITS), default="token_norm", tooltip=UNIT_TIP),
+                target_input(),
+                tokens_input(),
+                *word_inputs(),
+                SaeFeatures.Input(
+                    "replaces",
+                    optional=True,
+                    tooltip="For swap: the features to take out, such as those of the baseline against the picture.",
+                ),
+            ],
+            outputs=[io.MatchType.Output(template, display_name="embed", tooltip="The steered copy.")],
+            has_intermediate_output=True,
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        embed: Any,
+        sae: SparseAutoencoder,
+        features: FeatureList,
+        method: Method,
+        strength: float,
+        unit: Unit,
+        target: str = AUTO,
+        tokens: str = ALL,
+        clip: Any = None,
+        text: str = "",
+        replaces: FeatureList | None = None,
+    ) -> io.NodeOutput:
+        place = place_in(embed, sae, target, tokens)
+        words = words_of(embed, clip, text, place.tokens)
+        steering = Steering(sae, features, method, strength, unit, replaces or ())
+        record = SteeringRecord()
+        steered = edited(embed, place, lambda x: steer_tokens(x, steering, record), words)
+        return io.NodeOutput(steered, ui={"text": _report(embed, steering, place, record)})
+
+
+def _report(embed: Any, steering: Steering, place: Any, record: SteeringRecord) -> list[str]:
+    summary = record.summary()
+    ratio = f"‖Δ‖/‖x‖ {summary.mean_ratio:.3g}" if summary.steps else "nothing changed, the strength is neutral"
+    warnings = [*summary.warnings, *embed_warnings(embed, place), *steering_warnings(steering)]
+    for warning in warnings:
+        log.warning("ClipEmbedSteer: %s", warning)
+    return [f"{steering.method} {steering.edits}: {ratio}.", describe_place(embed, place), *warnings]
+
+
+NODES = [ClipEmbedSteer]

@@ -1,0 +1,41 @@
+"""What the nodes that find features give and show: a list to steer with, a table and a chart."""
+
+from __future__ import annotations
+
+from comfy_api.latest import io, ui
+
+from ..sae.chart import feature_chart
+from ..sae.features import RANKINGS, RankedFeature, feature_list, feature_table
+from .sockets import SaeFeatures
+
+
+def count_input() -> io.Int.Input:
+    return io.Int.Input("count", default=10, min=1, max=200, step=1, tooltip="How many features to list at most.")
+
+
+def rank_input() -> io.Combo.Input:
+    return io.Combo.Input(
+        "rank_by",
+        options=list(RANKINGS),
+        default="mean",
+        tooltip="mean or max activation over all tokens, or frequency: the share of tokens where it fires.",
+    )
+
+
+def feature_outputs() -> list[io.Output]:
+    return [
+        SaeFeatures.Output(
+            display_name="features",
+            tooltip="The features found, ready to steer with. With a baseline, each has as strength the share "
+            "of its activation that the baseline lacks; without one, 1.",
+        ),
+        io.String.Output(display_name="table", tooltip="Feature, mean, max, share of tokens, difference."),
+        io.Image.Output(display_name="chart", tooltip="The same as a bar chart."),
+    ]
+
+
+def found_features(ranked: list[RankedFeature], title: str, *lines: str) -> io.NodeOutput:
+    """The three outputs; the node shows chart, table and `lines`."""
+    table, chart = feature_table(ranked, title), feature_chart(ranked, title)
+    shown = {**ui.PreviewImage(chart).as_dict(), "text": [table, *filter(None, lines)]}
+    return io.NodeOutput(feature_list(ranked), table, chart, ui=shown)

@@ -1,0 +1,41 @@
+from __future__ import annotations
+
+from comfy_api.latest import io
+
+from ..sae.demo.files import load_sae
+from ..sae.demo.kandinsky.files import DECODER, EMBED_SAE, PRIOR
+from ..sae.hosts.kandinsky import KandinskyHalf
+from .kandinsky_sockets import KandinskyDecoder, KandinskyPriorModel
+from .shapes_demo import DEMO
+from .sockets import Sae
+
+
+class LoadShapesKandinsky(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="LoadShapesKandinsky",
+            display_name="Load Shapes Kandinsky",
+            category=DEMO,
+            description=(
+                "A very small real Kandinsky 2.2 that draws coloured shapes, and an SAE of its picture embeddings. It "
+                "comes with the pack, so steering can be tried at once. Draw at 64×64. Needs diffusers."
+            ),
+            search_aliases=["shapes", "demo model", "tiny kandinsky"],
+            inputs=[],
+            outputs=[
+                KandinskyPriorModel.Output(
+                    display_name="prior",
+                    tooltip="Texts such as 'red square left big white', or pictures, to embeddings.",
+                ),
+                KandinskyDecoder.Output(display_name="decoder", tooltip="Draws embeddings at 64×64."),
+                Sae.Output(display_name="sae", tooltip="SAE of the picture embeddings."),
+            ],
+        )
+
+    @classmethod
+    def execute(cls) -> io.NodeOutput:
+        return io.NodeOutput(KandinskyHalf(PRIOR, "prior"), KandinskyHalf(DECODER, "decoder"), load_sae(EMBED_SAE))
+
+
+NODES = [LoadShapesKandinsky]

@@ -1,0 +1,70 @@
+from __future__ import annotations
+
+from typing import Any
+
+from comfy_api.latest import io
+
+from ..sae.autoencoder import SparseAutoencoder
+from ..sae.embeddings import ALL, AUTO, tally_tokens
+from ..sae.features import RankBy, rank_features
+from ..sae.hosts.embeddings import place_in, read
+from .embed_sockets import describe_place, embed_input, target_input, tokens_input
+from .feature_results import count_input, feature_outputs, found_features, rank_input
+from .sockets import CATEGORY, Sae
+
+
+class TopEmbedFeatures(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="TopEmbedFeatures",
+            display_name="Top Embed Features",
+            category=CATEGORY,
+            description=(
+                "Finds the features of an SAE that fire for an embedding; with a baseline, those that fire more than "
+                "for the baseline. Start from these, not from random numbers."
+            ),
+            search_aliases=["embedding features", "clip features", "find features in picture"],
+            inputs=[
+                embed_input("embed", "The picture or text whose features are looked for."),
+                Sae.Input("sae", tooltip="An SAE that was trained on embeddings of this encoder."),
+                count_input(),
+                rank_input(),
+                embed_input(
+                    "baseline",
+                    "An embedding that differs only in what you look for; features are then ranked by difference.",
+                    optional=True,
+                ),
+                target_input(),
+                tokens_input(),
+            ],
+            outputs=feature_outputs(),
+            has_intermediate_output=True,
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        embed: Any,
+        sae: SparseAutoencoder,
+        count: int,
+        rank_by: RankBy,
+        baseline: Any = None,
+        target: str = AUTO,
+        tokens: str = ALL,
+    ) -> io.NodeOutput:
+        place = place_in(embed, sae, target, tokens)
+        tally = tally_tokens(sae, read(embed, place))
+        below = None
+        if baseline is not None:
+            below = tally_tokens(sae, read(baseline, place_in(baseline, sae, place.target, place.tokens)))
+        ranked = rank_features(tally, rank_by, count, below)
+        if not ranked:
+            raise ValueError(
+                f"sae: no feature of {sae.name} fires {'more' if baseline else 'at all'} for this embedding; check "
+                "that the SAE belongs to this encoder, or use another baseline."
+            )
+        return found_features(ranked, f"{sae.name} on {place.target}", describe_place(embed, place))
+
+
+NODES = [TopEmbedFeatures]

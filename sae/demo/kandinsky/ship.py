@@ -1,0 +1,38 @@
+"""Puts the trained small Kandinsky into the pack: python -m sae.demo.kandinsky.ship --folder FOLDER.
+
+Two diffusers folders and the SAE, all in half precision; the SAE's statistics stay as they are.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+from pathlib import Path
+
+import torch
+
+from ..files import WEIGHTS
+from ..ship import ship_sae
+from .files import DECODER, EMBED_SAE, PRIOR
+from .models import build_clip, build_movq, build_prior, build_unet, decoder_pipeline, prior_pipeline
+from .train import load_part
+
+
+def ship(folder: Path) -> None:
+    """`folder` is where train.py left its parts."""
+    parts = {"clip": build_clip(), "prior": build_prior(), "unet": build_unet(), "movq": build_movq()}
+    clip, prior, unet, movq = (load_part(part, folder, name) for name, part in parts.items())
+    for path, pipeline in ((PRIOR, prior_pipeline(clip, prior)), (DECODER, decoder_pipeline(unet, movq))):
+        shutil.rmtree(path, ignore_errors=True)
+        pipeline.to(torch.float16).save_pretrained(path)
+    ship_sae(folder / EMBED_SAE, WEIGHTS / EMBED_SAE)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--folder", type=Path, required=True, help="where train.py left its parts")
+    ship(parser.parse_args().folder)
+
+
+if __name__ == "__main__":
+    main()

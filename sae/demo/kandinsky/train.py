@@ -1,0 +1,123 @@
+"""Trains the small Kandinsky part by part: python -m sae.demo.kandinsky.train PART --folder FOLDER.
+
+clip and movq come first, then unet and prior, then sae; each part resumes from its checkpoint in the folder.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from ...training.data import ActivationBuffer
+from ...training.evaluate import evaluate
+from ...training.export import export_topk
+from ...training.topk import TopKConfig
+from ...training.trainer import TopKTrainer
+from ..loop import fit
+from ..shapes import Prompt, held_out_prompts, training_prompts
+from .losses import ClipLoss, MovqLoss, Pool, PriorLoss, UnetLoss, drawings
+from .models import EMBED_WIDTH, PICTURE_SIDE, build_clip, build_movq, build_prior, build_unet, clip_pixels
+
+if TYPE_CHECKING:
+    from transformers import CLIPModel
+
+log = logging.getLogger(__name__)
+
+STEPS = {"clip": 3000, "movq": 1500, "unet": 4500, "prior": 4000, "sae": 3000}
+RATES = {"clip": 1e-3, "movq": 2e-3, "unet": 1e-3, "prior": 1e-3, "sae": 1e-3}
+DRAWINGS = 12  # of each training prompt in the pool
+SAE_NAME = "shapes-image_embeds"
+FRESH_DRAWINGS = 20  # of each held-out prompt, on which the SAE is measured
+CHUNK = 256
+
+
+def load_part(part: nn.Module, folder: Path, name: str) -> Any:
+    part.load_state_dict(torch.load(folder / f"{name}.pt", map_location="cpu", weights_only=True))
+    return part.eval().requires_grad_(False)
+
+
+@torch.no_grad()
+def embed_pictures(clip: CLIPModel, pictures: Tensor) -> Tensor:
+    """Pictures (n, 3, 64, 64) in 0..1 to image embeddings (n, 64), not normalised."""
+    vision = clip.vision_model(pixel_values=clip_pixels(pictures))
+    return clip.visual_projection(vision.pooler_output)
+
+
+@torch.no_grad()
+def make_pool(folder: Path, prompts: list[Prompt], seed: int = 5) -> Pool:
+    clip, movq = load_part(build_clip(), folder, "clip"), load_part(build_movq(), folder, "movq")
+    generator = torch.Generator().manual_seed(seed)
+    embeds, latents = [], []
+    for first in range(0, len(prompts), CHUNK):
+        pictures = drawings(prompts[first : first + CHUNK], generator)
+        embeds.append(embed_pictures(clip, pictures))
+        latents.append(movq.encode(pictures * 2 - 1).latents)
+    # diffusers' "zero" picture is zeros after the image processor: grey here
+    vision = clip.vision_model(pixel_values=torch.zeros(1, 3, PICTURE_SIDE, PICTURE_SIDE))
+    return Pool(prompts, torch.cat(embeds), torch.cat(latents), clip.visual_projection(vision.pooler_output))
+
+
+def train_part(part: str, folder: Path, steps: int, rate: float) -> dict[str, Tensor]:
+    torch.manual_seed(0)
+    checkpoint = folder / f"{part}_state.pt"
+    if part == "clip":
+        clip = build_clip()
+        return fit(clip, ClipLoss(clip), steps, rate, checkpoint)
+    if part == "movq":
+        movq = build_movq()
+        return fit(movq, MovqLoss(movq), steps, rate, checkpoint)
+    pool = make_pool(folder, training_prompts() * DRAWINGS)
+    if part == "unet":
+        unet = build_unet()
+        return fit(unet, UnetLoss(unet, pool), steps, rate, checkpoint)
+    prior = build_prior()
+    return fit(prior, PriorLoss(prior, load_part(build_clip(), folder, "clip"), pool), steps, rate, checkpoint)
+
+
+def train_sae(folder: Path, features: int, k: int, steps: int, rate: float) -> None:
+    """An SAE of the image embeddings of training drawings, measured on drawings of held-out prompts."""
+    tokens = make_pool(folder, training_prompts() * DRAWINGS).embeds
+    fresh = make_pool(folder, held_out_prompts() * FRESH_DRAWINGS, seed=6).embeds
+    config = TopKConfig(d_in=EMBED_WIDTH, d_sae=features, k=k, steps=steps, batch_tokens=1024, rate=rate)
+    trainer = TopKTrainer(config)
+    buffer = ActivationBuffer(_again(tokens), EMBED_WIDTH, 1024, 65_536, dtype=torch.float32)
+    model = trainer.fit(buffer)
+    measured, statistics = evaluate(model, fresh.split(4096))
+    export_topk(model, folder / SAE_NAME, statistics)
+    log.info("%s: %s", SAE_NAME, measured)
+    results = json.dumps(measured._asdict(), indent=2)
+    (folder / SAE_NAME / "evaluation.json").write_text(results + "\n", encoding="utf-8")
+
+
+def _again(tokens: Tensor) -> Iterator[Tensor]:
+    while True:
+        yield tokens[torch.randperm(len(tokens))]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("part", choices=STEPS)
+    parser.add_argument("--folder", type=Path, required=True, help="where checkpoints and results go")
+    parser.add_argument("--steps", type=int)
+    parser.add_argument("--rate", type=float, help="highest learning rate")
+    parser.add_argument("--features", type=int, default=256, help="of the SAE")
+    parser.add_argument("--k", type=int, default=8, help="of the SAE")
+    given = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    given.folder.mkdir(parents=True, exist_ok=True)
+    steps, rate = given.steps or STEPS[given.part], given.rate or RATES[given.part]
+    if given.part == "sae":
+        train_sae(given.folder, given.features, given.k, steps, rate)
+    else:
+        torch.save(train_part(given.part, given.folder, steps, rate), given.folder / f"{given.part}.pt")
+
+
+if __name__ == "__main__":
+    main()
