@@ -40,7 +40,7 @@ class LoadKandinsky22(io.ComfyNode):
                     "dtype",
                     options=[AUTO, *DTYPES],
                     default=AUTO,
-                    tooltip="Of the weights. 'auto' takes float16 where the graphics card computes in it, else float32.",
+                    tooltip="Of the weights. 'auto' takes float16 on graphics cards that compute in it, else float32.",
                 ),
             ],
             outputs=[
