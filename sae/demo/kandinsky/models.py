@@ -88,7 +88,9 @@ def build_clip() -> CLIPModel:
     """The text and the image encoder as one model, for contrastive training."""
     from transformers import CLIPConfig, CLIPModel
 
-    text = {**TEXT, "vocab_size": token_count(), "eos_token_id": end_token(), "pad_token_id": end_token()}
+    end = end_token()
+    tokens = {"vocab_size": token_count(), "bos_token_id": end - 1, "eos_token_id": end, "pad_token_id": end}
+    text = {**TEXT, **tokens}
     config = CLIPConfig(text_config=text, vision_config=VISION, projection_dim=EMBED_WIDTH)
     return CLIPModel(config)
 
