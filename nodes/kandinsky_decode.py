@@ -82,7 +82,7 @@ class KandinskyDecode(io.ComfyNode):
         cells = len(rows) * (width // movq_scale(half)) * (height // movq_scale(half))
         load_parts(half, "decoder", ("unet", "movq"), cells * MOVQ_BYTES * half.dtype.itemsize)
         progress = step_progress(steps, _previewer(half))
-        return io.NodeOutput(draw(half, rows, below, (width, height), steps, guidance, seed, progress, window))
+        return io.NodeOutput(draw(half, rows, below, (width, height), steps, guidance, [seed], progress, window))
 
 
 def _side(name: str) -> io.Int.Input:

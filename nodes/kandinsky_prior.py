@@ -45,7 +45,7 @@ class KandinskyPrior(io.ComfyNode):
         cls, prior: KandinskyHalf, text: str, negative_text: str, steps: int, guidance: float, seed: int
     ) -> io.NodeOutput:
         half = load_parts(prior, "prior", ("text_encoder", "prior", "image_encoder"))
-        result = run_prior(half, text, negative_text, steps, guidance, seed, step_progress(steps))
+        result = run_prior(half, [text], negative_text, steps, guidance, [seed], step_progress(steps))
         return io.NodeOutput(embedding(result.embeds), embedding(result.negative))
 
 

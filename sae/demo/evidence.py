@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -18,9 +18,11 @@ from tqdm import tqdm
 
 from .evidence_report import write_report
 from .files import SAE_NAMES, load_decoder, load_sae, load_transformer
-from .judge import KEPT, kept_attributes
+from .judge import KEPT
+from .kandinsky.evidence import EmbedEvidence, EmbedMeasurement
 from .model import sample
 from .reader import Readings, measure_pictures
+from .score import Score
 from .settings import BEST, SETTINGS, Case
 from .shapes import COLOURS, Prompt, held_out_prompts
 from .steer import STEPS, draw_steered, tally_prompt
@@ -29,34 +31,6 @@ FINDING = Prompt("red", "square", "center", "big", "grey")  # with each colour i
 FINDING_SEEDS = range(4)
 FIRST_SEED = 1000
 RANDOM_SEED = 7
-
-
-@dataclass
-class Score:
-    """Counts over pictures: the target's colour, each attribute as before, all of them, and both (strict)."""
-
-    pictures: int = 0
-    changed: int = 0
-    strict: int = 0
-    all_kept: int = 0
-    kept: dict[str, int] = field(default_factory=lambda: dict.fromkeys(KEPT, 0))
-    ratio: float = 0.0  # sum of the runs' mean ‖Δ‖/‖x‖
-    runs: int = 0
-
-    def add(self, before: Readings, after: Readings, target: str, ratio: float = 0.0) -> None:
-        for picture, same in zip(after.prompts, kept_attributes(before, after), strict=True):
-            all_kept = all(same.values())
-            self.pictures += 1
-            self.changed += picture.colour == target
-            self.all_kept += all_kept
-            self.strict += all_kept and picture.colour == target
-            for slot, kept in same.items():
-                self.kept[slot] += kept
-        self.ratio += ratio
-        self.runs += 1
-
-    def share(self, count: int) -> float:
-        return count / max(self.pictures, 1)
 
 
 @dataclass
@@ -69,6 +43,7 @@ class Evidence:
     steered: dict[int, Score]
     random: dict[int, Score]
     by_colour: dict[str, Score]
+    embeds: EmbedEvidence  # the same changes of colour, before the generator
 
 
 class Measurement:
@@ -87,7 +62,8 @@ class Measurement:
             for name, sae in self.saes.items()
             for colour in COLOURS
         }
-        found = Evidence({}, Score(), Score(), defaultdict(Score), defaultdict(Score), defaultdict(Score))
+        embeds = EmbedMeasurement(FINDING, FINDING_SEEDS)
+        found = Evidence({}, Score(), Score(), defaultdict(Score), defaultdict(Score), defaultdict(Score), embeds.found)
         right: dict[str, list[bool]] = defaultdict(list)
         pairs = [(source, target) for source in COLOURS for target in COLOURS if source != target]
         for number, (source, target) in enumerate(tqdm(pairs, desc="Colour changes")):
@@ -101,6 +77,7 @@ class Measurement:
             found.unsteered.add(before, before, target)
             worded = sample(self.transformer, [p.with_colour(target) for p in prompts], seeds, STEPS)
             found.ceiling.add(before, measure_pictures(self.decode(worded)), target)
+            embeds.add(source, target, number, prompts, seeds)
             self._compare(found, Case(self.saes, tallies, source, target, pictures), prompts, seeds, before)
         found.drawn = {slot: sum(values) / len(values) for slot, values in right.items()}
         return found

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .files import SAE_NAMES, load_sae
+from .kandinsky.files import EMBED_SAE
+from .kandinsky.settings import BEST as EMBED_BEST
+from .kandinsky.settings import SETTINGS as EMBED_SETTINGS
 from .settings import BEST, FEATURES, SETTINGS
 
 if TYPE_CHECKING:
-    from .evidence import Evidence, Score
+    from .evidence import Evidence
+    from .kandinsky.evidence import EmbedEvidence
+    from .score import Score
 
 INTRODUCTION = """# Evidence: does steering the features of one colour change that colour, and only it?
 
@@ -28,18 +34,27 @@ even that moves this small model's outlines. ‖Δ‖/‖x‖ is the mean over t
 steering to a mask of the unsteered picture's shape; everything else acts on every token of its stream.
 """
 
+EMBED_TEXT = """The same changes of colour, prompts, seeds and judge, in the small Kandinsky: the prompt goes through
+the prior, the embedding is edited once, the decoder draws it (64 × 64 pixels) and sees nothing else. Features come from
+embeddings of the same two prompts, four seeds, at most 8 from each side. The last row uses no SAE: it adds the
+difference between the mean embeddings of those eight examples.
+"""
+LEVELS_TEXT = """`swap` 1 at both levels. The levels belong to two models, trained on the same drawings and prompts, so
+compare each with its own ceiling (the row "the prompt says the target's word").
+"""
 LESSONS = Path(__file__).parent / "lessons.md"
 
 
 def write_report(evidence: Evidence, path: Path) -> None:
     parts = [INTRODUCTION.format(features=FEATURES, pictures=evidence.unsteered.pictures), _saes(), _drawn(evidence)]
-    parts += [_comparison(evidence), _colours(evidence), LESSONS.read_text(encoding="utf-8")]
+    parts += [_comparison(evidence), _colours(evidence), _embeds(evidence.embeds), _levels(evidence)]
+    parts.append(LESSONS.read_text(encoding="utf-8"))
     path.write_text("\n".join(parts), encoding="utf-8")
 
 
 def _saes() -> str:
     lines = ["## The SAEs", "", "| SAE | features | k | dead | fires per token |", "|---|---|---|---|---|"]
-    for name in SAE_NAMES:
+    for name in (*SAE_NAMES, EMBED_SAE):
         sae = load_sae(name)
         statistics = sae.statistics
         if statistics is None or statistics.density is None:
@@ -50,26 +65,60 @@ def _saes() -> str:
 
 
 def _drawn(evidence: Evidence) -> str:
-    shares = " · ".join(f"{slot} {share:.0%}" for slot, share in evidence.drawn.items())
-    return f"## The model, unsteered\n\nPictures that show what their (held-out) prompt says: {shares}.\n"
+    return (
+        "## The models, unsteered\n\nPictures that show what their (held-out) prompt says: "
+        f"the FLUX {_shares(evidence.drawn)}; the Kandinsky {_shares(evidence.embeds.drawn)}.\n"
+    )
+
+
+def _shares(drawn: Mapping[str, float]) -> str:
+    return " · ".join(f"{slot} {share:.0%}" for slot, share in drawn.items())
 
 
 def _comparison(evidence: Evidence) -> str:
-    lines = [
-        "## Sites, methods, strengths",
-        "",
-        "| site | steering | ‖Δ‖/‖x‖ | changed | shape | place | size | background | all kept | strict "
-        "| random: changed | random: strict |",
-        "|---|---|---|---|---|---|---|---|---|---|---|---|",
-        f"| none | unsteered | 0 | {_row(evidence.unsteered)} | | |",
-        f"| the prompt | the target's word instead of the source's | | {_row(evidence.ceiling)} | | |",
-    ]
+    lines = ["## Inside FLUX: sites, methods, strengths", "", *_head("site")]
+    lines += _references("none", evidence.unsteered, evidence.ceiling)
     for index, setting in enumerate(SETTINGS):
-        score, control = evidence.steered[index], evidence.random[index]
-        random = f"{control.share(control.changed):.0%} | {control.share(control.strict):.0%}"
-        ratio = score.ratio / score.runs
-        lines.append(f"| {setting.site} | {setting.what} | {ratio:.2f} | {_row(score)} | {random} |")
+        lines.append(_compared(f"{setting.site} | {setting.what}", evidence.steered[index], evidence.random[index]))
     return "\n".join([*lines, ""])
+
+
+def _embeds(evidence: EmbedEvidence) -> str:
+    lines = ["## Before the generator: the embedding that Kandinsky's decoder draws", "", EMBED_TEXT, *_head("place")]
+    lines += _references("none", evidence.unsteered, evidence.ceiling)
+    for index, setting in enumerate(EMBED_SETTINGS):
+        lines.append(_compared(f"image_embeds | {setting.what}", evidence.steered[index], evidence.random[index]))
+    return "\n".join([*lines, ""])
+
+
+def _levels(evidence: Evidence) -> str:
+    """The two levels side by side, each with the method that was set beforehand."""
+    inside, before = SETTINGS[BEST], EMBED_SETTINGS[EMBED_BEST]
+    lines = ["## Level against level", "", LEVELS_TEXT, *_head("level")]
+    for level, what, found, best in (
+        ("inside FLUX", f"{inside.what} at {inside.site}", evidence, BEST),
+        ("before the generator", f"{before.what} at image_embeds", evidence.embeds, EMBED_BEST),
+    ):
+        lines += _references(level, found.unsteered, found.ceiling)
+        lines.append(_compared(f"{level} | {what}", found.steered[best], found.random[best]))
+    return "\n".join([*lines, ""])
+
+
+def _head(first: str) -> list[str]:
+    names = "steering | ‖Δ‖/‖x‖ | changed | shape | place | size | background | all kept | strict"
+    return [f"| {first} | {names} | random: changed | random: strict |", "|---" * 12 + "|"]
+
+
+def _references(place: str, unsteered: Score, ceiling: Score) -> list[str]:
+    return [
+        f"| {place} | unsteered | 0 | {_row(unsteered)} | | |",
+        f"| {place} | the prompt says the target's word | | {_row(ceiling)} | | |",
+    ]
+
+
+def _compared(name: str, score: Score, control: Score) -> str:
+    random = f"{control.share(control.changed):.0%} | {control.share(control.strict):.0%}"
+    return f"| {name} | {score.ratio / score.runs:.2f} | {_row(score)} | {random} |"
 
 
 def _row(score: Score) -> str:

@@ -122,16 +122,27 @@ class KandinskyHalf:
 
 
 class PriorResult(NamedTuple):
-    """Image embeddings (1, width) float32 of a text, and of what the decoder is to keep away from."""
+    """Image embeddings (texts, width) float32, and those of what the decoder is to keep away from."""
 
     embeds: Tensor
     negative: Tensor
 
 
 def run_prior(
-    half: KandinskyHalf, text: str, negative: str, steps: int, guidance: float, seed: int, on_step: OnStep
+    half: KandinskyHalf,
+    texts: Sequence[str],
+    negative: str,
+    steps: int,
+    guidance: float,
+    seeds: Sequence[int],
+    on_step: OnStep,
 ) -> PriorResult:
-    """What KandinskyV22PriorPipeline gives. Without negative text the negative is the embedding of a blank picture."""
+    """What KandinskyV22PriorPipeline gives, each text with its own seed.
+
+    Without negative text the negative is the embedding of a blank picture.
+    """
+    if negative.strip() and len(seeds) > 1:
+        seeds = [*seeds, *seeds]  # the pipeline draws the negative's embedding in the same batch
     if steps < 2:
         raise ValueError(f"steps: {steps} came, but the prior's schedule needs 2 or more.")
     diffusers = import_library("diffusers")
@@ -139,14 +150,20 @@ def run_prior(
     pipeline = diffusers.KandinskyV22PriorPipeline(**{name: half.part(name) for name in names})
     pipeline.set_progress_bar_config(disable=True)
     result = pipeline(
-        text,
-        negative_prompt=negative if negative.strip() else None,
+        list(texts),
+        negative_prompt=[negative] * len(texts) if negative.strip() else None,
         num_inference_steps=steps,
         guidance_scale=guidance,
-        generator=torch.Generator().manual_seed(seed),
+        generator=_generators(seeds),
         callback_on_step_end=_told(on_step),
     )
     return PriorResult(result.image_embeds.float(), result.negative_image_embeds.float())
+
+
+def _generators(seeds: Sequence[int]) -> torch.Generator | list[torch.Generator]:
+    """One for all rows, as diffusers' users have it, or one for each."""
+    made = [torch.Generator().manual_seed(seed) for seed in seeds]
+    return made[0] if len(made) == 1 else made
 
 
 def _told(on_step: OnStep) -> Callable[[Any, int, Any, dict[str, Any]], dict[str, Any]]:
@@ -232,12 +249,12 @@ def check_embeds(half: KandinskyHalf, name: str, embeds: Tensor | None) -> Tenso
 
 def draw(
     half: KandinskyHalf, embeds: Tensor, negative: Tensor, size: tuple[int, int], steps: int, guidance: float,
-    seed: int, on_step: OnStep, window: Window | None = None,
+    seeds: Sequence[int], on_step: OnStep, window: Window | None = None,
 ) -> Tensor:  # fmt: skip
     """Pictures (batch, height, width, 3) in 0..1, as KandinskyV22Pipeline draws them; size is (width, height).
 
-    One picture for each embedding (batch, width); a negative of one row serves all. In `window` the decoder sees other
-    embeddings, which diffusers' step callback puts in for the next step.
+    One picture for each embedding (batch, width); a negative of one row and one seed serve all. In `window` the decoder
+    sees other embeddings, which diffusers' step callback puts in for the next step.
     """
     unet, movq, scheduler = (half.part(name) for name in ("unet", "movq", "scheduler"))
     pipeline = import_library("diffusers").KandinskyV22Pipeline(unet, scheduler, movq)
@@ -269,7 +286,7 @@ def draw(
         height=size[1],
         num_inference_steps=steps,
         guidance_scale=guidance,
-        generator=torch.Generator().manual_seed(seed),
+        generator=_generators(seeds),
         output_type="np",
         callback_on_step_end=callback,
     )

@@ -17,6 +17,7 @@ from comfy_install import ComfyInstall
 from project_files import ROOT, project_files, relative
 
 PACK_FOLDER = "sae steering-pack test"
+PROBES = ROOT / "tests" / "support" / "probe_pack"  # nodes for the tests alone
 START_SECONDS = 600
 
 
@@ -49,6 +50,7 @@ def prepare(base: Path, project: Path = ROOT) -> Workplace:
     for folder in (place.models / "sae", place.output, place.elsewhere, base / "custom_nodes", base / "input"):
         folder.mkdir(parents=True, exist_ok=True)
     install_pack(project, base / "custom_nodes" / PACK_FOLDER)
+    shutil.copytree(PROBES, base / "custom_nodes" / PROBES.name, dirs_exist_ok=True)
     yaml = f"tests:\n  base_path: {place.elsewhere.parent.as_posix()}\n  sae: {place.elsewhere.name}\n"
     place.extra_paths.write_text(yaml, encoding="utf-8")
     return place

@@ -39,7 +39,7 @@ def embeds(batch=1, seed=1):
 
 @pytest.mark.parametrize(("negative", "guidance"), [("", 4.0), ("blue", 3.0), ("", 1.0), ("  ", 2.0)])
 def test_the_prior_is_diffusers(prior, folders, negative, guidance):
-    ours = run_prior(prior, "red square", negative, 5, guidance, 11, quiet)
+    ours = run_prior(prior, ["red square"], negative, 5, guidance, [11], quiet)
     theirs = plain_prior(folders[0])(
         "red square",
         negative_prompt=negative.strip() or None,
@@ -49,7 +49,7 @@ def test_the_prior_is_diffusers(prior, folders, negative, guidance):
     )
     assert torch.allclose(ours.embeds, theirs.image_embeds, atol=1e-5)
     assert torch.allclose(ours.negative, theirs.negative_image_embeds, atol=1e-5)
-    other = run_prior(prior, "red square", negative, 5, guidance, 12, quiet)
+    other = run_prior(prior, ["red square"], negative, 5, guidance, [12], quiet)
     assert not torch.allclose(ours.embeds, other.embeds, atol=1e-2)
 
 
@@ -68,7 +68,7 @@ def test_pictures_are_encoded_as_diffusers_does(prior, folders):
 @pytest.mark.parametrize(("batch", "guidance", "side"), [(1, 4.0, 64), (3, 2.0, 32), (1, 1.0, 48)])
 def test_the_decoder_is_diffusers(decoder, folders, batch, guidance, side):
     rows, negative = embeds(batch), embeds(1, 2)
-    ours = draw(decoder, rows, negative, (64, side), 4, guidance, 3, quiet)
+    ours = draw(decoder, rows, negative, (64, side), 4, guidance, [3], quiet)
     theirs = plain_decoder(folders[1])(
         rows,
         negative.expand(batch, -1),
@@ -89,7 +89,7 @@ def test_the_decoder_is_diffusers(decoder, folders, batch, guidance, side):
 def test_in_its_window_the_decoder_sees_the_steered_embedding(decoder, folders, start, end, steered):
     """The four steps have the timesteps 750, 500, 250 and 0 of 999."""
     plain, other, negative = embeds(), embeds(1, 5), embeds(1, 2)
-    ours = draw(decoder, plain, negative, (64, 64), 4, 3.0, 8, quiet, Window(other, start, end))
+    ours = draw(decoder, plain, negative, (64, 64), 4, 3.0, [8], quiet, Window(other, start, end))
     with torch.no_grad():
         expected = by_hand(
             plain_decoder(folders[1]), lambda i: other if steered[i] == "1" else plain, negative, 4, 3.0, 8
@@ -99,8 +99,8 @@ def test_in_its_window_the_decoder_sees_the_steered_embedding(decoder, folders, 
 
 def test_a_window_of_the_same_embedding_changes_nothing(decoder):
     rows, negative = embeds(), embeds(1, 2)
-    one = draw(decoder, rows, negative, (64, 64), 3, 3.0, 8, quiet)
-    two = draw(decoder, rows, negative, (64, 64), 3, 3.0, 8, quiet, Window(rows.clone(), 0.3, 0.6))
+    one = draw(decoder, rows, negative, (64, 64), 3, 3.0, [8], quiet)
+    two = draw(decoder, rows, negative, (64, 64), 3, 3.0, [8], quiet, Window(rows.clone(), 0.3, 0.6))
     assert torch.equal(one, two)
     with pytest.raises(ValueError, match=r"start_percent, end_percent: 0\.8 and 0\.2 came"):
         Window(rows, 0.8, 0.2)
@@ -115,9 +115,9 @@ def test_each_step_is_told_and_can_stop_the_run(prior, decoder):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        draw(decoder, embeds(), embeds(1, 2), (64, 64), 6, 3.0, 8, stop)
+        draw(decoder, embeds(), embeds(1, 2), (64, 64), 6, 3.0, [8], stop)
     with pytest.raises(KeyboardInterrupt):
-        run_prior(prior, "red", "", 6, 3.0, 8, stop)
+        run_prior(prior, ["red"], "", 6, 3.0, [8], stop)
     assert told == [(1, 6, (1, 4, 16, 16)), (2, 6, (1, 4, 16, 16)), (1, 6, (1, 64)), (2, 6, (1, 64))]
 
 
@@ -140,12 +140,12 @@ def test_embeddings_of_another_encoder(decoder):
     with pytest.raises(ValueError, match="embed: its image_embeds are empty, NaN or infinite"):
         check_embeds(decoder, "embed", torch.full((1, 64), float("nan")))
     with pytest.raises(ValueError, match="negative: it has 2 rows for 3 pictures; give one or 3"):
-        draw(decoder, embeds(3), embeds(2), (64, 64), 2, 2.0, 1, quiet)
+        draw(decoder, embeds(3), embeds(2), (64, 64), 2, 2.0, [1], quiet)
 
 
 def test_one_step_is_too_few_for_the_prior(prior):
     with pytest.raises(ValueError, match="steps: 1 came, but the prior's schedule needs 2 or more"):
-        run_prior(prior, "red", "", 1, 4.0, 0, quiet)
+        run_prior(prior, ["red"], "", 1, 4.0, [0], quiet)
 
 
 def spoil(folder, part=None, index=None, text=None):
@@ -195,8 +195,8 @@ def test_weights_that_are_missing_and_the_wrong_half(folders, tmp_path):
 def test_fp16_files_alone_will_do(folders, tmp_path):
     half_files = plain_decoder(folders[1]).to(torch.float16)
     half_files.save_pretrained(tmp_path / "fp16", variant="fp16")
-    ours = draw(KandinskyHalf(tmp_path / "fp16", "decoder"), embeds(), embeds(1, 2), (64, 64), 2, 3.0, 1, quiet)
-    exact = draw(KandinskyHalf(folders[1], "decoder"), embeds(), embeds(1, 2), (64, 64), 2, 3.0, 1, quiet)
+    ours = draw(KandinskyHalf(tmp_path / "fp16", "decoder"), embeds(), embeds(1, 2), (64, 64), 2, 3.0, [1], quiet)
+    exact = draw(KandinskyHalf(folders[1], "decoder"), embeds(), embeds(1, 2), (64, 64), 2, 3.0, [1], quiet)
     assert float((ours - exact).abs().max()) < 0.05 and not torch.equal(ours, exact)
 
 
