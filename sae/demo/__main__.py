@@ -1,4 +1,7 @@
-"""python -m sae.demo: finds the features of a prompt against a baseline, steers with them, shows the pictures."""
+"""python -m sae.demo: finds the features of a prompt against a baseline, steers with them, shows the pictures.
+
+Twice: inside the small FLUX, and before the generator, on the embedding that the small Kandinsky draws.
+"""
 
 from __future__ import annotations
 
@@ -13,12 +16,14 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..autoencoder import SparseAutoencoder
-from ..features import RankedFeature, feature_list, feature_table
+from ..features import FeatureTally, RankedFeature, feature_list, feature_table
 from ..intervention import Intervention
 from ..site import resolve_site
 from ..steering import Steering
 from .files import TEXT_SAE, load_decoder, load_sae, load_transformer
 from .judge import kept_attributes
+from .kandinsky.chain import Chain
+from .kandinsky.show import EmbedDemo
 from .reader import measure_pictures
 from .shapes import Prompt, held_out_prompts, parse_prompt
 from .sheet import contact_sheet
@@ -62,22 +67,57 @@ class Demo:
 
 def main() -> None:
     given = _arguments()
+    prompts = [p for p in held_out_prompts() if p.colour == given.baseline.colour][:: given.every][: given.pictures]
+    name = f"{given.baseline.colour}-to-{given.prompt.colour}"
+    print("Inside FLUX\n-----------")
+    inside = _inside(given, prompts)
+    _tell(inside, given.prompt.colour)
+    _save(inside, prompts, given.out, f"{name}.png")
+    print("\nBefore the generator\n--------------------")
+    before = _before(given, prompts)
+    _tell(before, given.prompt.colour)
+    _save(before, prompts, given.out, f"{name}-embedding.png")
+
+
+def _inside(given: argparse.Namespace, prompts: Sequence[Prompt]) -> dict[str, Tensor]:
+    """Caption -> pictures of the FLUX."""
     transformer, sae = load_transformer(), load_sae(TEXT_SAE)
     print(f"Shapes is a FLUX with {sum(p.numel() for p in transformer.parameters()) / 1e6:.1f} million parameters.")
     print(f"Its SAE {sae}")
     with tqdm(total=2 * STEPS, desc="Finding features") as bar:
         sides = (given.prompt, given.baseline)
         tallies = [tally_prompt(transformer, sae, side, FIND_SEEDS, on_step=lambda _: bar.update()) for side in sides]
+    found, replaced = _contrasts(given, tallies)
+    return _draw_columns(Demo(transformer, load_decoder(), sae, found, replaced), prompts)
+
+
+def _before(given: argparse.Namespace, prompts: Sequence[Prompt]) -> dict[str, Tensor]:
+    """Caption -> pictures of the Kandinsky."""
+    chain = Chain()
+    print("A Kandinsky 2.2 as small: its decoder sees nothing but the embedding of a picture.")
+    print(f"Its SAE {chain.sae}")
+    sides = (given.prompt, given.baseline)
+    found, replaced = _contrasts(given, [chain.tally(side, FIND_SEEDS) for side in sides])
+    demo, columns = EmbedDemo.of(chain, found, replaced, prompts), {}
+    with tqdm(total=len(STRENGTHS) + 2, desc="Drawing") as bar:
+        columns["unsteered"] = demo.draw(0.0)
+        for strength in STRENGTHS:
+            columns[f"steered\nstrength {strength:g}"] = demo.draw(strength)
+            bar.update()
+        columns["random direction\nsame size as 1"] = demo.draw(1.0, RANDOM_SEED)
+        bar.update(2)
+    return columns
+
+
+def _contrasts(
+    given: argparse.Namespace, tallies: Sequence[FeatureTally]
+) -> tuple[list[RankedFeature], list[RankedFeature]]:
+    """What fires more for the prompt than for the baseline, and the reverse; printed, too."""
     here, there = tallies
     found, replaced = contrast(here, there, given.count), contrast(there, here, given.count)
     print(feature_table(found, f"\nFire more for '{given.prompt}' than for '{given.baseline}':"))
     print(feature_table(replaced, f"\nFire more for '{given.baseline}' than for '{given.prompt}':"), end="\n\n")
-
-    prompts = [p for p in held_out_prompts() if p.colour == given.baseline.colour][:: given.every][: given.pictures]
-    demo = Demo(transformer, load_decoder(), sae, found, replaced)
-    columns = _draw_columns(demo, prompts)
-    _tell(columns, given.prompt.colour)
-    _save(columns, prompts, given.out, f"{given.baseline.colour}-to-{given.prompt.colour}.png")
+    return found, replaced
 
 
 def _draw_columns(demo: Demo, prompts: Sequence[Prompt]) -> dict[str, Tensor]:
