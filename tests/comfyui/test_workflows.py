@@ -9,10 +9,19 @@ from PIL import Image
 
 from comfy_client import PromptFailed, PromptRefused
 from sae.demo.reader import read_pictures
+from sae.hosts.kandinsky import INDEX
 from workflows import read_workflow, to_prompt, workflow_files
 
-SHAPES = next(path for path in workflow_files() if "Shapes" in path.name)
-FLUX = next(path for path in workflow_files() if "FLUX" in path.name)
+FILES = {path.stem: path for path in workflow_files()}
+SHAPES = FILES["Shapes - find and steer"]
+EMBEDDINGS = FILES["Shapes embeddings - find and steer"]
+FLUX = FILES["FLUX.1 - find and steer"]
+NEED_FILES = {  # workflow -> the kinds of model that it asks for
+    "FLUX.1 - find and steer": {"diffusion_models", "text_encoders", "vae", "sae"},
+    "Kandinsky 2.2 - find and steer": {"sae"},
+    "ReVision - steer the picture prompt": {"checkpoints", "clip_vision", "sae"},
+    "Redux - steer the picture prompt": {"diffusion_models", "text_encoders", "vae", "clip_vision", "style_models"},
+}
 
 
 def pictures_of(client, entry, node):
@@ -68,21 +77,55 @@ def test_strength_zero_and_a_steered_neighbour_leave_the_picture_as_it_was(clien
     assert torch.equal(pictures_of(client, last, node_titled(workflow, "Steered")), plain)
 
 
-def test_the_flux_workflow_validates(client, server):
-    """With the files it names in place, every input is accepted; the files here are empty, so loading them fails."""
-    workflow = read_workflow(FLUX)
+def test_the_embedding_workflow_finds_steers_and_shows(client):
+    workflow = read_workflow(EMBEDDINGS)
+    prompt = to_prompt(workflow, client.object_info())
+    shown = {title: node_titled(workflow, title) for title in ("Unsteered", "Steered", "The features found")}
+    drawn = next(node for node in prompt.values() if node["inputs"].get("text") == "red circle left big white")
+    before, after = [], []
+    for seed in (42, 43, 44):  # of the embedding
+        drawn["inputs"]["seed"] = seed
+        entry = client.run(prompt)
+        before += read_pictures(pictures_of(client, entry, shown["Unsteered"]))
+        after += read_pictures(pictures_of(client, entry, shown["Steered"]))
+    assert [picture.colour for picture in before] == ["red"] * 3
+    assert [picture.colour for picture in after].count("blue") >= 2
+    for slot in ("place", "background"):
+        assert [getattr(picture, slot) for picture in after] == [getattr(picture, slot) for picture in before]
+    report = entry["outputs"][next(i for i, node in prompt.items() if node["class_type"] == "ClipEmbedSteer")]["text"]
+    assert "‖Δ‖/‖x‖" in report[0] and report[1] == "image_embeds 64: what it was trained on."
+    assert "difference" in entry["outputs"][shown["The features found"]]["text"][0]
+    by_type(prompt, "ClipEmbedSteer")["inputs"]["strength"] = 0.0
+    entry = client.run(prompt)
+    plain, neutral = (pictures_of(client, entry, shown[title]) for title in ("Unsteered", "Steered"))
+    assert torch.equal(plain, neutral)
+
+
+@pytest.mark.parametrize("name", NEED_FILES)
+def test_with_its_files_in_place_a_workflow_validates(client, server, name):
+    """Every input is accepted; the files here are empty, so loading them fails."""
+    workflow = read_workflow(FILES[name])
     models = [model for node in workflow["nodes"] for model in node["properties"].get("models", [])]
-    assert {model["directory"] for model in models} == {"diffusion_models", "text_encoders", "vae", "sae"}
-    for model in models:
-        path = server.place.models / model["directory"] / model["name"]
-        path.parent.mkdir(exist_ok=True)
+    assert {model["directory"] for model in models} == NEED_FILES[name]
+    prompt = to_prompt(workflow, client.object_info())
+    wanted = {server.place.models / model["directory"] / model["name"] for model in models}
+    for node in prompt.values():
+        inputs = node["inputs"]
+        if node["class_type"] == "LoadSAE":
+            wanted.add(server.place.models / "sae" / inputs["sae_name"])
+        if node["class_type"] == "LoadImage":
+            wanted.add(server.place.base / "input" / inputs["image"])
+        if node["class_type"] == "LoadKandinsky22":
+            wanted |= {server.place.models / "diffusers" / inputs[half] / INDEX for half in ("prior", "decoder")}
+    for path in wanted:
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
     try:
         with pytest.raises(PromptFailed):
-            client.run(to_prompt(workflow, client.object_info()))
+            client.run(prompt)
     finally:
-        for model in models:
-            (server.place.models / model["directory"] / model["name"]).unlink()
+        for path in wanted:
+            path.unlink()
 
 
 def test_the_flux_workflow_asks_for_missing_files(client):

@@ -1,0 +1,100 @@
+"""The small Kandinsky as it ships: it draws what texts and pictures say, and steering its embedding means something."""
+
+import pytest
+import torch
+
+pytest.importorskip("diffusers")
+
+from sae.demo.kandinsky.chain import Chain
+from sae.demo.kandinsky.evidence import random_twin
+from sae.demo.kandinsky.files import DECODER, EMBED_SAE, PRIOR
+from sae.demo.kandinsky.losses import drawings
+from sae.demo.kandinsky.words import MAX_TOKENS, build_tokenizer, end_token, token_count, word_merges
+from sae.demo.reader import read_pictures
+from sae.demo.shapes import WORDS, Prompt, held_out_prompts
+from sae.demo.sheet import to_image
+from sae.demo.steer import contrast
+from sae.embeddings import home_of, steer_tokens
+from sae.features import feature_list
+from sae.hosts.kandinsky import encode_pictures
+from sae.record import SteeringRecord
+from sae.steering import Steering
+
+FINDING = Prompt("red", "square", "center", "big", "grey")
+
+
+@pytest.fixture(scope="module")
+def chain():
+    return Chain()
+
+
+def right(seen, prompts, slot):
+    return sum(getattr(one, slot) == getattr(two, slot) for one, two in zip(seen, prompts, strict=True)) / len(prompts)
+
+
+def test_every_word_is_one_token():
+    tokenizer = build_tokenizer()
+    ids = [tokenizer(word).input_ids for word in WORDS]
+    assert all(len(row) == 3 and row[2] == end_token() for row in ids)
+    assert len({row[1] for row in ids}) == len(WORDS)
+    assert tokenizer("red square left big white").input_ids[1:-1] == [
+        tokenizer(word).input_ids[1] for word in ("red", "square", "left", "big", "white")
+    ]
+    assert len(word_merges()) == len(set(word_merges())) and token_count() == end_token() + 1
+    assert tokenizer.model_max_length == MAX_TOKENS
+
+
+def test_the_shipped_tokenizer_is_that_one(chain):
+    shipped, built = chain.prior.part("tokenizer"), build_tokenizer()
+    texts = ["red square left big white", "Small GREEN circle", "", "a pink thing, on the top"]
+    assert [shipped(text).input_ids for text in texts] == [built(text).input_ids for text in texts]
+
+
+def test_the_files_are_small():
+    size = sum(path.stat().st_size for folder in (PRIOR, DECODER) for path in folder.rglob("*") if path.is_file())
+    assert size < 12e6
+
+
+def test_held_out_texts_are_drawn_as_they_say(chain):
+    prompts = held_out_prompts()[::4]
+    seeds = range(len(prompts))
+    seen = read_pictures(chain.draw(*chain.embed(prompts, seeds), seeds))
+    for slot, least in (("colour", 0.9), ("place", 0.95), ("size", 0.9), ("background", 0.95)):
+        assert right(seen, prompts, slot) >= least, slot
+
+
+def test_pictures_are_drawn_again(chain):
+    prompts = held_out_prompts()[2::5]
+    pictures = [to_image(row) for row in drawings(prompts, torch.Generator().manual_seed(3))]
+    seen = encode_pictures(chain.prior, pictures)
+    again = read_pictures(chain.draw(seen.image_embeds, seen.blank, range(len(prompts))))
+    for slot in ("colour", "place", "background"):
+        assert right(again, prompts, slot) >= 0.9, slot
+
+
+def test_the_sae_explains_the_embeddings_and_knows_its_tensor(chain):
+    assert home_of(chain.sae) == ("image_embeds", "all") and EMBED_SAE == "shapes-image_embeds"
+    prompts = held_out_prompts()
+    x = encode_pictures(chain.prior, [to_image(row) for row in drawings(prompts, torch.Generator().manual_seed(4))])[0]
+    error = (x - chain.sae.reconstruct(x)).square().sum()
+    assert 1 - float(error / (x - x.mean(0)).square().sum()) > 0.85
+    active = (chain.sae.encode_sparse(x).values > 0).float().sum(-1).mean()
+    assert float(active) == pytest.approx(float(chain.sae.statistics.density.sum()), rel=0.1)
+
+
+def test_swapping_the_features_found_changes_the_colour_and_a_random_direction_does_not(chain):
+    blue, red = (chain.tally(FINDING.with_colour(colour), range(4)) for colour in ("blue", "red"))
+    found, replaces = feature_list(contrast(blue, red, 8)), feature_list(contrast(red, blue, 8))
+    prompts = [prompt for prompt in held_out_prompts() if prompt.colour == "red"][:16]
+    seeds = range(900, 900 + len(prompts))
+    embeds, blank = chain.embed(prompts, seeds)
+    steering = Steering(chain.sae, found, "swap", 1.0, replaces=replaces)
+    steered = steer_tokens(embeds.unsqueeze(1), steering, SteeringRecord()).squeeze(1)
+    before, after, control = (
+        read_pictures(chain.draw(rows, blank, seeds)) for rows in (embeds, steered, random_twin(embeds, steered, 3))
+    )
+    assert sum(picture.colour == "red" for picture in before) >= 14
+    assert sum(picture.colour == "blue" for picture in after) >= 12
+    assert sum(picture.colour == "blue" for picture in control) <= 2
+    for slot in ("place", "background"):
+        assert right(after, before, slot) >= 0.85
