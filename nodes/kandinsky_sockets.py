@@ -11,7 +11,7 @@ import comfy.utils
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..sae.hosts.comfyui_weights import patcher_of
+from ..sae.hosts.comfyui_weights import load_whole
 from ..sae.hosts.kandinsky import Half, KandinskyHalf
 from .sockets import CATEGORY
 
@@ -46,8 +46,7 @@ def load_parts(half: KandinskyHalf | None, kind: Half, names: tuple[str, ...], m
     """Lets ComfyUI bring these modules to the device, with `memory` bytes beside them."""
     if not isinstance(half, KandinskyHalf) or half.half != kind:
         raise ValueError(f"{kind}: nothing came; choose its folder in Load Kandinsky 2.2.")
-    patchers = [patcher_of(half.part(name), half.handles, name) for name in names]
-    comfy.model_management.load_models_gpu(patchers, memory_required=memory)
+    load_whole({name: half.part(name) for name in names}, half.handles, memory)
     return half
 
 
