@@ -10,7 +10,7 @@ from ..sae.edits import FeatureList
 from ..sae.embeddings import ALL, AUTO, steer_tokens
 from ..sae.hosts.embeddings import edited, place_in
 from ..sae.record import SteeringRecord
-from ..sae.steering import METHODS, UNITS, Method, Steering, Unit
+from ..sae.steering import Method, Steering, Unit
 from .embed_sockets import (
     EMBED_TYPES,
     describe_place,
@@ -20,7 +20,7 @@ from .embed_sockets import (
     word_inputs,
     words_of,
 )
-from .sockets import CATEGORY, METHOD_TIP, Sae, SaeFeatures, steering_warnings
+from .sockets import CATEGORY, Sae, SaeFeatures, steering_inputs, steering_warnings
 
 log = logging.getLogger(__name__)
 
@@ -52,18 +52,7 @@ class ClipEmbedSteer(io.ComfyNode):
                     "edited, of the same type.",
                 ),
                 Sae.Input("sae", tooltip="An SAE that was trained on embeddings of this encoder."),
-                SaeFeatures.Input("features", tooltip="From TopEmbedFeatures or SAEFeature."),
-                io.Combo.Input("method", options=list(METHODS), default="add", tooltip=METHOD_TIP),
-                io.Float.Input(
-                    "strength",
-                    default=0.3,
-                    min=-1000.0,
-                    max=1000.0,
-                    step=0.05,
-                    round=False,
-                    tooltip="Multiplies the strength of every feature. Start small; 0 with 'add' changes nothing.",
-                ),
-                io.Combo.Input("unit", options=list(UNITS), default="token_norm", tooltip=UNIT_TIP),
+                *steering_inputs("TopEmbedFeatures", 0.3, UNIT_TIP),
                 target_input(),
                 tokens_input(),
                 *word_inputs(),

@@ -11,9 +11,17 @@ from ..sae.hosts import comfyui as host
 from ..sae.intervention import SIDES, Intervention, Schedule, Side
 from ..sae.record import RunSummary
 from ..sae.site import Depth, Site, resolve_site
-from ..sae.steering import METHODS, UNITS, Method, Steering, Unit
+from ..sae.steering import Method, Steering, Unit
 from .messages import show_on_node
-from .sockets import CATEGORY, METHOD_TIP, Sae, SaeFeatures, location_input, steering_warnings, stream_input
+from .sockets import (
+    CATEGORY,
+    Sae,
+    SaeFeatures,
+    location_input,
+    steering_inputs,
+    steering_warnings,
+    stream_input,
+)
 
 log = logging.getLogger(__name__)
 
@@ -28,18 +36,7 @@ def _what() -> list[io.Input]:
     return [
         io.Model.Input("model", tooltip="A FLUX model. It stays as it is; the output is a steered copy."),
         Sae.Input("sae", tooltip="An SAE that was trained on this model."),
-        SaeFeatures.Input("features", tooltip="From TopActivatingFeatures or SAEFeature."),
-        io.Combo.Input("method", options=list(METHODS), default="add", tooltip=METHOD_TIP),
-        io.Float.Input(
-            "strength",
-            default=0.2,
-            min=-1000.0,
-            max=1000.0,
-            step=0.05,
-            round=False,
-            tooltip="Multiplies the strength of every feature. Start small; 0 with 'add' changes nothing.",
-        ),
-        io.Combo.Input("unit", options=list(UNITS), default="token_norm", tooltip=UNIT_TIP),
+        *steering_inputs("TopActivatingFeatures", 0.2, UNIT_TIP),
     ]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ..sae.site import STREAMS
-from ..sae.steering import Steering
+from ..sae.steering import METHODS, UNITS, Steering
 
 CATEGORY = "SAE Steering"
 
@@ -37,6 +37,24 @@ def location_input() -> io.String.Input:
 
 def stream_input() -> io.Combo.Input:
     return io.Combo.Input("stream", options=["auto", *STREAMS], default="auto", tooltip=STREAM_TIP)
+
+
+def steering_inputs(finder: str, strength: float, unit_tip: str) -> list[io.Input]:
+    """Features, method, strength and unit; `finder` is the node that lists features for this place."""
+    return [
+        SaeFeatures.Input("features", tooltip=f"From {finder} or SAEFeature."),
+        io.Combo.Input("method", options=list(METHODS), default="add", tooltip=METHOD_TIP),
+        io.Float.Input(
+            "strength",
+            default=strength,
+            min=-1000.0,
+            max=1000.0,
+            step=0.05,
+            round=False,
+            tooltip="Multiplies the strength of every feature. Start small; 0 with 'add' changes nothing.",
+        ),
+        io.Combo.Input("unit", options=list(UNITS), default="token_norm", tooltip=unit_tip),
+    ]
 
 
 def steering_warnings(steering: Steering) -> list[str]:
