@@ -43,7 +43,7 @@ def tensors_of(embed: Any) -> list[dict[Target, Tensor]]:
     if "image_embeds" in tensors and tensors["image_embeds"].ndim != 2:
         del tensors["image_embeds"]
     if not tensors:
-        raise ValueError(f"embed: a {type(embed).__name__} came; connect a CLIP_VISION_OUTPUT or a CONDITIONING.")
+        raise ValueError(f"embed: {type(embed).__name__} came; connect a CLIP_VISION_OUTPUT or a CONDITIONING.")
     return [tensors]
 
 

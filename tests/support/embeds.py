@@ -8,8 +8,12 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from sae.autoencoder import Architecture, SparseAutoencoder
-from sae.formats import load
+try:  # inside ComfyUI the library is a part of the pack
+    from sae_steering_pack.sae.autoencoder import Architecture, SparseAutoencoder
+    from sae_steering_pack.sae.formats import load
+except ImportError:
+    from sae.autoencoder import Architecture, SparseAutoencoder
+    from sae.formats import load
 
 
 def generator(seed):

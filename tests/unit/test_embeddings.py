@@ -93,7 +93,7 @@ def refusals():
         r"trained on pooled_output, but.*token_embeddings 4096 \(T5",
     )
     yield [], "some", 768, {}, "embed: this conditioning is empty"
-    yield object(), "some", 768, {}, "embed: a object came; connect a CLIP_VISION_OUTPUT or a CONDITIONING"
+    yield object(), "some", 768, {}, "embed: object came; connect a CLIP_VISION_OUTPUT or a CONDITIONING"
     yield siglip(), "some", 1152, {"target": "image_embeds"}, "this embedding has no image_embeds"
 
 
