@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -58,6 +58,14 @@ class FeatureTally:
         return FeatureStatistics(self.mean_where_active, self.max, self.share, self.tokens)
 
 
+def cond_rows(x: Tensor, moment: Moment) -> Iterator[Tensor]:
+    """The parts of a batch that are the prompt's side, each (rows, tokens, d_in)."""
+    part = moment.rows_of_a_side(x.shape[0])
+    for position, side in enumerate(moment.sides):
+        if side == COND:
+            yield x[position * part : (position + 1) * part]
+
+
 class FeatureReader:
     """Tallies an SAE's features at its site, call by call: the `see` of an Observer. Only cond rows count.
 
@@ -75,10 +83,8 @@ class FeatureReader:
         self.tally = FeatureTally(sae.d_sae)
 
     def __call__(self, x: Tensor, moment: Moment) -> None:
-        part = moment.rows_of_a_side(x.shape[0])
-        for position, side in enumerate(moment.sides):
-            if side == COND:
-                self._read(x[position * part : (position + 1) * part], moment)
+        for rows in cond_rows(x, moment):
+            self._read(rows, moment)
 
     def _read(self, x: Tensor, moment: Moment) -> None:
         if self.mask is not None:

@@ -13,7 +13,9 @@ from typing import Any
 
 import comfy.model_patcher
 import comfy.sample
+import comfy.samplers
 import comfy.utils
+import torch
 from comfy.model_patcher import ModelPatcher as Model
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor, nn
@@ -118,6 +120,30 @@ def sample(
     return comfy.sample.sample(
         model, noise, steps, 1.0, "euler", "simple", positive, positive, image,
         noise_mask=latent.get("noise_mask"), callback=callback, disable_pbar=True, seed=seed,
+    )
+    # fmt: on
+
+
+def look(
+    model: Model, positive: Any, latent: dict[str, Any], seed: int, percent: float, steps: int,
+    callback: Callable[..., None],
+) -> None:  # fmt: skip
+    """Calls the model, without guidance, on a finished latent noised back to a part of the run (0 is pure noise).
+
+    One step is one call at that noise level; more are Euler steps from there to the end.
+    """
+    if not 0 <= percent < 1:
+        raise ValueError(
+            f"percent: {percent:g} came; give a part of the run from 0 (pure noise) to below 1 (finished)."
+        )
+    image = comfy.sample.fix_empty_latent_channels(model, latent["samples"], latent.get("downscale_ratio_spacial"))
+    to_sigma = model.get_model_object("model_sampling").percent_to_sigma
+    sigmas = [float(to_sigma(percent + (1 - percent) * step / steps)) for step in range(steps)]
+    # fmt: off
+    comfy.sample.sample_custom(
+        model, comfy.sample.prepare_noise(image, seed, latent.get("batch_index")), 1.0,
+        comfy.samplers.sampler_object("euler"), torch.tensor([*sigmas, 0.0]), positive, positive, image,
+        callback=callback, disable_pbar=True, seed=seed,
     )
     # fmt: on
 

@@ -1,0 +1,148 @@
+from __future__ import annotations
+
+from typing import Any
+
+import comfy.utils
+import torch
+from comfy_api.latest import io, ui
+from torch import Tensor
+
+from ..sae.autoencoder import SparseAutoencoder
+from ..sae.edits import FeatureList
+from ..sae.heatmap import HeatReader, on_picture, region_of
+from ..sae.hosts import comfyui as host
+from ..sae.overlay import heat_overlay, token_bars
+from ..sae.site import resolve_site
+from .sockets import CATEGORY, Sae, SaeFeatures, location_input, stream_input
+
+MOST_PICTURES = 64  # features times pictures that one sheet may have
+
+
+class FeatureHeatmap(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="FeatureHeatmap",
+            display_name="Feature Heatmap",
+            category=CATEGORY,
+            description=(
+                "Shows where on a picture features fire: the finished picture is noised back and the model looks at it "
+                "once. The mask steers where they fire."
+            ),
+            search_aliases=["where features fire", "activation map", "attention map", "region mask"],
+            inputs=[
+                io.Model.Input("model", tooltip="A FLUX model; it stays as it is."),
+                Sae.Input("sae", tooltip="An SAE that was trained on this model."),
+                SaeFeatures.Input("features", tooltip="The features to look for; one overlay for each."),
+                io.Conditioning.Input("positive", tooltip="The prompt of the picture."),
+                io.Image.Input("image", tooltip="The finished picture, under the overlay."),
+                io.Latent.Input("latent", tooltip="Its latent, from the sampler or VAE Encode."),
+                io.Float.Input(
+                    "percent",
+                    default=0.5,
+                    min=0.0,
+                    max=0.99,
+                    step=0.01,
+                    tooltip="The part of the run to look at, by noise level: 0 is pure noise, 1 the finished picture.",
+                ),
+                io.Int.Input(
+                    "steps",
+                    default=1,
+                    min=1,
+                    max=100,
+                    tooltip="1 looks once, at that noise level. More follow the run from there to its end; the heat is "
+                    "their mean.",
+                ),
+                io.Float.Input(
+                    "threshold",
+                    default=0.3,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    tooltip="A place belongs to the mask from this share of a feature's largest activation on; 0 "
+                    "gives a soft mask.",
+                ),
+                io.Int.Input(
+                    "seed",
+                    default=0,
+                    min=0,
+                    max=0xFFFFFFFFFFFFFFFF,
+                    control_after_generate=io.ControlAfterGenerate.fixed,
+                    tooltip="Seed of the noise.",
+                ),
+                location_input(),
+                stream_input(),
+            ],
+            outputs=[
+                io.Image.Output(display_name="heatmap", tooltip="The picture under each feature's heat."),
+                io.Mask.Output(display_name="mask", tooltip="Where any of the features fires; empty for a text."),
+                io.String.Output(display_name="table", tooltip="Each feature's mean, largest value and place."),
+            ],
+            has_intermediate_output=True,
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        model: host.Model,
+        sae: SparseAutoencoder,
+        features: FeatureList,
+        positive: Any,
+        image: Tensor,
+        latent: dict[str, Any],
+        percent: float,
+        steps: int,
+        threshold: float,
+        seed: int,
+        location: str,
+        stream: str,
+    ) -> io.NodeOutput:
+        site = resolve_site(location, stream, sae.site)
+        numbers = list(dict.fromkeys(edit.feature for edit in features))
+        _check(numbers, image, latent)
+        reader = HeatReader(sae, site, numbers)
+        progress = comfy.utils.ProgressBar(steps)
+        host.look(
+            host.observe(model, site, reader, sae), positive, latent, seed, percent, steps,
+            lambda step, denoised, x, total: progress.update_absolute(step + 1, steps),
+        )  # fmt: skip
+        names = [f"feature {number} · {site}" for number in numbers]
+        if site.stream == "text":
+            bars = [token_bars(heat[0], name) for heat, name in zip(reader.heat, names, strict=True)]
+            sheet, mask = torch.stack(bars), torch.zeros(image.shape[:3])
+        else:
+            size = (int(image.shape[1]), int(image.shape[2]))
+            maps = on_picture(reader.maps, reader.latent, size)
+            drawn = [
+                heat_overlay(picture, heat, name)
+                for feature, name in zip(maps, names, strict=True)
+                for picture, heat in zip(image[..., :3], feature, strict=True)
+            ]
+            sheet, mask = torch.stack(drawn), region_of(maps, threshold)
+        table = _table(numbers, reader.heat)
+        return io.NodeOutput(sheet, mask, table, ui={**ui.PreviewImage(sheet).as_dict(), "text": [table]})
+
+
+def _check(numbers: list[int], image: Tensor, latent: dict[str, Any]) -> None:
+    if not numbers:
+        raise ValueError("features: the list is empty; connect SAEFeature or TopActivatingFeatures.")
+    batch = latent["samples"].shape[0]
+    if image.shape[0] != batch:
+        raise ValueError(f"image: {image.shape[0]} pictures came for a latent of {batch}; connect those of the latent.")
+    if batch * len(numbers) > MOST_PICTURES:
+        raise ValueError(
+            f"features: {len(numbers)} for {batch} pictures are more than the {MOST_PICTURES} overlays of one sheet; "
+            "give fewer."
+        )
+
+
+def _table(numbers: list[int], heat: Tensor) -> str:
+    """heat (features, batch, tokens)."""
+    lines = [f"{'feature':>8} {'mean':>9} {'max':>9} {'tokens':>7}"]
+    for number, values in zip(numbers, heat, strict=True):
+        share = float((values > 0).float().mean())
+        lines.append(f"{number:>8} {float(values.mean()):>9.4g} {float(values.max()):>9.4g} {share:>7.1%}")
+    return "\n".join(lines)
+
+
+NODES = [FeatureHeatmap]

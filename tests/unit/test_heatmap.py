@@ -1,0 +1,101 @@
+"""Heat over tokens, laid on the picture's own pixels."""
+
+import pytest
+import torch
+
+from sae.autoencoder import Architecture, SparseAutoencoder
+from sae.heatmap import HeatReader, on_picture, region_of
+from sae.intervention import COND, UNCOND, Moment
+from sae.overlay import RAMP, heat_overlay, ramp, token_bars
+from sae.site import parse_location
+
+WIDTH = 6
+
+
+@pytest.fixture
+def sae():
+    random = torch.Generator().manual_seed(2)
+    tensors = {name: torch.randn(10, WIDTH, generator=random) for name in ("encoder", "decoder")}
+    return SparseAutoencoder.from_tensors(tensors, Architecture("relu"))
+
+
+def tokens(batch, count, seed=1):
+    return torch.randn(batch, count, WIDTH, generator=torch.Generator().manual_seed(seed))
+
+
+def test_the_mean_of_the_prompts_side_is_taken_over_the_calls(sae):
+    reader = HeatReader(sae, parse_location("transformer_blocks.1", "image"), [4, 7])
+    moment = Moment(0.5, (UNCOND, COND), 3, 4, 5)  # 2 × 3 tokens
+    first, second = tokens(4, 6), tokens(4, 6, 2)
+    reader(first, moment)
+    reader(second, moment)
+    rows = torch.stack([first[2:], second[2:]])
+    codes = torch.relu(rows @ sae.weights.rows("encoder", (4, 7)).T).mean(0)  # (batch, tokens, 2)
+    assert reader.maps.shape == (2, 2, 2, 3) and reader.latent == (4, 5)
+    assert torch.allclose(reader.maps, codes.movedim(-1, 0).view(2, 2, 2, 3), atol=1e-6)
+
+
+def test_of_a_joint_stream_the_picture_is_read(sae):
+    reader = HeatReader(sae, parse_location("single_transformer_blocks.1", "joint"), [4])
+    x = tokens(1, 3 + 6)
+    reader(x, Moment(0.5, (COND,), 3, 4, 6))
+    assert torch.allclose(reader.heat[0], torch.relu(x[:, 3:] @ sae.weights.rows("encoder", (4,)).T).squeeze(-1))
+
+
+def test_without_a_call_there_is_nothing_to_see(sae):
+    with pytest.raises(ValueError, match="model: it was not called at this place"):
+        HeatReader(sae, parse_location("transformer_blocks.1", "image"), [4]).heat  # noqa: B018
+
+
+@pytest.mark.parametrize(
+    ("latent", "size"), [((4, 6), (32, 48)), ((5, 7), (40, 56)), ((3, 3), (24, 24)), ((5, 4), (80, 64))]
+)
+def test_each_token_covers_its_own_pixels(latent, size):
+    rows, columns = -(-latent[0] // 2), -(-latent[1] // 2)
+    maps = torch.arange(rows * columns, dtype=torch.float32).view(1, 1, rows, columns)
+    spread = on_picture(maps, latent, size)
+    cell = size[0] // latent[0]  # pixels a latent cell
+    expected = torch.tensor(
+        [[[[maps[0, 0, y // cell // 2, x // cell // 2] for x in range(size[1])] for y in range(size[0])]]]
+    )
+    assert torch.equal(spread, expected)
+
+
+def test_the_region_is_where_any_feature_is_strong():
+    maps = torch.tensor([[[[4.0, 1.0], [0.0, 0.0]]], [[[0.0, 0.0], [0.5, 1.0]]], [[[0.0, 0.0], [0.0, 0.0]]]])
+    assert torch.equal(region_of(maps, 0.5), torch.tensor([[[1.0, 0.0], [1.0, 1.0]]]))
+    assert torch.equal(region_of(maps, 0.0), torch.tensor([[[1.0, 0.25], [0.5, 1.0]]]))
+    assert torch.equal(region_of(maps[2:], 0.5), torch.zeros(1, 2, 2))
+    with pytest.raises(ValueError, match="threshold: 2 came, but it is a share"):
+        region_of(maps, 2.0)
+
+
+def test_the_ramp_runs_from_dark_to_bright():
+    shares = torch.linspace(0, 1, 5)
+    assert torch.allclose(ramp(shares), RAMP, atol=1e-6)
+    assert torch.allclose(ramp(torch.tensor(0.125)), (RAMP[0] + RAMP[1]) / 2, atol=1e-6)
+    brightness = ramp(torch.linspace(0, 1, 50)).sum(-1)
+    assert bool((brightness.diff() > 0).all())
+
+
+def test_an_overlay_leaves_the_picture_where_nothing_fires():
+    picture = torch.rand(300, 260, 3, generator=torch.Generator().manual_seed(3))
+    heat = torch.zeros(300, 260)
+    heat[100:200, 50:80] = 2.0
+    drawn = heat_overlay(picture, heat, "feature 3")
+    assert drawn.shape == (344, 260, 3)
+    outside = heat == 0
+    assert torch.equal(drawn[:300][outside], picture[outside])
+    expected = 0.25 * picture[heat > 0] + 0.75 * RAMP[-1]
+    assert torch.allclose(drawn[:300][heat > 0], expected, atol=1e-6)
+    assert torch.equal(heat_overlay(picture, torch.zeros(300, 260), "dead")[:300], picture)
+    assert heat_overlay(torch.zeros(64, 96, 3), torch.zeros(64, 96), "small").shape == (256 + 44, 384, 3)
+
+
+def test_bars_are_as_high_as_the_tokens_fire():
+    drawn = token_bars(torch.tensor([0.0, 1.0, 2.0, 4.0]), "feature 3")
+    assert drawn.shape == (220, 768, 3)
+    bar = (drawn[36:190] - torch.tensor([66, 112, 214]) / 255).abs().sum(-1) < 0.01
+    heights = [int(bar[:, round(46 + (i + 0.5) * 177.5)].sum()) for i in range(4)]
+    assert heights[0] == 0 and heights[3] > 150
+    assert heights[1] == pytest.approx(heights[3] / 4, abs=2) and heights[2] == pytest.approx(heights[3] / 2, abs=2)
