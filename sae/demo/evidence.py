@@ -17,7 +17,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from .evidence_report import write_report
-from .files import SAE_NAMES, load_decoder, load_sae, load_transformer
+from .files import ATTENTION_SAE, IMAGE_SAE, SAE_NAMES, load_decoder, load_sae, load_transformer
+from .heat import Heat, measure_heat
 from .judge import KEPT
 from .kandinsky.evidence import EmbedEvidence, EmbedMeasurement
 from .model import sample
@@ -44,6 +45,7 @@ class Evidence:
     random: dict[int, Score]
     by_colour: dict[str, Score]
     embeds: EmbedEvidence  # the same changes of colour, before the generator
+    heat: dict[str, Heat]  # by SAE of the picture's stream
 
 
 class Measurement:
@@ -63,7 +65,10 @@ class Measurement:
             for colour in COLOURS
         }
         embeds = EmbedMeasurement(FINDING, FINDING_SEEDS)
-        found = Evidence({}, Score(), Score(), defaultdict(Score), defaultdict(Score), defaultdict(Score), embeds.found)
+        found = Evidence(
+            {}, Score(), Score(), defaultdict(Score), defaultdict(Score), defaultdict(Score), embeds.found,
+            {name: measure_heat(self.transformer, self.saes[name]) for name in (IMAGE_SAE, ATTENTION_SAE)},
+        )  # fmt: skip
         right: dict[str, list[bool]] = defaultdict(list)
         pairs = [(source, target) for source in COLOURS for target in COLOURS if source != target]
         for number, (source, target) in enumerate(tqdm(pairs, desc="Colour changes")):

@@ -14,6 +14,7 @@ from .settings import BEST, FEATURES, SETTINGS
 
 if TYPE_CHECKING:
     from .evidence import Evidence
+    from .heat import Heat
     from .kandinsky.evidence import EmbedEvidence
     from .score import Score
 
@@ -42,12 +43,18 @@ difference between the mean embeddings of those eight examples.
 LEVELS_TEXT = """`swap` 1 at both levels. The levels belong to two models, trained on the same drawings and prompts, so
 compare each with its own ceiling (the row "the prompt says the target's word").
 """
+HEAT_TEXT = """As FeatureHeatmap looks: drawings of all held-out prompts, noised back to sigma 0.5, one call of the FLUX;
+the feature that fires most for the drawing's colour (chosen on training drawings), from 0.3 of its largest activation on.
+Mean intersection over union with the shape. A token is 16 pixels wide, so no heat can follow an outline more closely than
+the last column does.
+"""
 LESSONS = Path(__file__).parent / "lessons.md"
 
 
 def write_report(evidence: Evidence, path: Path) -> None:
     parts = [INTRODUCTION.format(features=FEATURES, pictures=evidence.unsteered.pictures), _saes(), _drawn(evidence)]
     parts += [_comparison(evidence), _colours(evidence), _embeds(evidence.embeds), _levels(evidence)]
+    parts.append(_heat(evidence.heat))
     parts.append(LESSONS.read_text(encoding="utf-8"))
     path.write_text("\n".join(parts), encoding="utf-8")
 
@@ -101,6 +108,13 @@ def _levels(evidence: Evidence) -> str:
     ):
         lines += _references(level, found.unsteered, found.ceiling)
         lines.append(_compared(f"{level} | {what}", found.steered[best], found.random[best]))
+    return "\n".join([*lines, ""])
+
+
+def _heat(found: Mapping[str, Heat]) -> str:
+    lines = ["## Where features fire: heat against the shape", "", HEAT_TEXT]
+    lines += ["| SAE | own colour's feature | another colour's | the shape in whole tokens |", "|---|---|---|---|"]
+    lines += [f"| {name} | {heat.own:.2f} | {heat.other:.2f} | {heat.ceiling:.2f} |" for name, heat in found.items()]
     return "\n".join([*lines, ""])
 
 
