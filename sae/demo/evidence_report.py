@@ -43,10 +43,10 @@ difference between the mean embeddings of those eight examples.
 LEVELS_TEXT = """`swap` 1 at both levels. The levels belong to two models, trained on the same drawings and prompts, so
 compare each with its own ceiling (the row "the prompt says the target's word").
 """
-HEAT_TEXT = """As FeatureHeatmap looks: drawings of all held-out prompts, noised back to sigma 0.5, one call of the FLUX;
-the feature that fires most for the drawing's colour (chosen on training drawings), from 0.3 of its largest activation on.
-Mean intersection over union with the shape. A token is 16 pixels wide, so no heat can follow an outline more closely than
-the last column does.
+HEAT_TEXT = """As FeatureHeatmap looks: drawings of all held-out prompts, noised back to sigma 0.5, one call of the
+FLUX; the feature that fires most for the drawing's colour (chosen on training drawings), from 0.3 of its largest
+activation on. Mean intersection over union with the shape. A token is 16 pixels wide, so no heat can follow an outline
+more closely than the last column does.
 """
 LESSONS = Path(__file__).parent / "lessons.md"
 
