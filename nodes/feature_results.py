@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from comfy_api.latest import io, ui
 
+from ..sae.autoencoder import SparseAutoencoder
 from ..sae.chart import feature_chart
 from ..sae.features import RANKINGS, RankedFeature, feature_list, feature_table
+from .feature_names import names_of
 from .sockets import SaeFeatures
 
 
@@ -34,8 +36,9 @@ def feature_outputs() -> list[io.Output]:
     ]
 
 
-def found_features(ranked: list[RankedFeature], title: str, *lines: str) -> io.NodeOutput:
+def found_features(sae: SparseAutoencoder, ranked: list[RankedFeature], place: str, *lines: str) -> io.NodeOutput:
     """The three outputs; the node shows chart, table and `lines`."""
-    table, chart = feature_table(ranked, title), feature_chart(ranked, title)
+    title, names = f"{sae.name} {place}", names_of(sae)
+    table, chart = feature_table(ranked, title, names), feature_chart(ranked, title, names)
     shown = {**ui.PreviewImage(chart).as_dict(), "text": [table, *filter(None, lines)]}
     return io.NodeOutput(feature_list(ranked), table, chart, ui=shown)

@@ -136,7 +136,7 @@ def _result(
             f"sae: no feature of {sae.name} fires {'more' if baseline else 'at all'} at {site} for this prompt; check "
             "that the SAE belongs to this model and location, or use another baseline."
         )
-    return found_features(ranked, f"{sae.name} at {site}", saved)
+    return found_features(sae, ranked, f"at {site}", saved)
 
 
 NODES = [TopActivatingFeatures]

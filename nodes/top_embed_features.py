@@ -64,7 +64,7 @@ class TopEmbedFeatures(io.ComfyNode):
                 f"sae: no feature of {sae.name} fires {'more' if baseline else 'at all'} for this embedding; check "
                 "that the SAE belongs to this encoder, or use another baseline."
             )
-        return found_features(ranked, f"{sae.name} on {place.target}", describe_place(embed, place))
+        return found_features(sae, ranked, f"on {place.target}", describe_place(embed, place))
 
 
 NODES = [TopEmbedFeatures]

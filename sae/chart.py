@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -15,12 +15,14 @@ WIDTH = 768
 ROW = 34
 MARGIN = 20
 LABELS = 118  # pixels for the feature numbers
-VALUES = 190  # pixels for the numbers behind the bars
+VALUES = 250  # pixels for the numbers and names behind the bars
+NAME = 18  # characters of a name that are shown
 INK, QUIET, BAR, GROUND = (28, 32, 40), (108, 116, 128), (66, 112, 214), (255, 255, 255)
 
 
-def feature_chart(ranked: Sequence[RankedFeature], title: str) -> Tensor:
+def feature_chart(ranked: Sequence[RankedFeature], title: str, names: Mapping[int, str] | None = None) -> Tensor:
     """One bar a feature: its difference from the baseline, else its score. Returns (1, height, 768, 3) in 0..1."""
+    named = names or {}
     height = 2 * MARGIN + 2 * ROW + ROW * max(len(ranked), 1)
     picture = Image.new("RGB", (WIDTH, height), GROUND)
     draw = ImageDraw.Draw(picture)
@@ -37,7 +39,8 @@ def feature_chart(ranked: Sequence[RankedFeature], title: str) -> Tensor:
         length = room * value / longest if longest > 0 else 0
         draw.text((left - 12, top + ROW // 2), f"{row.feature}", INK, small, anchor="rm")
         draw.rectangle((left, top + 6, left + max(length, 1), top + ROW - 6), BAR)
-        draw.text((left + length + 10, top + ROW // 2), f"{value:.3g}  ·  {row.share:.0%}", QUIET, small, anchor="lm")
+        told = f"{value:.3g}  ·  {row.share:.0%}  {named.get(row.feature, '')[:NAME]}"
+        draw.text((left + length + 10, top + ROW // 2), told, QUIET, small, anchor="lm")
     if not ranked:
         draw.text((MARGIN, MARGIN + 2 * ROW), "No feature fires.", INK, small)
     return torch.from_numpy(np.asarray(picture).astype(np.float32) / 255).unsqueeze(0)

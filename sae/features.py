@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -145,12 +145,14 @@ def feature_list(ranked: Sequence[RankedFeature]) -> FeatureList:
     return FeatureList(row.edit() for row in ranked)
 
 
-def feature_table(ranked: Sequence[RankedFeature], title: str) -> str:
-    """A text table: index, mean and largest activation, share of tokens; with a baseline the difference."""
+def feature_table(ranked: Sequence[RankedFeature], title: str, names: Mapping[int, str] | None = None) -> str:
+    """A text table: index, mean and largest activation, share of tokens; with a baseline the difference; names."""
     contrast = any(row.difference is not None for row in ranked)
+    named = {row.feature: " ".join((names or {}).get(row.feature, "").split()) for row in ranked}
     head = f"{'feature':>8} {'mean':>9} {'max':>9} {'tokens':>7}" + (f" {'difference':>11}" if contrast else "")
-    lines = [title, head]
+    lines = [title, head + ("  name" if any(named.values()) else "")]
     for row in ranked:
         line = f"{row.feature:>8} {row.mean:>9.4g} {row.max:>9.4g} {row.share:>7.1%}"
-        lines.append(line + (f" {row.difference:>+11.4g}" if row.difference is not None else ""))
+        line += f" {row.difference:>+11.4g}" if row.difference is not None else ""
+        lines.append(f"{line}  {named[row.feature]}".rstrip())
     return "\n".join(lines)

@@ -10,8 +10,11 @@ from comfy.sd1_clip import SD1Tokenizer
 from comfy.text_encoders.flux import FluxTokenizer
 
 from embeds import conditioning, sae_for, tensors_for, vision
+from sae_steering_pack.nodes.feature_names import label_store
 from sae_steering_pack.sae.edits import Edit, FeatureList
+from sae_steering_pack.sae.fingerprint import fingerprint
 from sae_steering_pack.sae.hosts.embeddings import word_positions
+from sae_steering_pack.sae.labels import Label
 from sae_steering_pack.sae.statistics import FeatureStatistics
 from tiny_flux import run_node
 
@@ -137,3 +140,21 @@ def test_blending_two_conditionings_needs_one_text(node_classes):
     assert len(blended.result[0]) == 2 and "‖Δ‖/‖x‖" in blended.ui["text"][0]
     same = run_node(node, embed=conditioning(), source=conditioning(seed=5), **{**inputs, "amount": 0.0})
     assert "nothing changed, the amount is 0" in same.ui["text"][0]
+
+
+def test_named_features_are_shown_by_name(node_classes):
+    sae, embed = sae_for(1280), vision()
+    inputs = {"embed": embed, "sae": sae, "count": 2, "rank_by": "mean"}
+    found, plain, _ = run_node(node_classes["TopEmbedFeatures"], **inputs).result
+    assert "name" not in plain
+    store = label_store()
+    store.update(fingerprint(sae), {found[1].feature: Label("soft\n  light")})
+    try:
+        table = run_node(node_classes["TopEmbedFeatures"], **inputs).result[1]
+        assert table.splitlines()[1].endswith("name")
+        assert table.splitlines()[3] == f"{plain.splitlines()[3]}  soft light"
+        store.path(fingerprint(sae)).write_text("{broken")
+        assert run_node(node_classes["TopEmbedFeatures"], **inputs).result[1] == plain
+        assert store.path(fingerprint(sae)).read_text() == "{broken"
+    finally:
+        store.path(fingerprint(sae)).unlink()

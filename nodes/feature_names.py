@@ -1,0 +1,28 @@
+"""What features are called: labels in ComfyUI's user folder, and those that come with an SAE."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import folder_paths
+
+from ..sae.autoencoder import SparseAutoencoder
+from ..sae.fingerprint import Progress, fingerprint
+from ..sae.label_store import LabelStore, shipped_labels
+
+log = logging.getLogger(__name__)
+
+
+def label_store() -> LabelStore:
+    """The store in the default user's folder."""
+    return LabelStore(Path(folder_paths.get_user_directory()) / "default" / "sae_steering" / "labels")
+
+
+def names_of(sae: SparseAutoencoder, progress: Progress | None = None) -> dict[int, str]:
+    """Index -> name. A broken label file is told in the log, and names nothing."""
+    store = label_store()
+    labels = store.labels(fingerprint(sae, progress), shipped_labels(sae))
+    for warning in store.warnings:
+        log.warning("%s", warning)
+    return {index: label.name for index, label in labels.items()}

@@ -1,0 +1,131 @@
+"""Names of features: what people or LabelFeatures call them, kept in one file for each SAE's fingerprint."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from .json_file import parse_object, read_json, write_json
+
+FORMAT, VERSION = "sae-steering labels", 1
+SUFFIX = ".labels.json"  # beside a checkpoint
+LONGEST = {"name": 200, "note": 2000, "source": 200}
+MOST_LABELS = 1_000_000
+
+
+@dataclass(frozen=True)
+class Label:
+    """What a feature is called. `score` is how surely, 0 to 1, where something measured it."""
+
+    name: str
+    note: str = ""
+    source: str = ""
+    score: float | None = None
+
+    def __post_init__(self) -> None:
+        for field, most in LONGEST.items():
+            text = getattr(self, field)
+            if not isinstance(text, str) or len(text) > most:
+                raise ValueError(f"{field}: {str(text)[:40]!r} came; a text of up to {most} characters is needed.")
+        if not self.name.strip():
+            raise ValueError("name: it is empty; give the feature a name, or remove the label.")
+        given = self.score
+        if given is not None and (
+            isinstance(given, bool) or not isinstance(given, (int, float)) or not math.isfinite(given)
+        ):
+            raise ValueError(f"score: {given!r} came; a number is needed.")
+
+
+Labels = dict[int, Label]
+
+
+def read_labels(path: Path, fingerprint: str | None = None) -> Labels:
+    """Labels of a file; ValueError when it is broken, or made for an SAE with another fingerprint."""
+    return labels_from(read_json(path, "label file"), path.name, fingerprint)
+
+
+def labels_from(content: Mapping[str, Any], name: str, fingerprint: str | None = None) -> Labels:
+    """As `read_labels`, of a JSON object. Either our own format, or plainly {index: name}."""
+    plain = "labels" not in content
+    if not plain:
+        _check_head(content, name, fingerprint)
+    entries = content if plain else content["labels"]
+    if not isinstance(entries, Mapping) or len(entries) > MOST_LABELS:
+        raise ValueError(f"{name}: its labels must be an object of up to {MOST_LABELS:,} entries, index to label.")
+    return {_index(key, name): _label(value, f"{name}: label {str(key)[:20]}") for key, value in entries.items()}
+
+
+def _check_head(content: Mapping[str, Any], name: str, fingerprint: str | None) -> None:
+    if content.get("format") != FORMAT:
+        raise ValueError(f"{name}: its format is {content.get('format')!r}, but {FORMAT!r} is needed.")
+    version = content.get("version")
+    if not isinstance(version, int) or not 1 <= version <= VERSION:
+        raise ValueError(f"{name}: its version is {version!r}, but this pack reads up to {VERSION}; update the pack.")
+    theirs = content.get("fingerprint")
+    if fingerprint is not None and theirs not in (None, fingerprint):
+        raise ValueError(
+            f"{name}: its labels belong to the SAE {str(theirs)[:12]}…, but this one is {fingerprint[:12]}…; use the "
+            "labels of this SAE."
+        )
+
+
+def _index(key: object, name: str) -> int:
+    if not isinstance(key, str) or not key.isdecimal() or len(key) > 9 or not key.isascii():
+        raise ValueError(f"{name}: {str(key)[:40]!r} is not the index of a feature; use whole numbers from 0 up.")
+    return int(key)
+
+
+def _label(value: object, where: str) -> Label:
+    if isinstance(value, str):
+        value = {"name": value}
+    if not isinstance(value, Mapping) or not set(value) <= {"name", "note", "source", "score"} or "name" not in value:
+        raise ValueError(f"{where} needs a name, and may have note, source and score.")
+    try:
+        return Label(**value)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from error
+
+
+def labels_from_text(text: str, name: str, fingerprint: str | None = None) -> Labels:
+    """Labels that somebody else wrote: JSON, or CSV with a header that has index (or feature) and name (or label)."""
+    if text.lstrip().startswith("{"):
+        return labels_from(parse_object(text, f"{name}: this label file"), name, fingerprint)
+    rows = csv.DictReader(io.StringIO(text))
+    columns = {column.strip().lower(): column for column in rows.fieldnames or []}
+    index = next((columns[key] for key in ("index", "feature", "id") if key in columns), None)
+    title = next((columns[key] for key in ("name", "label", "description") if key in columns), None)
+    if index is None or title is None:
+        raise ValueError(f"{name}: its first line must name the columns index and name; note is optional.")
+    note = columns.get("note", "")
+    return {
+        _index((row[index] or "").strip(), name): _label(
+            {"name": (row[title] or "").strip(), "note": (row.get(note) or "").strip(), "source": name},
+            f"{name}: line {rows.line_num}",
+        )
+        for row in rows
+    }
+
+
+def write_labels(path: Path, labels: Mapping[int, Label], fingerprint: str) -> None:
+    """Writes the file in one go."""
+    entries = {str(index): _slim(label) for index, label in sorted(labels.items())}
+    write_json(path, {"format": FORMAT, "version": VERSION, "fingerprint": fingerprint, "labels": entries})
+
+
+def _slim(label: Label) -> dict[str, Any]:
+    return {name: value for name, value in asdict(label).items() if value not in ("", None)}
+
+
+def search(labels: Mapping[int, Label], words: str, indices: Iterable[int] | None = None) -> list[int]:
+    """Features whose name or note has all the words, names that begin with the first word first."""
+    wanted = words.lower().split()
+    known = sorted(labels if indices is None else (index for index in indices if index in labels))
+    found = [
+        index for index in known if all(word in f"{labels[index].name} {labels[index].note}".lower() for word in wanted)
+    ]
+    return sorted(found, key=lambda index: not labels[index].name.lower().startswith(wanted[0] if wanted else ""))
