@@ -47,6 +47,8 @@ def _widgets(node: dict[str, Any], info: dict[str, Any]) -> dict[str, Any]:
         found[name] = values.pop(0)
         if kind == "INT" and values and values[0] in SEED_CONTROL:
             values.pop(0)
+        if len(specs[name]) > 1 and specs[name][1].get("image_upload") and values:
+            values.pop(0)  # the upload button
     if values:
         raise ValueError(f"{node['type']}: {len(values)} widget values too many: {values}")
     return found
