@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-STEPS = {"clip": 3000, "movq": 1500, "unet": 4500, "prior": 4000, "sae": 3000}
+STEPS = {"clip": 3000, "movq": 1500, "unet": 3500, "prior": 4000, "sae": 2000}
 RATES = {"clip": 1e-3, "movq": 2e-3, "unet": 1e-3, "prior": 1e-3, "sae": 1e-3}
 DRAWINGS = 12  # of each training prompt in the pool
 SAE_NAME = "shapes-image_embeds"
@@ -81,11 +81,11 @@ def train_part(part: str, folder: Path, steps: int, rate: float) -> dict[str, Te
     return fit(prior, PriorLoss(prior, load_part(build_clip(), folder, "clip"), pool), steps, rate, checkpoint)
 
 
-def train_sae(folder: Path, features: int, k: int, steps: int, rate: float) -> None:
+def train_sae(folder: Path, features: int, k: int, steps: int, rate: float, seed: int = 0) -> None:
     """An SAE of the image embeddings of training drawings, measured on drawings of held-out prompts."""
     tokens = make_pool(folder, training_prompts() * DRAWINGS).embeds
     fresh = make_pool(folder, held_out_prompts() * FRESH_DRAWINGS, seed=6).embeds
-    config = TopKConfig(d_in=EMBED_WIDTH, d_sae=features, k=k, steps=steps, batch_tokens=1024, rate=rate)
+    config = TopKConfig(d_in=EMBED_WIDTH, d_sae=features, k=k, steps=steps, batch_tokens=1024, rate=rate, seed=seed)
     trainer = TopKTrainer(config)
     buffer = ActivationBuffer(_again(tokens), EMBED_WIDTH, 1024, 65_536, dtype=torch.float32)
     model = trainer.fit(buffer)
@@ -97,8 +97,9 @@ def train_sae(folder: Path, features: int, k: int, steps: int, rate: float) -> N
 
 
 def _again(tokens: Tensor) -> Iterator[Tensor]:
+    generator = torch.Generator().manual_seed(8)
     while True:
-        yield tokens[torch.randperm(len(tokens))]
+        yield tokens[torch.randperm(len(tokens), generator=generator)]
 
 
 def main() -> None:
@@ -107,14 +108,15 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, required=True, help="where checkpoints and results go")
     parser.add_argument("--steps", type=int)
     parser.add_argument("--rate", type=float, help="highest learning rate")
-    parser.add_argument("--features", type=int, default=256, help="of the SAE")
-    parser.add_argument("--k", type=int, default=8, help="of the SAE")
+    parser.add_argument("--features", type=int, default=40, help="of the SAE")
+    parser.add_argument("--k", type=int, default=10, help="of the SAE")
+    parser.add_argument("--seed", type=int, default=0, help="of the SAE's first weights")
     given = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     given.folder.mkdir(parents=True, exist_ok=True)
     steps, rate = given.steps or STEPS[given.part], given.rate or RATES[given.part]
     if given.part == "sae":
-        train_sae(given.folder, given.features, given.k, steps, rate)
+        train_sae(given.folder, given.features, given.k, steps, rate, given.seed)
     else:
         torch.save(train_part(given.part, given.folder, steps, rate), given.folder / f"{given.part}.pt")
 
