@@ -40,8 +40,9 @@ the prior, the embedding is edited once, the decoder draws it (64 × 64 pixels) 
 embeddings of the same two prompts, four seeds, at most 8 from each side. The last row uses no SAE: it adds the
 difference between the mean embeddings of those eight examples.
 """
-LEVELS_TEXT = """`swap` 1 at both levels. The levels belong to two models, trained on the same drawings and prompts, so
-compare each with its own ceiling (the row "the prompt says the target's word").
+LEVELS_TEXT = """The same prompts and changes of colour at both levels, each with the strength of `swap` that was picked
+beforehand. The levels belong to two models, trained on the same drawings and prompts, so compare each with its own
+ceiling (the row "the prompt says the target's word").
 """
 HEAT_TEXT = """As FeatureHeatmap looks: drawings of all held-out prompts, noised back to sigma 0.5, one call of the
 FLUX; the feature that fires most for the drawing's colour (chosen on training drawings), from 0.3 of its largest

@@ -83,18 +83,22 @@ def test_the_sae_explains_the_embeddings_and_knows_its_tensor(chain):
 
 
 def test_swapping_the_features_found_changes_the_colour_and_a_random_direction_does_not(chain):
-    blue, red = (chain.tally(FINDING.with_colour(colour), range(4)) for colour in ("blue", "red"))
-    found, replaces = feature_list(contrast(blue, red, 8)), feature_list(contrast(red, blue, 8))
-    prompts = [prompt for prompt in held_out_prompts() if prompt.colour == "red"][:16]
-    seeds = range(900, 900 + len(prompts))
-    embeds, blank = chain.embed(prompts, seeds)
-    steering = Steering(chain.sae, found, "swap", 1.0, replaces=replaces)
-    steered = steer_tokens(embeds.unsqueeze(1), steering, SteeringRecord()).squeeze(1)
-    before, after, control = (
-        read_pictures(chain.draw(rows, blank, seeds)) for rows in (embeds, steered, random_twin(embeds, steered, 3))
-    )
-    assert sum(picture.colour == "red" for picture in before) >= 14
-    assert sum(picture.colour == "blue" for picture in after) >= 12
-    assert sum(picture.colour == "blue" for picture in control) <= 2
-    for slot in ("place", "background"):
-        assert right(after, before, slot) >= 0.85
+    changed, stayed, random = [], [], []
+    for number, (source, target) in enumerate((("red", "blue"), ("blue", "red"), ("purple", "green"))):
+        here, there = (chain.tally(FINDING.with_colour(colour), range(4)) for colour in (target, source))
+        found, replaces = feature_list(contrast(here, there, 8)), feature_list(contrast(there, here, 8))
+        prompts = [prompt for prompt in held_out_prompts() if prompt.colour == source][:8]
+        seeds = range(900 + 10 * number, 900 + 10 * number + len(prompts))
+        embeds, blank = chain.embed(prompts, seeds)
+        steering = Steering(chain.sae, found, "swap", 1.25, replaces=replaces)
+        steered = steer_tokens(embeds.unsqueeze(1), steering, SteeringRecord()).squeeze(1)
+        before, after, control = (
+            read_pictures(chain.draw(rows, blank, seeds)) for rows in (embeds, steered, random_twin(embeds, steered, 3))
+        )
+        changed += [picture.colour == target for picture in after]
+        random += [picture.colour == target for picture in control]
+        for slot in ("place", "background"):
+            stayed += [getattr(one, slot) == getattr(two, slot) for one, two in zip(after, before, strict=True)]
+    assert len(changed) == 24
+    assert sum(changed) >= 12 and sum(random) <= 2
+    assert sum(stayed) / len(stayed) >= 0.85
