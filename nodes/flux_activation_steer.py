@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import logging
+from typing import Any
 
 from comfy_api.latest import io
 from torch import Tensor
@@ -118,12 +119,18 @@ class FluxActivationSteer(io.ComfyNode):
         site = resolve_site(location, stream, sae.site)
         steering = Steering(sae, features, method, strength, unit, replaces or ())
         intervention = Intervention(steering, site, Schedule(start_percent, end_percent), apply_to, mask)
-        node_id = cls.hidden.unique_id
-        warnings = _warnings(model, steering, site)
-        steered = host.steer(model, intervention, lambda summary: _report(summary, node_id, str(site), warnings))
-        for warning in warnings:
-            log.warning("FluxActivationSteer: %s", warning)
-        return io.NodeOutput(steered, ui={"text": [f"{method} {features} at {site}", *warnings]})
+        return steered(model, intervention, cls.hidden.unique_id)
+
+
+def steered(model: host.Model, intervention: Intervention, node_id: str | None, *more: Any) -> io.NodeOutput:
+    """The steered model and `more` outputs; the node shows what is known to fail, and after each run the report."""
+    steering, site = intervention.steering, intervention.site
+    warnings = _warnings(model, steering, site)
+    clone = host.steer(model, intervention, lambda summary: _report(summary, node_id, str(site), warnings))
+    for warning in warnings:
+        log.warning("FluxActivationSteer: %s", warning)
+    told = f"{steering.method} {FeatureList(steering.edits)} at {site}"
+    return io.NodeOutput(clone, *more, ui={"text": [told, *warnings]})
 
 
 def _warnings(model: host.Model, steering: Steering, site: Site) -> list[str]:

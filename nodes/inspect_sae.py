@@ -94,7 +94,7 @@ def _tested(
     def callback(step: int, denoised: Any, x: Any, total: int) -> None:
         progress.update_absolute(50 + 50 * (step + 1) // steps, 100)  # where Cancel is noticed
 
-    host.sample(observed, positive, latent, seed, steps, callback)
+    host.sample(observed, positive, latent, host.Sampling(seed, steps), callback)
     return report(facts, here.fit, judge(sae, site, here.fit, {place: test.fit for place, test in rivals.items()}))
 
 

@@ -96,7 +96,8 @@ class TopActivatingFeatures(io.ComfyNode):
         for number, conditioning in enumerate(runs):
             reader = FeatureReader(sae, site, mask)
             callback = _callback(model, progress, number * steps, steps * len(runs))
-            host.sample(host.observe(model, site, reader, sae), conditioning, latent_image, seed, steps, callback)
+            observed = host.observe(model, site, reader, sae)
+            host.sample(observed, conditioning, latent_image, host.Sampling(seed, steps), callback)
             tallies.append(reader.tally)
         saved = _save_statistics(sae, tallies[0]) if save_statistics else ""
         return _result(sae, site, rank_by, count, saved, *tallies)

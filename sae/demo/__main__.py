@@ -18,6 +18,7 @@ from tqdm import tqdm
 from ..autoencoder import SparseAutoencoder
 from ..features import FeatureTally, RankedFeature, feature_list, feature_table
 from ..intervention import Intervention
+from ..sheet import contact_sheet
 from ..site import resolve_site
 from ..steering import Steering
 from .files import TEXT_SAE, load_decoder, load_sae, load_transformer
@@ -26,7 +27,6 @@ from .kandinsky.chain import Chain
 from .kandinsky.show import EmbedDemo
 from .reader import measure_pictures
 from .shapes import Prompt, held_out_prompts, parse_prompt
-from .sheet import contact_sheet
 from .steer import STEPS, contrast, draw_steered, tally_prompt
 
 if TYPE_CHECKING:

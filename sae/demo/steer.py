@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-import torch
 from torch import Tensor
 
 from ..autoencoder import SparseAutoencoder
+from ..control import RandomDirection
 from ..features import FeatureReader, FeatureTally, RankedFeature, rank_features
 from ..hosts.diffusers import capture, tapped, window_of
 from ..hosts.diffusers import straight_percent_to_sigma as to_sigma
-from ..intervention import COND, ActiveIntervention, Intervention, Moment
+from ..intervention import COND, Intervention
 from ..record import SteeringRecord
-from ..site import Site, resolve_site
+from ..site import resolve_site
 from .model import sample
 from .shapes import Prompt
 
@@ -64,21 +64,3 @@ def draw_steered(
     taps = active if random_direction is None else [RandomDirection(tap, random_direction) for tap in active]
     with tapped(transformer, taps, (COND,)):
         return sample(transformer, prompts, seeds, STEPS, on_step), record
-
-
-class RandomDirection:
-    """A tap that moves each token as far as another tap would, along one random unit vector."""
-
-    def __init__(self, tap: ActiveIntervention, seed: int) -> None:
-        self.tap = tap
-        generator = torch.Generator().manual_seed(seed)
-        direction = torch.randn(tap.steering.sae.d_in, generator=generator)
-        self.direction = direction / direction.norm()
-
-    @property
-    def site(self) -> Site:
-        return self.tap.site
-
-    def __call__(self, x: Tensor, moment: Moment, activation: Tensor | None = None) -> Tensor:
-        length = (self.tap(x, moment, activation) - x).norm(dim=-1, keepdim=True)
-        return x + length * self.direction

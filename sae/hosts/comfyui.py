@@ -21,6 +21,7 @@ from comfy.patcher_extension import WrappersMP
 from torch import Tensor, nn
 
 from ..autoencoder import SparseAutoencoder
+from ..control import RandomDirection
 from ..intervention import COND, Intervention, Moment, Schedule, SigmaWindow
 from ..record import RunSummary, SteeringRecord
 from ..region import PATCH
@@ -85,14 +86,20 @@ def _has_foreign_forward(model: Model, transformer: nn.Module) -> bool:
     return patched or "forward_orig" in vars(transformer) or not own.startswith("comfy.")
 
 
-def steer(model: Model, intervention: Intervention, report: Report) -> Model:
-    """A clone of the model that is steered; `report` hears the summary after each sampling run."""
+def steer(
+    model: Model, intervention: Intervention, report: Report | None, random_direction: int | None = None
+) -> Model:
+    """A clone of the model that is steered; `report` hears the summary after each sampling run.
+
+    With `random_direction` each Δ keeps its length but points along one random direction, drawn from that seed.
+    """
     check_fit(model, intervention.steering.sae, intervention.site)
     steered = model.clone()
     token = object()
 
     def open_tap(run: _Run) -> Tap:
-        return intervention.begin(run.record, run.window(intervention.schedule))
+        tap = intervention.begin(run.record, run.window(intervention.schedule))
+        return tap if random_direction is None else RandomDirection(tap, random_direction)
 
     _wrap(steered, token, open_tap, report)
     _manage_weights(steered, intervention.steering.sae, sorted(intervention.steering.reads))
@@ -108,18 +115,32 @@ def observe(model: Model, site: Site, see: Callable[[Tensor, Moment], None], sae
     return observed
 
 
+@dataclass(frozen=True)
+class Sampling:
+    """What KSampler is told beside model, prompts and latent; by default a short sampling without guidance."""
+
+    seed: int
+    steps: int
+    cfg: float = 1.0
+    sampler: str = "euler"
+    scheduler: str = "simple"
+    denoise: float = 1.0
+
+
 def sample(
-    model: Model, positive: Any, latent: dict[str, Any], seed: int, steps: int, callback: Callable[..., None]
-) -> Tensor:
-    """A short sampling without guidance (Euler, simple schedule) from the latent's own noise."""
+    model: Model, positive: Any, latent: dict[str, Any], how: Sampling, callback: Callable[..., None],
+    negative: Any = None,
+) -> Tensor:  # fmt: skip
+    """Samples as KSampler does; the final latent."""
     image = comfy.sample.fix_empty_latent_channels(
         model, latent["samples"], latent.get("downscale_ratio_spacial"), latent.get("downscale_ratio_temporal")
     )
-    noise = comfy.sample.prepare_noise(image, seed, latent.get("batch_index"))
+    noise = comfy.sample.prepare_noise(image, how.seed, latent.get("batch_index"))
     # fmt: off
     return comfy.sample.sample(
-        model, noise, steps, 1.0, "euler", "simple", positive, positive, image,
-        noise_mask=latent.get("noise_mask"), callback=callback, disable_pbar=True, seed=seed,
+        model, noise, how.steps, how.cfg, how.sampler, how.scheduler, positive,
+        positive if negative is None else negative, image, denoise=how.denoise,
+        noise_mask=latent.get("noise_mask"), callback=callback, disable_pbar=True, seed=how.seed,
     )
     # fmt: on
 

@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 from project_files import ROOT, project_files, pyproject, relative, requirements
+from sae.version import VERSION
 
 CORE = """torch torchvision torchaudio torchsde numpy einops transformers tokenizers sentencepiece safetensors aiohttp
 pyyaml pillow scipy tqdm psutil av kornia spandrel pydantic""".split()
@@ -50,6 +51,10 @@ def test_development_requirements_are_exact():
 def test_the_newest_entry_of_the_changelog_is_this_version():
     entries = re.findall(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE)
     assert entries[0] == pyproject()["project"]["version"]
+
+
+def test_the_library_knows_the_version():
+    assert pyproject()["project"]["version"] == VERSION
 
 
 def test_the_license_is_apache_2():

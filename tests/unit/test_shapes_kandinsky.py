@@ -12,12 +12,12 @@ from sae.demo.kandinsky.losses import drawings
 from sae.demo.kandinsky.words import MAX_TOKENS, build_tokenizer, end_token, token_count, word_merges
 from sae.demo.reader import read_pictures
 from sae.demo.shapes import WORDS, Prompt, held_out_prompts
-from sae.demo.sheet import to_image
 from sae.demo.steer import contrast
 from sae.embeddings import home_of, steer_tokens
 from sae.features import feature_list
 from sae.hosts.kandinsky import encode_pictures
 from sae.record import SteeringRecord
+from sae.sheet import to_image
 from sae.steering import Steering
 
 FINDING = Prompt("red", "square", "center", "big", "grey")

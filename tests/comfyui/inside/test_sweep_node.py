@@ -1,0 +1,136 @@
+"""SteeringSweep: each cell is the picture that the single nodes draw, and Cancel keeps what is done."""
+
+from __future__ import annotations
+
+import comfy.model_management
+import comfy.sample
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from sae_steering_pack.nodes.model_folder import output_folder
+from sae_steering_pack.sae.edits import Edit, FeatureList
+from sae_steering_pack.sae.hosts import comfyui as host
+from sae_steering_pack.sae.intervention import Intervention
+from sae_steering_pack.sae.sheet import GAP, HEAD, SIDE
+from sae_steering_pack.sae.steering import Steering
+from sae_steering_pack.sae.sweep import parse_strengths, plan
+from tiny_flux import run_node
+
+LATENT = {"samples": torch.zeros(2, 16, 16, 16)}
+FEATURES = [3, 9]
+
+
+@pytest.fixture(scope="module")
+def shapes(node_classes):
+    return node_classes["LoadShapesDemo"].execute().result
+
+
+@pytest.fixture
+def sweep(node_classes, shapes):
+    text = node_classes["ShapesPrompt"].execute("red square left big white").result[0]
+
+    def run(**more):
+        inputs = {
+            "model": shapes[0], "vae": shapes[1], "sae": shapes[2], "method": "add", "unit": "token_norm",
+            "features": FeatureList([Edit(FEATURES[0]), Edit(FEATURES[1], 0.5)]), "strengths": "0.2, 0.4",
+            "controls": True, "positive": text, "negative": text, "latent_image": LATENT, "seed": 4, "steps": 3,
+            "cfg": 1.0, "sampler_name": "euler", "scheduler": "simple", "denoise": 1.0, "location": "auto",
+            "stream": "auto",
+        }  # fmt: skip
+        return run_node(node_classes["SteeringSweep"], **{**inputs, **more})
+
+    run.text = text
+    return run
+
+
+def cell(sheet, row, column, side=128):
+    top, left = HEAD + row * (side + GAP), SIDE + column * (side + GAP)
+    inner = sheet[0, top + 1 : top + side - 1, left + 1 : left + side - 1]  # without the frame
+    return (inner * 255).round()
+
+
+def drawn(model, vae, text):
+    empty = torch.zeros(1, 16, 16, 16)
+    noise = comfy.sample.prepare_noise(empty, 4)
+    latent = comfy.sample.sample(model, noise, 3, 1.0, "euler", "simple", text, text, empty, disable_pbar=True, seed=4)
+    return (vae.decode(latent)[0, 1:-1, 1:-1] * 255).round()
+
+
+def steered(shapes, edit, strength, random=None):
+    steering = Steering(shapes[2], [edit], "add", strength, "token_norm")
+    reports = []
+    return host.steer(shapes[0], Intervention(steering, shapes[2].site), reports.append, random), reports
+
+
+def test_every_cell_is_the_picture_of_the_single_nodes(sweep, shapes):
+    sheet = sweep().result[0]
+    assert sheet.shape == (1, HEAD + 2 * (128 + GAP) + GAP, SIDE + 4 * (128 + GAP) + GAP, 3)
+    plain = drawn(shapes[0], shapes[1], sweep.text)
+    for row, edit in enumerate((Edit(FEATURES[0]), Edit(FEATURES[1], 0.5))):
+        assert torch.equal(cell(sheet, row, 0), plain)
+        for column, strength in enumerate((0.2, 0.4), 1):
+            model, _ = steered(shapes, edit, strength)
+            expected = drawn(model, shapes[1], sweep.text)
+            assert torch.equal(cell(sheet, row, column), expected)
+            assert not torch.equal(expected, plain)
+        control, reports = steered(shapes, edit, 0.4, random=7)
+        assert torch.equal(cell(sheet, row, 3), drawn(control, shapes[1], sweep.text))
+        assert reports[0].mean_ratio == pytest.approx(0.4 * edit.strength, rel=1e-3)
+
+
+def test_large_pictures_are_made_smaller_and_controls_can_be_left_out(sweep):
+    sheet = sweep(strengths="0.3", controls=False, latent_image={"samples": torch.zeros(1, 16, 80, 64)}).result[0]
+    assert sheet.shape == (1, HEAD + 2 * (512 + GAP) + GAP, SIDE + 2 * (410 + GAP) + GAP, 3)
+
+
+def test_cancel_keeps_what_is_done(sweep, shapes):
+    calls = []
+
+    def cancel(module, inputs):
+        calls.append(module)
+        if len(calls) == 8:  # in the third picture
+            comfy.model_management.interrupt_current_processing()
+
+    hook = shapes[0].model.diffusion_model.register_forward_pre_hook(cancel)
+    path = output_folder() / "sweep-cancelled.png"
+    try:
+        with pytest.raises(comfy.model_management.InterruptProcessingException):
+            sweep()
+    finally:
+        hook.remove()
+    assert len(calls) <= 9
+    with Image.open(path) as picture:
+        kept = torch.from_numpy(np.asarray(picture).astype(np.float32) / 255).unsqueeze(0)
+    path.unlink()
+    whole = sweep().result[0]
+    assert kept.shape == whole.shape
+    for column, there in enumerate((True, True, False, False)):
+        assert torch.equal(cell(kept, 0, column), cell(whole, 0, column)) == there
+    assert len(set(cell(kept, 0, 3).unique().tolist())) == 1
+
+
+@pytest.mark.parametrize(
+    ("more", "sentence"),
+    [
+        ({"strengths": "a lot"}, "strengths: 'a lot' is no list of numbers"),
+        ({"strengths": " , "}, "strengths: ' , ' is no list of finite numbers"),
+        ({"strengths": "1, inf"}, "is no list of finite numbers"),
+        ({"features": FeatureList()}, "features: the list is empty"),
+        ({"strengths": ",".join(["0.1"] * 300)}, "are 603 pictures; a sheet has 400 at most"),
+        ({"unit": "max", "features": FeatureList([Edit(10**6)])}, "features: feature 1000000 does not exist"),
+        ({"location": "transformer_blocks.9"}, "location: transformer_blocks.9"),
+    ],
+)
+def test_mistakes_are_told_in_one_sentence(sweep, more, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        sweep(**more)
+
+
+def test_the_plan_is_row_by_row_with_the_control_last():
+    cells = plan([Edit(1), Edit(2)], parse_strengths("0.1; -0.5"), True)
+    assert [(c.row, c.column, c.edit.feature, c.strength, c.random) for c in cells] == [
+        (0, 0, 1, 0.1, False), (0, 1, 1, -0.5, False), (0, 2, 1, -0.5, True),
+        (1, 0, 2, 0.1, False), (1, 1, 2, -0.5, False), (1, 2, 2, -0.5, True),
+    ]  # fmt: skip
