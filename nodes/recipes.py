@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from comfy_api.latest import io, ui
@@ -10,6 +11,7 @@ from ..sae.edits import FeatureList
 from ..sae.fingerprint import fingerprint
 from ..sae.hosts import comfyui as host
 from ..sae.intervention import SIDES, Intervention, Schedule, Side
+from ..sae.json_file import write_json
 from ..sae.known import known_checkpoint
 from ..sae.provenance import provenance
 from ..sae.recipe import NeededSae, Recipe, read_recipe, write_recipe
@@ -78,8 +80,7 @@ class SaveRecipe(io.ComfyNode):
             {feature: text for feature, text in names_of(sae).items() if feature in used}, note, VERSION,
         )  # fmt: skip
         path, text = _file(name), write_recipe(recipe)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text + "\n", encoding="utf-8")
+        write_json(path, json.loads(text))
         return io.NodeOutput(text, ui=ui.PreviewText(f"Wrote {path}\n{text}"))
 
 
