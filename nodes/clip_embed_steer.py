@@ -20,6 +20,7 @@ from .embed_sockets import (
     word_inputs,
     words_of,
 )
+from .messages import show_on_node
 from .sockets import CATEGORY, Sae, SaeFeatures, steering_inputs, steering_warnings
 
 log = logging.getLogger(__name__)
@@ -63,6 +64,7 @@ class ClipEmbedSteer(io.ComfyNode):
                 ),
             ],
             outputs=[io.MatchType.Output(template, display_name="embed", tooltip="The steered copy.")],
+            hidden=[io.Hidden.unique_id],
             has_intermediate_output=True,
         )
 
@@ -86,7 +88,9 @@ class ClipEmbedSteer(io.ComfyNode):
         steering = Steering(sae, features, method, strength, unit, replaces or ())
         record = SteeringRecord()
         steered = edited(embed, place, lambda x: steer_tokens(x, steering, record), words)
-        return io.NodeOutput(steered, ui={"text": _report(embed, steering, place, record)})
+        lines = _report(embed, steering, place, record)
+        show_on_node(cls.hidden.unique_id, "\n".join(lines))
+        return io.NodeOutput(steered, ui={"text": lines})
 
 
 def _report(embed: Any, steering: Steering, place: Any, record: SteeringRecord) -> list[str]:

@@ -12,9 +12,8 @@ def nodes(client):
 
 
 def test_the_nodes_are_there_and_take_no_id_of_core(nodes):
-    ours = {node_id for node_id, info in nodes.items() if info["python_module"].startswith("custom_nodes.")}
+    ours = {node_id for node_id, info in nodes.items() if info["python_module"] == f"custom_nodes.{PACK_FOLDER}"}
     assert ours == NODE_IDS
-    assert {nodes[node_id]["python_module"].removeprefix("custom_nodes.") for node_id in ours} == {PACK_FOLDER}
 
 
 @pytest.mark.parametrize("node_id", INPUTS)
@@ -44,4 +43,5 @@ def test_saes_come_from_the_models_folder_and_from_extra_model_paths(nodes):
     """Weight files of both places, and no other file: no statistics, no text."""
     kind, details = nodes["LoadSAE"]["input"]["required"]["sae_name"][:2]
     offered = kind if isinstance(kind, list) else details["options"]
-    assert {name.replace("\\", "/") for name in offered} == {"here/model.safetensors", "there.safetensors"}
+    names = {name.replace("\\", "/") for name in offered if not name.startswith("embeds-")}  # of other tests
+    assert names == {"here/model.safetensors", "there.safetensors"}
