@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 STRENGTHS = (0.5, 0.75, 1.0, 1.25)
 FIND_SEEDS = range(4)
 RANDOM_SEED = 0
+COLUMN_WIDTH = 128  # pixels on the sheet, so that captions have room
 
 
 @dataclass(frozen=True)
@@ -146,7 +147,9 @@ def _tell(columns: dict[str, Tensor], target: str | None) -> None:
 
 
 def _save(columns: dict[str, Tensor], prompts: Sequence[Prompt], folder: Path, name: str) -> None:
-    rows = list(torch.stack(list(columns.values()), dim=1))
+    pictures = torch.stack(list(columns.values()), dim=1)
+    factor = max(1, COLUMN_WIDTH // pictures.shape[-1])
+    rows = list(pictures.repeat_interleave(factor, -1).repeat_interleave(factor, -2))
     folder.mkdir(parents=True, exist_ok=True)
     captions = [str(prompt).replace(" ", "\n", 1) for prompt in prompts]
     contact_sheet(rows, captions, list(columns)).save(folder / name)
