@@ -47,8 +47,11 @@ def test_workflows_offer_downloads_from_this_table() -> None:
     """Loader nodes carry a name, an address and a folder; the name is what the node then asks for."""
     urls = {entry.url for entry in KNOWN}
     loaders = [node for path in workflow_files() for node in read_workflow(path)["nodes"] if node["type"] == "LoadSAE"]
-    offered = [model for node in loaders for model in node["properties"]["models"]]
-    assert offered and all(model["url"] in urls and model["directory"] == "sae" for model in offered)
+    public = [node for node in loaders if not node["widgets_values"][0].startswith("your-")]
+    offered = [(node["widgets_values"][0], model) for node in public for model in node["properties"]["models"]]
+    assert len(offered) == len(public) == len(workflow_files()) - 3  # two take the demo's SAEs, one the user's own
+    for name, model in offered:
+        assert model["name"] == name and model["url"] in urls and model["directory"] == "sae"
 
 
 def test_names_lead_to_entries_and_places(tmp_path: Path) -> None:

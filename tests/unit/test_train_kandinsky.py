@@ -84,6 +84,7 @@ def test_a_step_lowers_each_parts_loss_on_its_own_batch(part, folder, pool):
     assert torch.isfinite(first) and float(second) < float(first)
 
 
+@torch.no_grad()
 def test_training_sees_the_embeddings_and_texts_that_the_pipeline_sees(folder, pool):
     clip = train.load_part(build_clip(), folder, "clip")
     pipeline = prior_pipeline(clip, build_prior())
