@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from .autoencoder import SparseAutoencoder
+from .embeddings import ALL, family, home_of
 from .fingerprint import Progress, fingerprint
 from .fit import Fit
 from .provenance import provenance
@@ -30,7 +31,7 @@ def describe(sae: SparseAutoencoder, progress: Progress | None = None) -> dict[s
         "selection": _selection(sae),
         "normalisation": _NORMALIZATIONS[architecture.normalization],
         "noise level": "codes depend on it" if sae.modulation is not None else "codes do not depend on it",
-        "site": str(sae.site) if sae.site else "not told by the file; give a location",
+        "site": _place(sae),
         "type": _types(sae),
         "statistics": _statistics(sae),
         "model": "not told",
@@ -55,6 +56,16 @@ def report(facts: Mapping[str, str], fit: Fit | None = None, verdict: Verdict | 
     width = max(map(len, rows))
     lines = [f"{heading:<{width}}  {text}" for heading, text in rows.items()]
     return "\n".join([*lines, *(["", verdict.sentence] if verdict else [])])
+
+
+def _place(sae: SparseAutoencoder) -> str:
+    if sae.site:
+        return str(sae.site)
+    home = home_of(sae)
+    if home is None:
+        return "not told by the file; give a location, or a target where it is an SAE of embeddings"
+    target, tokens = home
+    return f"before the generator: {family(target, sae.d_in)}" + ("" if tokens == ALL else f", token {tokens}")
 
 
 def _selection(sae: SparseAutoencoder) -> str:

@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from embeds import sae_for
 from layouts import D, F, K, linear
 from sae.autoencoder import Architecture, SparseAutoencoder
 from sae.demo.files import SAE_NAMES, WEIGHTS, load_sae
@@ -152,3 +153,19 @@ def test_the_report_ends_with_the_verdict() -> None:
     text = report(describe(sae), fit(0.9), judge(sae, SITE, fit(0.9), {}))
     assert "explained variance" in text and "90.0%" in text
     assert text.splitlines()[-1].startswith("This SAE fits this model at transformer_blocks.1 (image)")
+
+
+@pytest.mark.parametrize(
+    ("name", "width", "place"),
+    [
+        ("clip-sae-128/x", 1280, "before the generator: image_embeds 1280 (CLIP ViT-bigG)"),
+        (
+            "cc3m-vision-topk-lr-3e-4-k-16-expansion-4/model",
+            1024,
+            "before the generator: penultimate_hidden_states 1024 (CLIP ViT-L), token 0",
+        ),
+        ("mine", 64, "not told by the file; give a location, or a target where it is an SAE of embeddings"),
+    ],
+)
+def test_an_sae_of_embeddings_is_told_as_one(name, width, place):
+    assert describe(sae_for(width, name))["site"] == place
