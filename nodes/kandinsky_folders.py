@@ -21,7 +21,7 @@ def diffusers_names() -> list[str]:
 
 def _names_in(base: Path) -> list[str]:
     found = []
-    for folder, below, files in os.walk(base):
+    for folder, below, files in os.walk(base, followlinks=True):  # as core does; the depth ends any circle
         path = Path(folder).relative_to(base)
         if INDEX in files:
             found.append(path.as_posix())
@@ -31,7 +31,7 @@ def _names_in(base: Path) -> list[str]:
 
 
 def diffusers_path(name: str, what: str) -> Path:
-    """Where a listed model lies. ValueError for any other name, and for one whose files lead out of the folder."""
+    """Where a listed model lies. ValueError for any other name, and for one that has gone since."""
     if name not in diffusers_names():
         raise ValueError(
             f"{what}: {name!r} is not among the folders in models/diffusers; put a diffusers folder of Kandinsky 2.2 "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import shutil
 import weakref
 
 import comfy.clip_vision
@@ -61,9 +62,21 @@ def prior_inputs(half, **more):
     return {"prior": half, "text": "red", "negative_text": "", "steps": 4, "guidance": 3.0, "seed": 5, **more}
 
 
-def test_the_folders_are_listed(node_classes):
-    options = node_classes["LoadKandinsky22"].INPUT_TYPES()["required"]["prior"][1]["options"]
-    assert options == ["none", "decoder", "prior"]
+def listed(node_classes):
+    return node_classes["LoadKandinsky22"].INPUT_TYPES()["required"]["prior"][1]["options"]
+
+
+def test_the_folders_are_listed(node_classes, folders):
+    assert listed(node_classes) == ["none", "decoder", "prior"]
+    (folders / "deep" / "er").mkdir(parents=True)
+    try:
+        (folders / "deep" / "er" / "linked").symlink_to(folders / "decoder", target_is_directory=True)
+        (folders / "deep" / "round").symlink_to(folders, target_is_directory=True)
+        found = listed(node_classes)
+        assert "deep/er/linked" in found and "deep/round/prior" in found
+        assert max(name.count("/") for name in found) == 2  # a circle ends
+    finally:
+        shutil.rmtree(folders / "deep")
 
 
 @pytest.mark.parametrize("negative", ["", "blue circle"])
