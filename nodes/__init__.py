@@ -4,6 +4,7 @@ from comfy_api.latest import io
 
 from . import (
     blend_embed_features,
+    calibrate_strength,
     clip_embed_steer,
     export_sae,
     feature_heatmap,
@@ -30,6 +31,7 @@ FILES = (
     flux_activation_steer,
     feature_heatmap,
     steering_sweep,
+    calibrate_strength,
     recipes,
     top_embed_features,
     clip_embed_steer,

@@ -6,11 +6,11 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..sae.autoencoder import SparseAutoencoder
-from ..sae.edits import FeatureList
+from ..sae.edits import FeatureList, Method, Unit
 from ..sae.embeddings import ALL, AUTO, steer_tokens
 from ..sae.hosts.embeddings import edited, place_in
 from ..sae.record import SteeringRecord
-from ..sae.steering import Method, Steering, Unit
+from ..sae.steering import Steering
 from .embed_sockets import (
     EMBED_TYPES,
     describe_place,

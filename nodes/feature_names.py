@@ -8,6 +8,7 @@ from pathlib import Path
 import folder_paths
 
 from ..sae.autoencoder import SparseAutoencoder
+from ..sae.calibration_file import SUFFIX
 from ..sae.fingerprint import Progress, fingerprint
 from ..sae.label_store import LabelStore, shipped_labels
 
@@ -17,6 +18,12 @@ log = logging.getLogger(__name__)
 def label_store() -> LabelStore:
     """The store in the default user's folder."""
     return LabelStore(Path(folder_paths.get_user_directory()) / "default" / "sae_steering" / "labels")
+
+
+def calibration_path(fingerprint_of_sae: str) -> Path:
+    """Where the ranges of an SAE's features are kept, beside its labels."""
+    labels = label_store().path(fingerprint_of_sae)
+    return labels.with_name(labels.stem + SUFFIX)
 
 
 def names_of(sae: SparseAutoencoder, progress: Progress | None = None) -> dict[int, str]:

@@ -7,12 +7,12 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ..sae.autoencoder import SparseAutoencoder
-from ..sae.edits import FeatureList
+from ..sae.edits import FeatureList, Method, Unit
 from ..sae.hosts import comfyui as host
 from ..sae.intervention import SIDES, Intervention, Schedule, Side
 from ..sae.record import RunSummary
 from ..sae.site import Depth, Site, resolve_site
-from ..sae.steering import Method, Steering, Unit
+from ..sae.steering import Steering
 from .messages import show_on_node
 from .sockets import (
     CATEGORY,

@@ -7,7 +7,7 @@ from comfy_api.latest import io, ui
 from torch import Tensor
 
 from ..sae.autoencoder import SparseAutoencoder
-from ..sae.edits import FeatureList
+from ..sae.edits import FeatureList, Method, Unit
 from ..sae.fingerprint import fingerprint
 from ..sae.hosts import comfyui as host
 from ..sae.intervention import SIDES, Intervention, Schedule, Side
@@ -16,7 +16,7 @@ from ..sae.known import known_checkpoint
 from ..sae.provenance import provenance
 from ..sae.recipe import NeededSae, Recipe, read_recipe, write_recipe
 from ..sae.site import parse_location, resolve_site
-from ..sae.steering import Method, Steering, Unit
+from ..sae.steering import Steering
 from ..sae.version import VERSION
 from .feature_names import names_of
 from .flux_activation_steer import UNIT_TIP, steered

@@ -14,12 +14,12 @@ from torch import Tensor
 from torch.nn import functional
 
 from ..sae.autoencoder import SparseAutoencoder
-from ..sae.edits import FeatureList
+from ..sae.edits import METHODS, UNITS, FeatureList, Method, Unit
 from ..sae.hosts import comfyui as host
 from ..sae.intervention import Intervention
 from ..sae.sheet import contact_sheet
 from ..sae.site import resolve_site
-from ..sae.steering import METHODS, UNITS, Method, Steering, Unit
+from ..sae.steering import Steering
 from ..sae.sweep import Cell, captions, parse_strengths, plan
 from .feature_names import names_of
 from .model_folder import output_folder

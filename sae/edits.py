@@ -1,17 +1,46 @@
-"""Edits: which features to steer, and how strongly."""
+"""Edits: which features to steer, how strongly, and in which unit."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Literal, get_args
+
+Method = Literal["add", "set", "scale", "boost_if_active", "project_out", "surgery", "swap"]
+Unit = Literal["token_norm", "raw", "mean", "max", "calibrated"]
+
+METHODS: tuple[Method, ...] = get_args(Method)
+UNITS: tuple[Unit, ...] = get_args(Unit)
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """A feature's usable range with one method, as strengths in the method's own unit: token_norm, for swap none.
+
+    `low` is the smallest that changes the picture, `clear` where it is clearly there, `high` the largest before the
+    picture falls apart.
+    """
+
+    method: Method
+    low: float
+    clear: float
+    high: float
+
+    def __post_init__(self) -> None:
+        ends = (self.low, self.clear, self.high)
+        if not all(isinstance(end, (int, float)) and math.isfinite(end) for end in ends):
+            raise ValueError(f"calibration: {ends} came; three finite numbers are needed.")
+        if self.method not in METHODS or not 0 <= self.low <= self.clear <= self.high or self.clear == 0:
+            raise ValueError(f"calibration: {self} is none; 0 ≤ low ≤ clear ≤ high is needed, and a known method.")
 
 
 @dataclass(frozen=True)
 class Edit:
     """One feature with a strength, and its own activation where that was measured in the graph.
 
-    `mean` is taken over the tokens where the feature fires, `share` is the share of such tokens.
+    `mean` is taken over the tokens where the feature fires, `share` is the share of such tokens. `unit` is what the
+    strength is given in; None leaves that to the steering.
     """
 
     feature: int
@@ -19,15 +48,19 @@ class Edit:
     mean: float | None = None
     max: float | None = None
     share: float | None = None
+    unit: Unit | None = None
+    calibration: Calibration | None = None
 
     def __post_init__(self) -> None:
         if isinstance(self.feature, bool) or not isinstance(self.feature, int) or self.feature < 0:
             raise ValueError(f"feature: {self.feature!r} is not a feature; give its index, a whole number from 0 up.")
         if not math.isfinite(self.strength):
             raise ValueError(f"strength: {self.strength} is not a finite number; feature {self.feature} needs one.")
+        if self.unit is not None and self.unit not in UNITS:
+            raise ValueError(f"unit: {self.unit!r} is not a unit; use one of {', '.join(UNITS)}.")
 
     def __str__(self) -> str:
-        return f"feature {self.feature} × {self.strength:g}"
+        return f"feature {self.feature} × {self.strength:g}{f' {self.unit}' if self.unit else ''}"
 
 
 class FeatureList(list[Edit]):

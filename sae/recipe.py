@@ -1,9 +1,10 @@
 """Recipes: a steering set-up as a small JSON object that people share, with the SAE that it needs.
 
 Format 1, an object with: `format` "sae-steering recipe", `version` 1, `features` and `replaces` (lists of objects with
-feature, strength and, where known, name, mean, max, share), `method`, `strength`, `unit`, `location`, `stream`,
-`start_percent`, `end_percent`, `apply_to`, `sae` (fingerprint, name, source), `model` (the family), `pack` (the version
-that wrote it) and `note`. A region belongs to a picture and is kept apart. Versions once written stay readable.
+feature, strength and, where known, name, mean, max, share, unit, calibration), `method`, `strength`, `unit`,
+`location`, `stream`, `start_percent`, `end_percent`, `apply_to`, `sae` (fingerprint, name, source), `model` (the
+family), `pack` (the version that wrote it) and `note`. A region belongs to a picture and is kept apart. Versions once
+written stay readable.
 """
 
 from __future__ import annotations
@@ -11,14 +12,13 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from .edits import Edit
+from .edits import METHODS, UNITS, Calibration, Edit, Method, Unit
 from .intervention import SIDES, Schedule, Side
 from .json_file import parse_object
 from .site import parse_location
-from .steering import METHODS, UNITS, Method, Unit
 
 FORMAT, VERSION = "sae-steering recipe", 1
 MODEL = "FLUX"
@@ -104,7 +104,9 @@ _PLAIN = ("method", "strength", "unit", "location", "stream", "start_percent", "
 def _written(edit: Edit, names: Mapping[int, str]) -> dict[str, Any]:
     known = {name: getattr(edit, name) for name in _NUMBERS if getattr(edit, name) is not None}
     named = {"name": names[edit.feature]} if edit.feature in names else {}
-    return {"feature": edit.feature, **named, "strength": edit.strength, **known}
+    unit = {"unit": edit.unit} if edit.unit is not None else {}
+    calibrated = {"calibration": asdict(edit.calibration)} if edit.calibration is not None else {}
+    return {"feature": edit.feature, **named, "strength": edit.strength, **known, **unit, **calibrated}
 
 
 def read_recipe(text: str) -> Recipe:
@@ -139,11 +141,23 @@ def _edits(found: Any, key: str, names: dict[int, str]) -> Sequence[Edit]:
         if not isinstance(entry, dict) or not {"feature", "strength"} <= set(entry):
             raise ValueError(f"recipe: {key} has {_short(entry)}, but each needs a feature and a strength.")
         known = {name: _number(entry[name], name) for name in _NUMBERS if entry.get(name) is not None}
-        edit = Edit(entry["feature"], _number(entry["strength"], "strength"), **known)
+        edit = Edit(
+            entry["feature"], _number(entry["strength"], "strength"), **known, unit=entry.get("unit"),
+            calibration=_calibration(entry.get("calibration")),
+        )  # fmt: skip
         if "name" in entry:
             names[edit.feature] = _text(entry["name"], "name")[:200]
         edits.append(edit)
     return edits
+
+
+def _calibration(found: Any) -> Calibration | None:
+    if found is None:
+        return None
+    if not isinstance(found, dict) or set(found) != {"method", "low", "clear", "high"}:
+        raise ValueError(f"recipe: calibration is {_short(found)}, but method, low, clear and high are needed.")
+    low, clear, high = (_number(found[end], end) for end in ("low", "clear", "high"))
+    return Calibration(found["method"], low, clear, high)
 
 
 def _sae(found: Any) -> NeededSae:

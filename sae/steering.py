@@ -21,20 +21,16 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple, get_args
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from .autoencoder import SparseAutoencoder
-from .edits import Edit
+from .edits import METHODS, UNITS, Edit, Method, Unit
 from .weights import PartName
 
-Method = Literal["add", "set", "scale", "boost_if_active", "project_out", "surgery", "swap"]
-Unit = Literal["token_norm", "raw", "mean", "max"]
-
-METHODS: tuple[Method, ...] = get_args(Method)
-UNITS: tuple[Unit, ...] = get_args(Unit)
+NORMED: tuple[Unit, ...] = ("token_norm", "calibrated")  # fractions of each token's norm, where a method pushes
 
 
 class Prepared(NamedTuple):
@@ -45,11 +41,16 @@ class Prepared(NamedTuple):
     replaced: Tensor  # (r, d_in)
     insert: Tensor  # (n,): s · m_k over Σ w_j m_j, empty unless swapping
     weights: Tensor  # (r,): w_j, the strengths of the replaced edits
+    normed: Tensor  # (n,): 1 where the strength is a fraction of the token's norm, else 0
+    removal: Tensor  # (), how many times over swap takes the replaced features out
 
 
 @dataclass(frozen=True)
 class Steering:
-    """Edits of one SAE with one method. `strength` multiplies every edit's own; see `delta` for the units."""
+    """Edits of one SAE with one method. `strength` multiplies every edit's own; see `delta` for the units.
+
+    `unit` holds for the edits that do not bring their own.
+    """
 
     sae: SparseAutoencoder
     edits: Sequence[Edit]
@@ -128,15 +129,17 @@ class Steering:
         return self.method in ("add", "boost_if_active", "project_out") and not any(self.strengths)
 
     @property
-    def _takes_statistics(self) -> bool:
-        return self.unit in ("mean", "max") and self.method in ("add", "boost_if_active", "surgery", "set")
+    def units(self) -> list[Unit]:
+        """What each edit's strength is given in."""
+        return [edit.unit or self.unit for edit in self.edits]
 
     def delta(self, x: Tensor, sigma: float | None = None) -> Tensor:
         """Δ (..., d_in) float32 for activations x (..., d_in).
 
         Units of the strength s: `raw`, the feature's activation · `token_norm`, ‖Δ‖ as a fraction of each token's norm
-        · `mean` and `max`, multiples of the feature's own mean (where it fires) or largest activation. `set` takes an
-        activation in `raw`, `mean` or `max`, and reads `token_norm` as `raw`; the other methods have no unit.
+        · `mean` and `max`, multiples of the feature's own mean (where it fires) or largest activation · `calibrated`,
+        multiples of what CalibrateStrength found to be clearly there with this method. `set` takes an activation in
+        `raw`, `mean` or `max`, and reads `token_norm` as `raw`; of the others only `swap` has a unit, `calibrated`.
         Raises ValueError for another width than the SAE's.
         """
         if x.shape[-1] != self.sae.d_in:
@@ -153,22 +156,24 @@ class Steering:
         return self._cache[device]
 
     def _prepare(self, device: torch.device) -> Prepared:
-        strengths, insert = self._scaled_strengths()
+        strengths, insert, removal = self._scaled_strengths()
         replaced = self.sae.direction(self.replaced) if self.replaces else torch.empty(0, self.sae.d_in)
-        tensors = (self.sae.direction(self.features), strengths, replaced, insert, self._weights)
+        normed = torch.tensor([unit in NORMED for unit in self.units], dtype=torch.float32)
+        tensors = (self.sae.direction(self.features), strengths, replaced, insert, self._weights, normed, removal)
         return Prepared(*(tensor.to(device) for tensor in tensors))
 
     @property
     def _weights(self) -> Tensor:
         return torch.tensor([edit.strength for edit in self.replaces], dtype=torch.float32)
 
-    def _scaled_strengths(self) -> tuple[Tensor, Tensor]:
-        """`strengths` and `insert` of Prepared; ValueError where they need a statistic that nobody measured."""
+    def _scaled_strengths(self) -> tuple[Tensor, Tensor, Tensor]:
+        """`strengths`, `insert` and `removal` of Prepared; ValueError where they need what nobody measured."""
         strengths = torch.tensor(self.strengths, dtype=torch.float32)
-        if self._takes_statistics:
-            return strengths * _statistics(self, self.edits, self.unit), torch.empty(0)
+        if self.method in ("scale", "project_out"):
+            return strengths, torch.empty(0), torch.empty(0)
+        scales = torch.tensor([self._scale_of(edit, unit) for edit, unit in zip(self.edits, self.units, strict=True)])
         if self.method != "swap":
-            return strengths, torch.empty(0)
+            return strengths * scales, torch.empty(0), torch.empty(0)
         natural = _statistics(self, self.edits, "mean") * _statistics(self, self.edits, "share")
         means = _statistics(self, self.replaces, "mean") * _statistics(self, self.replaces, "share")
         level = (self._weights * means).sum()
@@ -177,7 +182,23 @@ class Steering:
                 f"replaces: feature {self.replaced[0]} never fires by its statistics, nor does any other of the list; "
                 "take out features that fire."
             )
-        return strengths, strengths * natural / level
+        own = torch.tensor([abs(edit.strength) for edit in self.edits])
+        common = (own * scales).sum() / own.sum() if own.any() else torch.ones(())  # of one feature its own scale
+        return strengths, strengths * scales * natural / level, self.strength * common
+
+    def _scale_of(self, edit: Edit, unit: Unit) -> float:
+        """What one unit of the edit's strength is: an activation, or a fraction of the token's norm."""
+        if unit == "calibrated":
+            if edit.calibration is None or edit.calibration.method != self.method:
+                known = "it has none" if edit.calibration is None else f"its own is for {edit.calibration.method!r}"
+                raise ValueError(
+                    f"unit: 'calibrated' needs a calibration of feature {edit.feature} for {self.method!r}, but "
+                    f"{known}; run CalibrateStrength with this method, or use another unit."
+                )
+            return edit.calibration.clear
+        if unit in ("mean", "max") and self.method != "swap":
+            return float(_statistics(self, [edit], unit))
+        return 1.0
 
 
 _STORED = {"mean": "mean", "max": "max", "share": "density"}  # an edit's own statistic, and its name in a file
@@ -192,7 +213,7 @@ def _statistics(steering: Steering, edits: Sequence[Edit], name: str) -> Tensor:
         if stored is not None:
             values = [float(stored[edit.feature]) if v is None else v for edit, v in zip(edits, values, strict=True)]
     if None in values:
-        what = f"method: {steering.method!r}" if steering.method == "swap" else f"unit: {steering.unit!r}"
+        what = f"method: {steering.method!r}" if steering.method == "swap" else f"unit: {name!r}"
         raise ValueError(
             f"{what} needs the activation of feature {edits[values.index(None)].feature}, and {steering.sae.name} has "
             "no statistics of it; take the features from TopActivatingFeatures, or use another method or unit."
@@ -212,11 +233,14 @@ def _units(directions: Tensor) -> Tensor:
 
 def _push(steering: Steering, x: Tensor, where: Tensor) -> Tensor:
     """The strengths along their directions, at the tokens and edits `where` is 1 (..., n)."""
-    directions, strengths, *_ = steering.on(x.device)
-    if steering.unit != "token_norm":
-        return _along(steering, x, strengths * where)
+    at = steering.on(x.device)
+    amounts = at.strengths * where
+    of_norm = {unit in NORMED for unit in steering.units}
+    if of_norm == {False}:
+        return _along(steering, x, amounts)
     # not by way of codes: an SAE's normalisation has no finite inverse at a token whose entries are all equal
-    return (strengths * where * x.norm(dim=-1, keepdim=True)) @ _units(directions)
+    pushed = (amounts * at.normed * x.norm(dim=-1, keepdim=True)) @ _units(at.directions)
+    return pushed if of_norm == {True} else pushed + _along(steering, x, amounts * (1 - at.normed))
 
 
 def _add(steering: Steering, x: Tensor, sigma: float | None) -> Tensor:
@@ -247,9 +271,9 @@ def _surgery(steering: Steering, x: Tensor, sigma: float | None) -> Tensor:
 
 
 def _swap(steering: Steering, x: Tensor, sigma: float | None) -> Tensor:
-    directions, _, replaced, insert, weights = steering.on(x.device)
-    found = weights * steering.sae.codes(x, steering.replaced, sigma)
-    shift = (found.sum(-1, keepdim=True) * insert) @ directions - steering.strength * found @ replaced
+    at = steering.on(x.device)
+    found = at.weights * steering.sae.codes(x, steering.replaced, sigma)
+    shift = (found.sum(-1, keepdim=True) * at.insert) @ at.directions - at.removal * found @ at.replaced
     return shift * steering.sae.token_scale(x)
 
 

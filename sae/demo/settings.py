@@ -9,10 +9,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from ..autoencoder import SparseAutoencoder
+from ..edits import Method, Unit
 from ..features import FeatureTally, feature_list
 from ..intervention import Intervention
 from ..site import resolve_site
-from ..steering import Method, Steering, Unit
+from ..steering import Steering
 from .files import ATTENTION_SAE, IMAGE_SAE, TEXT_SAE
 from .reader import shape_masks
 from .steer import contrast

@@ -15,6 +15,9 @@ INPUTS = {
         *"model vae sae features method unit strengths controls positive negative latent_image seed steps cfg".split(),
         *"sampler_name scheduler denoise location stream".split(),
     ],
+    "CalibrateStrength": (
+        "model sae features positive latent_image seed steps method location stream replaces save".split()
+    ),
     "SaveRecipe": [
         *"sae features method strength unit location stream start_percent end_percent apply_to name note".split(),
         "replaces",
@@ -43,6 +46,7 @@ OUTPUTS = {
     "FluxActivationSteer": ["MODEL"],
     "FeatureHeatmap": ["IMAGE", "MASK", "STRING"],
     "SteeringSweep": ["IMAGE"],
+    "CalibrateStrength": ["SAE_FEATURES", "STRING"],
     "SaveRecipe": ["STRING"],
     "LoadRecipe": ["MODEL", "SAE_FEATURES", "STRING"],
     "InspectSAE": ["STRING"],

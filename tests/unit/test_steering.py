@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from sae.autoencoder import SparseAutoencoder
-from sae.edits import Edit, FeatureList
+from sae.edits import METHODS, Edit, FeatureList
 from sae.statistics import FeatureStatistics
-from sae.steering import METHODS, Steering
+from sae.steering import Steering
 from small_saes import (
     ARCHITECTURES,
     D_IN,

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from ...autoencoder import SparseAutoencoder
-from ...edits import FeatureList
+from ...edits import FeatureList, Method, Unit
 from ...embeddings import blend_tokens, steer_tokens
 from ...features import FeatureTally, feature_list, rank_features
 from ...record import SteeringRecord
-from ...steering import Method, Steering, Unit
+from ...steering import Steering
 
 FEATURES = 8  # at most, from each side of a contrast
 

@@ -1,0 +1,165 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import comfy.utils
+from comfy_api.latest import io, ui
+from torch import Tensor
+
+from ..sae.autoencoder import SparseAutoencoder
+from ..sae.calibration import CALIBRATED_METHODS, MOST_READINGS, Reading, calibrate, compare
+from ..sae.calibration_file import update_calibrations
+from ..sae.edits import Calibration, Edit, FeatureList, Method
+from ..sae.fingerprint import fingerprint
+from ..sae.hosts import comfyui as host
+from ..sae.intervention import Intervention
+from ..sae.record import RunSummary
+from ..sae.site import Site, resolve_site
+from ..sae.steering import Steering
+from .feature_names import calibration_path, names_of
+from .sockets import CATEGORY, Sae, SaeFeatures, location_input, stream_input
+
+
+class CalibrateStrength(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="CalibrateStrength",
+            display_name="Calibrate Strength",
+            category=CATEGORY,
+            description=(
+                "Finds each feature's usable range on your model and prompt: the smallest strength that changes the "
+                "picture and the largest before it falls apart. In the unit 'calibrated', 1 then means clearly there."
+            ),
+            search_aliases=["strength range", "slider range", "auto strength"],
+            inputs=[
+                io.Model.Input("model", tooltip="A FLUX model; it stays as it is."),
+                Sae.Input("sae", tooltip="An SAE that was trained on this model."),
+                SaeFeatures.Input("features", tooltip="The features to calibrate, each alone."),
+                io.Conditioning.Input("positive", tooltip="A prompt of the kind you will steer."),
+                io.Latent.Input("latent_image", tooltip="Size of the picture; a smaller one is faster."),
+                io.Int.Input(
+                    "seed",
+                    default=0,
+                    min=0,
+                    max=0xFFFFFFFFFFFFFFFF,
+                    control_after_generate=io.ControlAfterGenerate.fixed,
+                    tooltip="Seed of the noise.",
+                ),
+                io.Int.Input("steps", default=4, min=1, max=100, step=1, tooltip="Steps of each short sampling."),
+                io.Combo.Input(
+                    "method",
+                    options=list(CALIBRATED_METHODS),
+                    default="add",
+                    tooltip="The method you will steer with; a range holds for one method. swap needs replaces.",
+                ),
+                location_input(),
+                stream_input(),
+                SaeFeatures.Input("replaces", optional=True, tooltip="For swap: the features to take out."),
+                io.Boolean.Input(
+                    "save",
+                    default=True,
+                    optional=True,
+                    advanced=True,
+                    tooltip="Keeps the ranges beside the labels of this SAE, where Feature Mixer finds them.",
+                ),
+            ],
+            outputs=[
+                SaeFeatures.Output(
+                    display_name="features",
+                    tooltip="The features with their ranges, each 1 × clearly there.",
+                ),
+                io.String.Output(display_name="table", tooltip="Each feature's range."),
+            ],
+            has_intermediate_output=True,
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        model: host.Model,
+        sae: SparseAutoencoder,
+        features: FeatureList,
+        positive: Any,
+        latent_image: dict[str, Any],
+        seed: int,
+        steps: int,
+        method: Method,
+        location: str,
+        stream: str,
+        replaces: FeatureList | None = None,
+        save: bool = True,
+    ) -> io.NodeOutput:
+        bench = _Bench(
+            model, sae, resolve_site(location, stream, sae.site), method, replaces or FeatureList(),
+            (positive, latent_image), host.Sampling(seed, steps), len(features),
+        )  # fmt: skip
+        found = {edit.feature: calibrate(method, bench.measure(edit)) for edit in features}
+        table = _table(found, names_of(sae), method)
+        kept = {feature: calibration for feature, calibration in found.items() if calibration is not None}
+        if not kept:
+            raise ValueError(
+                f"features: none of them changes the picture with {method!r} at {bench.site}; steer another place, or "
+                "with features from TopActivatingFeatures."
+            )
+        told = update_calibrations(calibration_path(fingerprint(sae)), fingerprint(sae), kept) if save else ""
+        edits = [
+            replace(edit, strength=1.0, unit="calibrated", calibration=kept[edit.feature])
+            for edit in features
+            if edit.feature in kept
+        ]
+        return io.NodeOutput(FeatureList(edits), table, ui=ui.PreviewText("\n".join(filter(None, (table, told)))))
+
+
+class _Bench:
+    """Short samplings that differ in one feature's strength only."""
+
+    def __init__(
+        self, model: host.Model, sae: SparseAutoencoder, site: Site, method: Method, replaces: FeatureList,
+        inputs: tuple[Any, dict[str, Any]], how: host.Sampling, features: int,
+    ) -> None:  # fmt: skip
+        if not features:
+            raise ValueError("features: the list is empty; connect SAEFeature or TopActivatingFeatures.")
+        self.model, self.sae, self.site, self.method, self.replaces = model, sae, site, method, replaces
+        self.positive, self.latent = inputs
+        self.how = how
+        self.runs = 0
+        self.bar = comfy.utils.ProgressBar((1 + features * MOST_READINGS) * how.steps)
+        self.unsteered: Tensor | None = None
+
+    def measure(self, edit: Edit) -> Any:
+        """What a strength of the feature does, as a function of the strength."""
+
+        def reading(strength: float) -> Reading:
+            if self.unsteered is None:
+                self.unsteered = self._draw(self.model)
+            steering = Steering(
+                self.sae, [replace(edit, strength=1.0, unit=None)], self.method, strength, "token_norm", self.replaces
+            )
+            reports: list[RunSummary] = []
+            steered = self._draw(host.steer(self.model, Intervention(steering, self.site), reports.append))
+            return compare(steered, self.unsteered, reports[-1].mean_ratio)
+
+        return reading
+
+    def _draw(self, model: host.Model) -> Tensor:
+        done = self.runs * self.how.steps
+        self.runs += 1
+
+        def callback(step: int, denoised: Tensor, x: Tensor, total: int) -> None:
+            self.bar.update_absolute(min(done + step + 1, self.bar.total), self.bar.total)  # where Cancel is noticed
+
+        return host.sample(model, self.positive, self.latent, self.how, callback).float()
+
+
+def _table(found: dict[int, Calibration | None], names: dict[int, str], method: Method) -> str:
+    lines = [f"{'feature':>8} {'visible':>9} {'clear (1)':>9} {'too much':>9}  ({method})"]
+    for feature, range_ in found.items():
+        name = " ".join(names.get(feature, "").split())
+        ends = "changes nothing" if range_ is None else f"{range_.low:>9.3g} {range_.clear:>9.3g} {range_.high:>9.3g}"
+        lines.append(f"{feature:>8} {ends}  {name}".rstrip())
+    return "\n".join(lines)
+
+
+NODES = [CalibrateStrength]
