@@ -11,6 +11,7 @@ from ..sae.autoencoder import SparseAutoencoder
 from ..sae.calibration_file import SUFFIX
 from ..sae.fingerprint import Progress, fingerprint
 from ..sae.label_store import LabelStore, shipped_labels
+from ..sae.labels import Labels
 
 log = logging.getLogger(__name__)
 
@@ -26,10 +27,15 @@ def calibration_path(fingerprint_of_sae: str) -> Path:
     return labels.with_name(labels.stem + SUFFIX)
 
 
-def names_of(sae: SparseAutoencoder, progress: Progress | None = None) -> dict[int, str]:
-    """Index -> name. A broken label file is told in the log, and names nothing."""
+def labels_of(sae: SparseAutoencoder, progress: Progress | None = None) -> Labels:
+    """The user's labels over those that come with the SAE. A broken file is told in the log, and names nothing."""
     store = label_store()
     labels = store.labels(fingerprint(sae, progress), shipped_labels(sae))
     for warning in store.warnings:
         log.warning("%s", warning)
-    return {index: label.name for index, label in labels.items()}
+    return labels
+
+
+def names_of(sae: SparseAutoencoder, progress: Progress | None = None) -> dict[int, str]:
+    """Index -> name."""
+    return {index: label.name for index, label in labels_of(sae, progress).items()}

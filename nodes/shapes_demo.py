@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import comfy.latent_formats
 import comfy.model_management
 import comfy.sd
@@ -10,7 +12,7 @@ from torch import Tensor
 from ..sae.demo.files import ATTENTION_SAE, IMAGE_SAE, TEXT_SAE, TRANSFORMER, load_decoder, load_sae
 from ..sae.demo.latents import encode_pictures
 from ..sae.demo.model import POOLED_WIDTH, embed_prompts
-from ..sae.demo.shapes import SLOTS, parse_prompt
+from ..sae.demo.shapes import SLOTS, Prompt, parse_prompt, read_prompt
 from .sockets import CATEGORY, Sae
 
 DEMO = f"{CATEGORY}/Shapes demo"
@@ -35,6 +37,11 @@ class LoadShapesDemo(io.ComfyNode):
                 Sae.Output(display_name="sae_text", tooltip="SAE of transformer_blocks.0, text stream."),
                 Sae.Output(display_name="sae_attention", tooltip="SAE of transformer_blocks.1.attn, image stream."),
                 Sae.Output(display_name="sae_image", tooltip="SAE of transformer_blocks.1, image stream."),
+                io.Clip.Output(
+                    display_name="clip",
+                    tooltip="Encodes texts for Shapes, as CLIP Text Encode wants it; words that "
+                    "Shapes does not know are passed over.",
+                ),
             ],
         )
 
@@ -42,7 +49,7 @@ class LoadShapesDemo(io.ComfyNode):
     def execute(cls) -> io.NodeOutput:
         model = comfy.sd.load_diffusion_model(str(TRANSFORMER))
         saes = [load_sae(name) for name in (TEXT_SAE, ATTENTION_SAE, IMAGE_SAE)]
-        return io.NodeOutput(model, ShapesVAE(), *saes)
+        return io.NodeOutput(model, ShapesVAE(), *saes, ShapesCLIP())
 
 
 class ShapesPrompt(io.ComfyNode):
@@ -63,8 +70,21 @@ class ShapesPrompt(io.ComfyNode):
 
     @classmethod
     def execute(cls, text: str) -> io.NodeOutput:
-        pooled = torch.zeros(1, POOLED_WIDTH)
-        return io.NodeOutput([[embed_prompts([parse_prompt(text)]), {"pooled_output": pooled}]])
+        return io.NodeOutput(_conditioning(parse_prompt(text)))
+
+
+def _conditioning(prompt: Prompt) -> list[list[Any]]:
+    return [[embed_prompts([prompt]), {"pooled_output": torch.zeros(1, POOLED_WIDTH)}]]
+
+
+class ShapesCLIP:
+    """What core's CLIPTextEncode calls, for the Shapes model's words."""
+
+    def tokenize(self, text: str, **options: object) -> Prompt:
+        return read_prompt(text)
+
+    def encode_from_tokens_scheduled(self, tokens: Prompt, **options: object) -> list[list[Any]]:
+        return _conditioning(tokens)
 
 
 class ShapesVAE:

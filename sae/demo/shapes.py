@@ -92,6 +92,16 @@ def parse_prompt(text: str) -> Prompt:
     return Prompt(**found)
 
 
+def read_prompt(text: str) -> Prompt:
+    """As any text encoder reads a text: what it does not know is passed over, and the first word of a kind counts."""
+    found: dict[str, str] = {}
+    for word in text.lower().replace(",", " ").replace(".", " ").split():
+        for slot, words in SLOTS.items():
+            if word in words:
+                found.setdefault(slot, word)
+    return Prompt(**found)
+
+
 def all_prompts() -> list[Prompt]:
     return [Prompt(*words) for words in itertools.product(*SLOTS.values())]
 

@@ -197,6 +197,16 @@ def encode_pictures(half: KandinskyHalf, pictures: Sequence[Any]) -> EncodedPict
     )
 
 
+def embed_texts(half: KandinskyHalf, texts: Sequence[str]) -> Tensor:
+    """The projected embeddings (texts, width) float32 that the prior's CLIP gives to texts, cut where they are long."""
+    tokenizer, encoder = half.part("tokenizer"), half.part("text_encoder")
+    tokens = tokenizer(list(texts), padding="max_length", truncation=True, return_tensors="pt")
+    device = next(encoder.parameters()).device
+    with torch.no_grad():
+        seen = encoder(tokens.input_ids.to(device), attention_mask=tokens.attention_mask.to(device))
+    return seen.text_embeds.float().cpu()
+
+
 @dataclass(frozen=True)
 class Window:
     """The part of a run in which the decoder sees another embedding (batch, width)."""

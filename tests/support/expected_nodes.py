@@ -15,6 +15,7 @@ INPUTS = {
         *"model vae sae features method unit strengths controls positive negative latent_image seed steps cfg".split(),
         *"sampler_name scheduler denoise location stream".split(),
     ],
+    "LabelFeatures": "model clip sae latent_image words contexts threshold seed steps location stream".split(),
     "CalibrateStrength": (
         "model sae features positive latent_image seed steps method location stream replaces save".split()
     ),
@@ -28,6 +29,7 @@ INPUTS = {
     "TopEmbedFeatures": "embed sae count rank_by baseline target tokens".split(),
     "ClipEmbedSteer": "embed sae features method strength unit target tokens clip text replaces".split(),
     "BlendEmbedFeatures": "embed source sae features amount target tokens".split(),
+    "LabelEmbedFeatures": "sae encoder words contexts threshold".split(),
     "LoadKandinsky22": ["prior", "decoder", "dtype"],
     "KandinskyPrior": "prior text negative_text steps guidance seed".split(),
     "KandinskyEncodeImage": ["prior", "image"],
@@ -46,6 +48,7 @@ OUTPUTS = {
     "FluxActivationSteer": ["MODEL"],
     "FeatureHeatmap": ["IMAGE", "MASK", "STRING"],
     "SteeringSweep": ["IMAGE"],
+    "LabelFeatures": ["STRING"],
     "CalibrateStrength": ["SAE_FEATURES", "STRING"],
     "SaveRecipe": ["STRING"],
     "LoadRecipe": ["MODEL", "SAE_FEATURES", "STRING"],
@@ -54,11 +57,12 @@ OUTPUTS = {
     "TopEmbedFeatures": ["SAE_FEATURES", "STRING", "IMAGE"],
     "ClipEmbedSteer": ["COMFY_MATCHTYPE_V3"],
     "BlendEmbedFeatures": ["COMFY_MATCHTYPE_V3"],
+    "LabelEmbedFeatures": ["STRING"],
     "LoadKandinsky22": ["KANDINSKY_PRIOR", "KANDINSKY_DECODER"],
     "KandinskyPrior": ["CLIP_VISION_OUTPUT", "CLIP_VISION_OUTPUT"],
     "KandinskyEncodeImage": ["CLIP_VISION_OUTPUT", "CLIP_VISION_OUTPUT"],
     "KandinskyDecode": ["IMAGE"],
-    "LoadShapesDemo": ["MODEL", "VAE", "SAE", "SAE", "SAE"],
+    "LoadShapesDemo": ["MODEL", "VAE", "SAE", "SAE", "SAE", "CLIP"],
     "LoadShapesKandinsky": ["KANDINSKY_PRIOR", "KANDINSKY_DECODER", "SAE"],
     "ShapesPrompt": ["CONDITIONING"],
 }

@@ -1,0 +1,163 @@
+"""Names the features of the Shapes SAEs as LabelFeatures does, ships the names, and measures how right they are."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..autoencoder import SparseAutoencoder
+from ..fingerprint import fingerprint
+from ..hosts.diffusers import capture
+from ..hosts.kandinsky import KandinskyHalf, embed_texts
+from ..intervention import Moment
+from ..label_store import shipped_labels
+from ..labelling import SLOT, UNCLEAR, WordTally
+from ..labelling_directions import label_directions, text_rows
+from ..labels import Labels, write_labels
+from ..site import resolve_site
+from .files import SAE_NAMES, load_sae, load_transformer
+from .kandinsky.files import EMBED_SAE, PRIOR
+from .model import sample
+from .shapes import SLOTS, WORDS, Prompt, read_prompt, training_prompts
+
+if TYPE_CHECKING:
+    from diffusers import FluxTransformer2DModel
+
+CONTEXTS = 48
+CONTEXT_SEED = 1
+STEPS = 8
+THRESHOLD = 0.85
+DIRECTION_THRESHOLD = 0.5
+BATCH = 80
+JUDGED = ("colour", "shape", "size")
+FIRES = 0.5  # a specific feature fires on at least this share of its word's pictures
+SELECTIVE = 0.25  # a feature's runner-up word of a kind has at most this much of the best word's mean activation
+ALIKE = 0.5  # of an unspecific feature, the runner-up of every kind has at least this much
+
+
+def contexts() -> list[str]:
+    """Training prompts with a place for one more word, which comes first and therefore counts."""
+    chosen = random.Random(CONTEXT_SEED).sample(training_prompts(), CONTEXTS)
+    return [f"{SLOT} {prompt}" for prompt in chosen]
+
+
+def activations(
+    transformer: FluxTransformer2DModel,
+    sae: SparseAutoencoder,
+    prompts: Sequence[Prompt],
+    seeds: Sequence[int],
+    steps: int,
+) -> Tensor:
+    """Mean over tokens and steps of each feature for each prompt, (prompts, d_sae)."""
+    site = resolve_site("auto", "auto", sae.site)
+    found = []
+    for first in range(0, len(prompts), BATCH):
+        part = prompts[first : first + BATCH]
+        calls: list[Tensor] = []
+
+        def see(x: Tensor, moment: Moment, calls: list[Tensor] = calls) -> None:
+            calls.append(sae.encode(x.float(), moment.sigma).mean(1))
+
+        with torch.no_grad(), capture(transformer, site, see):
+            sample(transformer, part, seeds[first : first + BATCH], steps)
+        found.append(torch.stack(calls).mean(0))
+    return torch.cat(found)
+
+
+def name_features(transformer: FluxTransformer2DModel, sae: SparseAutoencoder) -> Labels:
+    tally = WordTally.new(WORDS, contexts(), sae.d_sae)
+    texts = [context.replace(SLOT, word) for word in tally.words for context in tally.contexts]
+    seeds = [0] * len(texts)
+    for row in activations(transformer, sae, [read_prompt(text) for text in texts], seeds, STEPS):
+        tally.add(row)
+    return tally.labels(THRESHOLD)
+
+
+class Selectivity(NamedTuple):
+    """What features really react to, over pictures of full prompts."""
+
+    specific: dict[int, str]  # to one colour, shape or size and to nothing else: feature -> word
+    unspecific: list[int]  # fires for at least two words of each kind alike
+
+
+def selectivity(means: Tensor, prompts: Sequence[Prompt]) -> Selectivity:
+    """means (prompts, d_sae)."""
+    runner_up: dict[str, Tensor] = {}
+    best: dict[str, Tensor] = {}
+    for slot, words in SLOTS.items():
+        rows = [means[[getattr(prompt, slot) == word for prompt in prompts]].mean(0) for word in words]
+        height, order = torch.stack(rows).topk(2, dim=0)
+        runner_up[slot], best[slot] = height[1] / height[0].clamp_min(1e-12), order[0]
+    specific = {}
+    for k in (means.amax(0) > 0).nonzero().flatten().tolist():
+        slots = [slot for slot in SLOTS if float(runner_up[slot][k]) <= SELECTIVE]
+        if len(slots) == 1 and slots[0] in JUDGED:
+            word = SLOTS[slots[0]][int(best[slots[0]][k])]
+            own = means[[getattr(prompt, slots[0]) == word for prompt in prompts], k]
+            if float((own > 0).float().mean()) >= FIRES:
+                specific[k] = word
+    alike = torch.stack(list(runner_up.values())).amin(0) >= ALIKE
+    return Selectivity(specific, (alike & (means.amax(0) > 0)).nonzero().flatten().tolist())
+
+
+@dataclass(frozen=True)
+class Names:
+    """How the names of one SAE's features fare against measured selectivity."""
+
+    specific: int
+    right: int  # the right word is in the name
+    alone: int  # and is the whole name
+    wrong: int  # named, but by other words
+    unspecific: int
+    unclear: int  # of the unspecific ones
+    named: int
+    features: int
+
+
+def measure_names(transformer: FluxTransformer2DModel, sae: SparseAutoencoder) -> Names:
+    """Selectivity is measured on other prompts and seeds than the names."""
+    prompts = training_prompts()[::2]
+    truth = selectivity(activations(transformer, sae, prompts, range(len(prompts)), STEPS), prompts)
+    labels = name_features(transformer, sae)
+    words = {k: labels[k].name.split(", ") if k in labels else [UNCLEAR] for k in range(sae.d_sae)}
+    right = [k for k, word in truth.specific.items() if word in words[k]]
+    return Names(
+        specific=len(truth.specific),
+        right=len(right),
+        alone=sum(len(words[k]) == 1 for k in right),
+        wrong=sum(word not in words[k] and words[k] != [UNCLEAR] for k, word in truth.specific.items()),
+        unspecific=len(truth.unspecific),
+        unclear=sum(words[k] == [UNCLEAR] for k in truth.unspecific),
+        named=sum(label.name != UNCLEAR for label in labels.values()),
+        features=sae.d_sae,
+    )
+
+
+def name_embed_features(sae: SparseAutoencoder) -> Labels:
+    """The features of the embeddings' SAE, as LabelEmbedFeatures names them."""
+    texts = [str(read_prompt(context.replace(SLOT, word))) for word in WORDS for context in contexts()]
+    rows = text_rows(embed_texts(KandinskyHalf(PRIOR, "prior"), texts), CONTEXTS)
+    return label_directions(sae, WORDS, rows, DIRECTION_THRESHOLD)
+
+
+def main() -> None:
+    transformer = load_transformer()
+    embeds = load_sae(EMBED_SAE)
+    path = shipped_labels(embeds)
+    if path is not None:
+        write_labels(path, name_embed_features(embeds), fingerprint(embeds))
+    for name in SAE_NAMES:
+        sae = load_sae(name)
+        path = shipped_labels(sae)
+        if path is not None:
+            write_labels(path, name_features(transformer, sae), fingerprint(sae))
+            print(f"Written: {path.name} of {name}; {measure_names(transformer, sae)}")
+
+
+if __name__ == "__main__":
+    main()

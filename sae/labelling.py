@@ -1,0 +1,157 @@
+"""Names features by the words that raise them most against all others: no outside model is asked."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from .labels import Label, Labels
+from .safetensors_file import open_safetensors
+
+SOURCE = "LabelFeatures"
+SOURCES = (SOURCE, "LabelEmbedFeatures")  # whose names give way to new ones
+UNCLEAR = "unclear"
+MOST_TEXTS = 5000  # words, and contexts
+NEAR = 0.5  # words that raise a feature at least this much of what the best does share its name
+RELIABLE = 0.5  # share of the contexts in which the best word makes the feature fire
+MOST_NAMES = 2  # words that a name may have
+TOLD = 3  # words in the note
+SLOT = "{}"
+_KEPT = ("by_word", "by_context", "said", "fired")
+
+
+def read_words(text: str) -> list[str]:
+    """Words or short phrases, one a line or between commas; none given, those that come with the pack."""
+    return _distinct(text, ",") or _distinct(Path(__file__).with_name("words.txt").read_text(encoding="utf-8"), "\n")
+
+
+def _distinct(text: str, mark: str) -> list[str]:
+    lines = [line for line in text.splitlines() if not line.strip().startswith("#")]
+    words = list(dict.fromkeys(word.strip() for line in lines for word in line.split(mark) if word.strip()))
+    if len(words) == 1 or len(words) > MOST_TEXTS:
+        raise ValueError(f"words: {len(words)} came; give 2 to {MOST_TEXTS}, because a word is compared with others.")
+    return words
+
+
+def read_contexts(text: str) -> list[str]:
+    """Prompts with a place {} for the word, one a line; none given, just the word."""
+    contexts = list(dict.fromkeys(line.strip() for line in text.splitlines() if line.strip())) or [SLOT]
+    wrong = next((context for context in contexts if context.count(SLOT) != 1), None)
+    if wrong is not None or len(contexts) > MOST_TEXTS:
+        raise ValueError(f"contexts: {(wrong or '')[:60]!r} came; each line needs {SLOT} once, where the word goes.")
+    return contexts
+
+
+@dataclass
+class WordTally:
+    """How strongly each feature fires for each word, as a mean over tokens; memory is (3 W + C) · d_sae numbers.
+
+    A context that already says a word, such as "{} on a red car" for "red", is left out of what other words do there.
+    """
+
+    words: Sequence[str]
+    contexts: Sequence[str]
+    by_word: Tensor  # (W, d_sae): sum over the contexts
+    by_context: Tensor  # (C, d_sae): sum over the words
+    said: Tensor  # (W, d_sae): sum of a word's own runs in contexts that say it
+    fired: Tensor  # (W, d_sae): in how many contexts the feature fired at all
+    done: int = 0  # runs, word by word
+
+    @classmethod
+    def new(cls, words: Sequence[str], contexts: Sequence[str], d_sae: int) -> WordTally:
+        w, c = len(words), len(contexts)
+        zeros = {name: torch.zeros(c if name == "by_context" else w, d_sae) for name in _KEPT}
+        return cls(words, contexts, **zeros, done=0)
+
+    @property
+    def runs(self) -> int:
+        return len(self.words) * len(self.contexts)
+
+    def next(self) -> str:
+        """The prompt of the next run."""
+        word, context = divmod(self.done, len(self.contexts))
+        return self.contexts[context].replace(SLOT, self.words[word])
+
+    def add(self, activation: Tensor) -> None:
+        """Mean activation (d_sae,) of the prompt that `next` gave."""
+        word, context = divmod(self.done, len(self.contexts))
+        activation = activation.float().cpu()
+        self.by_word[word] += activation
+        self.by_context[context] += activation
+        self.fired[word] += activation > 0
+        if self._says(context, word):
+            self.said[word] += activation
+        self.done += 1
+
+    def _says(self, context: int, word: int) -> bool:
+        return f" {self.words[word].lower()} " in f" {self.contexts[context].lower()} "
+
+    def raised(self) -> tuple[Tensor, Tensor]:
+        """Of each word the mean activation, and by how much that is above all other words', both (W, d_sae)."""
+        mean = self.by_word / len(self.contexts)
+        others = torch.zeros_like(mean)
+        for word in range(len(self.words)):
+            open_ = [context for context in range(len(self.contexts)) if not self._says(context, word)]
+            if not open_:
+                raise ValueError(f"contexts: each of them says {self.words[word]!r}; give one that does not.")
+            rest = self.by_context[open_].sum(0) - (self.by_word[word] - self.said[word])
+            others[word] = rest / (len(open_) * (len(self.words) - 1))
+        return mean, mean - others
+
+    def labels(self, threshold: float) -> Labels:
+        """A label for each feature that fired: a word or two, or "unclear", with the score.
+
+        The score is the part of the activation for the best word that other words do not have: 1 where they leave the
+        feature silent. A feature is unclear where the score is below `threshold`, more words raise it alike, or the
+        best word makes it fire in a few contexts only.
+        """
+        mean, raised = self.raised()
+        height, order = raised.topk(min(max(TOLD, MOST_NAMES + 1), len(self.words)), dim=0)
+        score = (height[0] / mean.gather(0, order[:1])[0].clamp_min(1e-12)).clamp(0, 1)
+        reliable = self.fired.gather(0, order[:1])[0] >= RELIABLE * len(self.contexts)
+        near = (height >= NEAR * height[0]).sum(0)
+        found = {}
+        for k in (mean.amax(0) > 0).nonzero().flatten().tolist():
+            words = order[:, k].tolist()
+            clear = float(score[k]) >= threshold and int(near[k]) <= MOST_NAMES and bool(reliable[k])
+            name = ", ".join(self.words[word] for word in words[: int(near[k])]) if clear else UNCLEAR
+            heights = zip(words[:TOLD], height[:TOLD, k].tolist(), strict=False)
+            note = "raised most by " + ", ".join(
+                f"{self.words[word]} {above:.3g}" for word, above in heights if above > 0
+            )
+            found[k] = Label(name[:200], note[:2000], SOURCE, round(float(score[k]), 3))
+        return found
+
+    def save(self, path: Path, key: str) -> None:
+        """Keeps what is done, for `resumed` with the same key."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_suffix(".part")
+        tensors = {name: getattr(self, name) for name in _KEPT}
+        save_file(tensors, part, metadata={"key": key, "done": str(self.done)})
+        part.replace(path)
+
+    @classmethod
+    def resumed(cls, path: Path, key: str, words: Sequence[str], contexts: Sequence[str], d_sae: int) -> WordTally:
+        """What `save` kept under this key, else a new tally; a broken or foreign file counts as none."""
+        fresh = cls.new(words, contexts, d_sae)
+        try:
+            source, metadata = open_safetensors(path)
+        except ValueError:
+            return fresh
+        shapes = {name: tuple(getattr(fresh, name).shape) for name in _KEPT}
+        done = metadata.get("done", "")
+        same = metadata.get("key") == key and {name: info.shape for name, info in source.infos.items()} == shapes
+        if not same or not done.isdecimal() or int(done) > fresh.runs:
+            return fresh
+        tensors = {name: source.whole(name).float() for name in _KEPT}
+        return cls(words, contexts, **tensors, done=int(done))
+
+
+def merge(known: Labels, found: Labels) -> Labels:
+    """What of the found labels may be written: a name that a person or another tool gave stays."""
+    return {k: label for k, label in found.items() if k not in known or known[k].source in SOURCES}

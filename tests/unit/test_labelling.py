@@ -1,0 +1,154 @@
+"""Names of features: the words that raise them most, against formulas written out here."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from sae.demo.files import ATTENTION_SAE, TEXT_SAE, load_sae, load_transformer
+from sae.demo.kandinsky.files import EMBED_SAE
+from sae.demo.name_features import measure_names, name_embed_features, selectivity
+from sae.demo.shapes import Prompt, all_prompts, read_prompt
+from sae.fingerprint import fingerprint
+from sae.label_store import shipped_labels
+from sae.labelling import SOURCE, UNCLEAR, WordTally, merge, read_contexts, read_words
+from sae.labelling_directions import label_directions, text_rows
+from sae.labels import Label, read_labels
+from small_saes import small_sae
+
+WORDS = ["red", "blue", "big", "small"]
+CONTEXTS = ["{} cat", "{} dog on red", "{} house"]
+
+
+def filled(activations: torch.Tensor) -> WordTally:
+    """activations (W, C, d_sae)."""
+    tally = WordTally.new(WORDS, CONTEXTS, activations.shape[-1])
+    prompts = []
+    while tally.done < tally.runs:
+        word, context = divmod(tally.done, len(CONTEXTS))
+        prompts.append(tally.next())
+        tally.add(activations[word, context])
+    assert prompts[:4] == ["red cat", "red dog on red", "red house", "blue cat"]
+    return tally
+
+
+def test_raised_leaves_out_contexts_that_say_the_word() -> None:
+    activations = torch.rand(4, 3, 7, generator=torch.Generator().manual_seed(0))
+    mean, raised = filled(activations).raised()
+    assert torch.allclose(mean, activations.mean(1))
+    others = torch.stack([activations[[1, 2, 3]][:, [0, 2]].mean((0, 1)), activations[[0, 2, 3]].mean((0, 1))])
+    assert torch.allclose(raised[:2], mean[:2] - others, atol=1e-6)
+
+
+def test_names_scores_and_what_is_unclear() -> None:
+    x = torch.zeros(4, 3, 6)
+    x[0, :, 0] = 2.0  # red alone
+    x[1, :, 1], x[2, :, 1] = 1.0, 0.9  # blue and big alike
+    x[:3, :, 2] = 1.0  # three words alike
+    x[:, :, 3] = 1.0  # everything
+    x[3, 0, 4] = 5.0  # small, in one context of three
+    labels = filled(x).labels(0.6)
+    assert {k: label.name for k, label in labels.items()} == {
+        0: "red", 1: "blue, big", 2: UNCLEAR, 3: UNCLEAR, 4: UNCLEAR,
+    }  # fmt: skip
+    assert labels[0] == Label("red", "raised most by red 2", SOURCE, 1.0)
+    assert labels[1].score == pytest.approx(1 - 0.9 / 3, abs=1e-3)
+    assert filled(x).labels(0.71)[1].name == UNCLEAR
+    assert 5 not in labels  # it never fired, so nothing is said of it
+
+
+def test_contexts_that_all_say_a_word() -> None:
+    tally = WordTally.new(["cat", "dog"], ["{} and a cat"], 3)
+    tally.add(torch.ones(3))
+    tally.add(torch.ones(3))
+    with pytest.raises(ValueError, match=r"^contexts: each of them says 'cat'; give one that does not\.$"):
+        tally.labels(0.5)
+
+
+def test_a_cancelled_run_is_taken_up_where_it_stopped(tmp_path: Path) -> None:
+    activations = torch.rand(4, 3, 7, generator=torch.Generator().manual_seed(1))
+    path = tmp_path / "sub" / "kept.safetensors"
+    tally = WordTally.new(WORDS, CONTEXTS, 7)
+    for number in range(5):
+        tally.add(activations[divmod(number, 3)])
+    tally.save(path, "key")
+    assert WordTally.resumed(path, "other key", WORDS, CONTEXTS, 7).done == 0
+    assert WordTally.resumed(path, "key", WORDS, CONTEXTS, 8).done == 0
+    again = WordTally.resumed(path, "key", WORDS, CONTEXTS, 7)
+    assert again.done == 5
+    for number in range(5, 12):
+        again.add(activations[divmod(number, 3)])
+    assert again.labels(0.5) == filled(activations).labels(0.5)
+
+
+@pytest.mark.parametrize("content", [b"", b"\0" * 100, b'{"a": 1}'])
+def test_a_broken_file_counts_as_none(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "kept.safetensors"
+    path.write_bytes(content)
+    assert WordTally.resumed(path, "key", WORDS, CONTEXTS, 7).done == 0
+
+
+def test_words_and_contexts() -> None:
+    assert read_words("red, blue\n# no\nbig cat\nred") == ["red", "blue", "big cat"]
+    shipped = read_words(" ")
+    assert 300 <= len(shipped) <= 350
+    assert {"red", "oil painting", "calm", "dog"} <= set(shipped)
+    assert read_contexts("") == ["{}"]
+    assert read_contexts("a {} b\n\n{}") == ["a {} b", "{}"]
+    with pytest.raises(ValueError, match=r"^words: 1 came; give 2 to 5000"):
+        read_words("red")
+    for wrong in ("no place", "{} and {}"):
+        with pytest.raises(ValueError, match=r"^contexts: .* each line needs \{\} once"):
+            read_contexts(wrong)
+
+
+def test_names_that_people_gave_stay() -> None:
+    found = {k: Label("red", source=SOURCE) for k in range(4)}
+    known = {0: Label("mine"), 1: Label("old", source=SOURCE), 2: Label("x", source="a.csv")}
+    assert sorted(merge(known, found)) == [1, 3]
+
+
+def test_directions_are_named_by_the_text_that_points_there() -> None:
+    sae = small_sae("relu")
+    directions = sae.direction([2, 5])
+    embeds = torch.stack([directions[0] * 3 + 10, directions[1] * 2 + 10, torch.randn(sae.d_in) * 0.01 + 10])
+    labels = label_directions(sae, ["a", "b", "c"], text_rows(embeds, 1), 0.5)
+    unit = torch.nn.functional.normalize(embeds, dim=-1)
+    unit = torch.nn.functional.normalize(unit - unit.mean(0), dim=-1)
+    for k, label in labels.items():
+        cosines = (unit @ sae.direction([k])[0] / sae.direction([k])[0].norm()).sort(descending=True)
+        score = min(1.0, float(1 - cosines.values[1] / cosines.values[0]))
+        assert label.score == pytest.approx(score, abs=1e-3)
+        expected = "abc"[int(cosines.indices[0])] if score >= 0.5 else UNCLEAR
+        assert label.name == expected
+    with pytest.raises(ValueError, match=r"^encoder: its texts have width 3, but .* width"):
+        label_directions(sae, ["a", "b"], torch.eye(3)[:2], 0.5)
+
+
+def test_selectivity_counts_words_that_the_feature_owes_everything_to() -> None:
+    prompts = all_prompts()
+    red = torch.tensor([float(prompt.colour == "red") for prompt in prompts])
+    left_too = torch.tensor([float(prompt.place == "left" and prompt.colour == "red") for prompt in prompts])
+    found = selectivity(torch.stack([red, left_too, torch.ones(len(prompts)), torch.zeros(len(prompts))], 1), prompts)
+    assert found.specific == {0: "red"}
+    assert found.unspecific == [2]
+
+
+@pytest.mark.parametrize("name", [TEXT_SAE, ATTENTION_SAE])
+def test_shapes_features_get_the_right_word(name: str) -> None:
+    found = measure_names(load_transformer(), load_sae(name))
+    assert found.right >= 0.8 * found.specific >= 16
+    assert found.wrong <= 0.05 * found.specific
+    assert found.unclear >= 0.75 * found.unspecific
+
+
+def test_shipped_labels_are_those_of_the_shipped_saes() -> None:
+    for name in (TEXT_SAE, ATTENTION_SAE, EMBED_SAE):
+        sae = load_sae(name)
+        labels = read_labels(shipped_labels(sae), fingerprint(sae))
+        assert len({label.name for label in labels.values()}) > 8
+    assert {k: v.name for k, v in name_embed_features(sae).items()} == {k: v.name for k, v in labels.items()}
+
+
+def test_the_demo_reads_texts_as_an_encoder_does() -> None:
+    assert read_prompt("a photo of a blue circle, red, big") == Prompt("blue", "circle", None, "big", None)
