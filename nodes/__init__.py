@@ -8,6 +8,7 @@ from . import (
     clip_embed_steer,
     export_sae,
     feature_heatmap,
+    feature_mixer,
     flux_activation_steer,
     inspect_sae,
     kandinsky_decode,
@@ -29,6 +30,7 @@ from . import (
 FILES = (
     load_sae,
     sae_feature,
+    feature_mixer,
     top_activating_features,
     flux_activation_steer,
     feature_heatmap,

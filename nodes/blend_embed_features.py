@@ -10,7 +10,6 @@ from ..sae.embeddings import ALL, AUTO, blend_tokens
 from ..sae.hosts.embeddings import edited, is_conditioning, place_in, read
 from ..sae.record import SteeringRecord
 from .embed_sockets import EMBED_TYPES, describe_place, embed_input, target_input, tokens_input
-from .messages import show_on_node
 from .sockets import CATEGORY, Sae, SaeFeatures
 
 
@@ -71,7 +70,6 @@ class BlendEmbedFeatures(io.ComfyNode):
         summary = record.summary()
         what = f"‖Δ‖/‖x‖ {summary.mean_ratio:.3g}" if summary.steps else "nothing changed, the amount is 0"
         lines = [f"{features}: {what}.", describe_place(embed, place), *summary.warnings]
-        show_on_node(cls.hidden.unique_id, "\n".join(lines))
         return io.NodeOutput(changed, ui={"text": lines})
 
 

@@ -20,7 +20,6 @@ from .embed_sockets import (
     word_inputs,
     words_of,
 )
-from .messages import show_on_node
 from .sockets import CATEGORY, Sae, SaeFeatures, steering_inputs, steering_warnings
 
 log = logging.getLogger(__name__)
@@ -83,13 +82,14 @@ class ClipEmbedSteer(io.ComfyNode):
         text: str = "",
         replaces: FeatureList | None = None,
     ) -> io.NodeOutput:
+        if features.muted:
+            return io.NodeOutput(embed, ui={"text": ["Every feature is switched off, so nothing is steered."]})
         place = place_in(embed, sae, target, tokens)
         words = words_of(embed, clip, text, place.tokens)
         steering = Steering(sae, features, method, strength, unit, replaces or ())
         record = SteeringRecord()
         steered = edited(embed, place, lambda x: steer_tokens(x, steering, record), words)
         lines = _report(embed, steering, place, record)
-        show_on_node(cls.hidden.unique_id, "\n".join(lines))
         return io.NodeOutput(steered, ui={"text": lines})
 
 

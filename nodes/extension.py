@@ -4,11 +4,17 @@ from comfy_api.latest import ComfyExtension, io
 
 from . import NODES
 from .model_folder import register
+from .routes import add_routes
 
 
 class SaeSteeringExtension(ComfyExtension):
     async def on_load(self) -> None:
         register()
+        from server import PromptServer
+
+        server = getattr(PromptServer, "instance", None)
+        if server is not None:  # none in a plain Python run
+            add_routes(server.routes, server.app)
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         return list(NODES)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from comfy_api.latest import io, ui
+from collections.abc import Mapping
+
+from comfy_api.latest import io
+from torch import Tensor
 
 from ..sae.autoencoder import SparseAutoencoder
 from ..sae.chart import feature_chart
 from ..sae.features import RANKINGS, RankedFeature, feature_list, feature_table
 from .feature_names import names_of
+from .feature_payload import table_payload
 from .sockets import SaeFeatures
 
 
@@ -36,9 +40,16 @@ def feature_outputs() -> list[io.Output]:
     ]
 
 
-def found_features(sae: SparseAutoencoder, ranked: list[RankedFeature], place: str, *lines: str) -> io.NodeOutput:
-    """The three outputs; the node shows chart, table and `lines`."""
+def found_features(
+    sae: SparseAutoencoder,
+    ranked: list[RankedFeature],
+    place: str,
+    *lines: str,
+    heat: Mapping[int, Tensor] | None = None,
+) -> io.NodeOutput:
+    """The three outputs; the node shows the table, with a thumbnail of where it has `heat`, and `lines`."""
     title, names = f"{sae.name} {place}", names_of(sae)
     table, chart = feature_table(ranked, title, names), feature_chart(ranked, title, names)
-    shown = {**ui.PreviewImage(chart).as_dict(), "text": [table, *filter(None, lines)]}
+    told = [*filter(None, lines)]
+    shown = {"text": [table, *told], "sae_steering": [{**table_payload(sae, ranked, title, heat), "lines": told}]}
     return io.NodeOutput(feature_list(ranked), table, chart, ui=shown)

@@ -116,6 +116,8 @@ class FluxActivationSteer(io.ComfyNode):
         mask: Tensor | None = None,
         replaces: FeatureList | None = None,
     ) -> io.NodeOutput:
+        if features.muted:
+            return io.NodeOutput(model, ui={"text": ["Every feature is switched off, so nothing is steered."]})
         site = resolve_site(location, stream, sae.site)
         steering = Steering(sae, features, method, strength, unit, replaces or ())
         intervention = Intervention(steering, site, Schedule(start_percent, end_percent), apply_to, mask)
@@ -162,7 +164,13 @@ def _report(summary: RunSummary, node_id: str | None, place: str, warnings: list
         log.info("FluxActivationSteer: %s", summary_text)
     for warning in summary.warnings:
         log.warning("FluxActivationSteer: %s", warning)
-    show_on_node(node_id, "\n".join([summary_text, *summary.warnings, *warnings]))
+    report = {
+        "kind": "report",
+        "text": summary_text,
+        "warnings": [*summary.warnings, *warnings],
+        "curve": [list(step) for step in summary.curve],
+    }
+    show_on_node(node_id, report)
 
 
 NODES = [FluxActivationSteer]

@@ -48,14 +48,14 @@ class LoadSAE(io.ComfyNode):
     def fingerprint_inputs(
         cls, sae_name: str, location: str, stream: str, architecture: str = AUTO
     ) -> tuple[str, str, str, str, tuple[tuple[str, int], ...]]:
-        return sae_name, location, stream, architecture, _state_of(sae_name)
+        return sae_name, location, stream, architecture, state_of(sae_name)
 
     @classmethod
     def execute(cls, sae_name: str, location: str, stream: str, architecture: str = AUTO) -> io.NodeOutput:
-        return io.NodeOutput(_load(sae_name, location, stream, architecture))
+        return io.NodeOutput(load_named(sae_name, location, stream, architecture))
 
 
-def _state_of(sae_name: str) -> tuple[tuple[str, int], ...]:
+def state_of(sae_name: str) -> tuple[tuple[str, int], ...]:
     """Names and times of the files of the SAE's folder: weights, shards, config, statistics."""
     path = folder_paths.get_full_path(KIND, sae_name)
     if path is None:
@@ -70,7 +70,7 @@ def _name_of(sae_name: str) -> str:
     return str(Path(sae_name).with_suffix(""))
 
 
-def _load(sae_name: str, location: str, stream: str, architecture: str) -> SparseAutoencoder:
+def load_named(sae_name: str, location: str, stream: str, architecture: str) -> SparseAutoencoder:
     sae = load(sae_path(sae_name), name=_name_of(sae_name), architecture=architecture, within=sae_folders())
     measured = measured_statistics(sae.name)
     if sae.statistics is None and measured.is_file():

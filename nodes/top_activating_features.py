@@ -92,15 +92,15 @@ class TopActivatingFeatures(io.ComfyNode):
         site = resolve_site(location, stream, sae.site)
         runs = [positive] if baseline is None else [positive, baseline]
         progress = comfy.utils.ProgressBar(steps * len(runs))
-        tallies = []
+        readers = []
         for number, conditioning in enumerate(runs):
             reader = FeatureReader(sae, site, mask)
             callback = _callback(model, progress, number * steps, steps * len(runs))
             observed = host.observe(model, site, reader, sae)
             host.sample(observed, conditioning, latent_image, host.Sampling(seed, steps), callback)
-            tallies.append(reader.tally)
-        saved = _save_statistics(sae, tallies[0]) if save_statistics else ""
-        return _result(sae, site, rank_by, count, saved, *tallies)
+            readers.append(reader)
+        saved = _save_statistics(sae, readers[0].tally) if save_statistics else ""
+        return _result(sae, site, rank_by, count, saved, *readers)
 
 
 def _callback(model: host.Model, progress: comfy.utils.ProgressBar, done: int, total: int) -> Any:
@@ -128,16 +128,17 @@ def _result(
     by: Any,
     count: int,
     saved: str,
-    tally: FeatureTally,
-    baseline: FeatureTally | None = None,
+    reader: FeatureReader,
+    baseline: FeatureReader | None = None,
 ) -> io.NodeOutput:
-    ranked = rank_features(tally, by, count, baseline)
+    ranked = rank_features(reader.tally, by, count, baseline.tally if baseline else None)
     if not ranked:
         raise ValueError(
             f"sae: no feature of {sae.name} fires {'more' if baseline else 'at all'} at {site} for this prompt; check "
             "that the SAE belongs to this model and location, or use another baseline."
         )
-    return found_features(sae, ranked, f"at {site}", saved)
+    heat = reader.heat(row.feature for row in ranked)
+    return found_features(sae, ranked, f"at {site}", saved, heat=heat)
 
 
 NODES = [TopActivatingFeatures]

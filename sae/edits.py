@@ -64,10 +64,14 @@ class Edit:
 
 
 class FeatureList(list[Edit]):
-    """The object on a SAE_FEATURES socket: edits in the order they were chosen."""
+    """The object on a SAE_FEATURES socket: edits in the order they were chosen.
 
-    def __init__(self, edits: Iterable[Edit] = ()) -> None:
+    A `muted` one is empty because all its features were switched off: nothing is to be steered, and nothing is wrong.
+    """
+
+    def __init__(self, edits: Iterable[Edit] = (), muted: bool = False) -> None:
         super().__init__(edits)
+        self.muted = muted
 
     def __str__(self) -> str:
         return ", ".join(map(str, self)) or "no features"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -12,7 +12,7 @@ from torch import Tensor
 from .autoencoder import SparseAutoencoder, SparseCodes
 from .edits import Edit, FeatureList
 from .intervention import COND, Moment
-from .region import check_mask, token_weights
+from .region import check_mask, token_grid, token_weights
 from .site import Site
 from .statistics import FeatureStatistics
 
@@ -81,6 +81,8 @@ class FeatureReader:
         self.sae = sae
         self.mask = None if mask is None else check_mask(mask)
         self.tally = FeatureTally(sae.d_sae)
+        self.site = site
+        self._last: tuple[SparseCodes, Moment] | None = None  # of the first picture, in the last call
 
     def __call__(self, x: Tensor, moment: Moment) -> None:
         for rows in cond_rows(x, moment):
@@ -92,7 +94,21 @@ class FeatureReader:
             x = x[weights.to(x.device) > 0]
             if not x.shape[0]:
                 raise ValueError("mask: it is empty, so there is no token to read; paint the part of interest.")
-        self.tally.add(self.sae.encode_sparse(x, moment.sigma))
+        codes = self.sae.encode_sparse(x, moment.sigma)
+        self.tally.add(codes)
+        if self.mask is None and self.site.stream != "text":
+            self._last = SparseCodes(codes.values[0].cpu(), codes.indices[0].cpu()), moment
+
+    def heat(self, features: Iterable[int]) -> dict[int, Tensor]:
+        """Where each feature fired on the first picture in the last call, (rows, columns); empty for a text or mask."""
+        if self._last is None:
+            return {}
+        codes, moment = self._last
+        grid = token_grid(moment.latent_height, moment.latent_width)
+        first = moment.text_tokens if self.site.stream == "joint" else 0
+        part = slice(first, first + grid[0] * grid[1])  # without the text, and without reference pictures behind
+        values, indices = codes.values[part].float(), codes.indices[part]
+        return {k: torch.where(indices == k, values, 0).sum(-1).view(grid) for k in features}
 
 
 @dataclass(frozen=True)

@@ -43,7 +43,16 @@ class SteeringRecord:
             max_ratio=float(numbers[:, 1].max()),
             kept=float(numbers[:, 2].mean()),
             largest_mean=float(numbers[:, 0].max()),
+            curve=_curve([sigma for sigma, _ in notes], numbers[:, 0].tolist()),
         )
+
+
+def _curve(sigmas: list[float], ratios: list[float]) -> tuple[tuple[float, float], ...]:
+    """The mean of all blocks and calls at each noise level."""
+    steps: dict[float, list[float]] = {}
+    for sigma, ratio in zip(sigmas, ratios, strict=True):
+        steps.setdefault(sigma, []).append(ratio)
+    return tuple((sigma, sum(found) / len(found)) for sigma, found in sorted(steps.items(), reverse=True))
 
 
 @dataclass(frozen=True)
@@ -55,6 +64,7 @@ class RunSummary:
     max_ratio: float
     kept: float  # share of ‖Δ‖² that the model's dtype kept
     largest_mean: float = 0.0  # largest mean over the tokens of one block in one step
+    curve: tuple[tuple[float, float], ...] = ()  # (sigma, mean ‖Δ‖/‖x‖) of each step, noise first
 
     def __str__(self) -> str:
         if self.steps == 0:

@@ -3,6 +3,7 @@
 INPUTS = {
     "LoadSAE": ["sae_name", "location", "stream", "architecture"],
     "SAEFeature": ["feature", "strength", "features"],
+    "FeatureMixer": ["sae", "mix", "features"],
     "TopActivatingFeatures": (
         "model sae positive latent_image seed steps count rank_by location stream baseline mask save_statistics".split()
     ),
@@ -44,6 +45,7 @@ INPUTS = {
 OUTPUTS = {
     "LoadSAE": ["SAE"],
     "SAEFeature": ["SAE_FEATURES"],
+    "FeatureMixer": ["SAE_FEATURES"],
     "TopActivatingFeatures": ["SAE_FEATURES", "STRING", "IMAGE"],
     "FluxActivationSteer": ["MODEL"],
     "FeatureHeatmap": ["IMAGE", "MASK", "STRING"],

@@ -22,6 +22,7 @@ ALLOWED_CALLS = {
     "sae/demo/kandinsky/losses.py": {"autocast"},
     "sae/demo/__main__.py": {"print"},
     "sae/demo/evidence.py": {"print"},
+    "sae/demo/name_features.py": {"print"},
     "sae/__main__.py": {"print"},
     **{f"sae/commands/{name}.py": {"print"} for name in ("convert", "download", "inspect", "list")},
 }
@@ -140,6 +141,8 @@ def test_no_network_no_subprocess(path):
     found = [line for module, line in imports(parse(path)) if top(module) in forbidden]
     # what torch.load raises; and the one command that downloads, when it is told to
     harmless = {"from pickle import UnpicklingError"}
+    if relative(path) in ("nodes/routes.py", "nodes/messages.py"):
+        harmless.add("from aiohttp import web")  # the server's side: ComfyUI's own routes are made of it
     if relative(path) == "sae/commands/download.py":
         harmless.add("from huggingface_hub import hf_hub_download")
     assert [f"{relative(path)}:{line}" for line in found if source[line - 1].strip() not in harmless] == []

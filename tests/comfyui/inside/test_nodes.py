@@ -138,7 +138,7 @@ def test_auto_takes_the_place_of_the_sae(steer_node, model, checkpoint, load):
 def shown(monkeypatch):
     """What the node shows after a run."""
     found = []
-    monkeypatch.setattr(flux_activation_steer, "show_on_node", lambda node_id, text: found.append((node_id, text)))
+    monkeypatch.setattr(flux_activation_steer, "show_on_node", lambda node_id, report: found.append((node_id, report)))
     return found
 
 
@@ -146,7 +146,10 @@ def test_each_run_is_reported_on_the_node_and_in_the_log(steer_node, sae, shown,
     caplog.set_level(logging.INFO)
     ksampler(steer_node(sae).result[0])
     text = "Steered 2 steps; mean ‖Δ‖/‖x‖ 0.3, largest 0.3. At transformer_blocks.0 (image)."
-    assert shown == [("17", text)]
+    [(node, report)] = shown
+    assert (node, report["text"], report["warnings"]) == ("17", text, [])
+    assert [sigma for sigma, _ in report["curve"]] == sorted([sigma for sigma, _ in report["curve"]], reverse=True)
+    assert [ratio for _, ratio in report["curve"]] == pytest.approx([0.3, 0.3], rel=1e-3)
     assert [record.getMessage() for record in caplog.records if "Steered" in record.message] == [
         f"FluxActivationSteer: {text}"
     ]
@@ -154,13 +157,13 @@ def test_each_run_is_reported_on_the_node_and_in_the_log(steer_node, sae, shown,
 
 def test_a_run_without_steering_says_so(steer_node, sae, shown, caplog):
     ksampler(steer_node(sae, strength=0.0).result[0])
-    assert shown[0][1].startswith("No step was steered at transformer_blocks.0 (image)")
+    assert shown[0][1]["text"].startswith("No step was steered at transformer_blocks.0 (image)")
     assert [record.levelname for record in caplog.records if "No step" in record.message] == ["WARNING"]
 
 
 def test_a_delta_above_half_of_the_norm_is_warned_about(steer_node, sae, shown):
     ksampler(steer_node(sae, strength=0.9).result[0])
-    assert "Δ reached 0.9 of the token norm; above 0.5 it destroys the activation" in shown[0][1]
+    assert "Δ reached 0.9 of the token norm; above 0.5 it destroys the activation" in shown[0][1]["warnings"][0]
 
 
 def test_what_is_known_to_fail_is_said_before_the_run(steer_node, sae, caplog):
@@ -194,7 +197,7 @@ def test_swap_takes_its_second_list(steer_node, sae, shown):
     listed = FeatureList([Edit(3, mean=2.0, share=0.5)])
     replaced = FeatureList([Edit(5, mean=1.5, share=0.5)])
     steered = steer_node(sae, method="swap", features=listed, replaces=replaced, strength=1.0).result[0]
-    assert ksampler(steered).isfinite().all() and shown[0][1].startswith("Steered 2 steps")
+    assert ksampler(steered).isfinite().all() and shown[0][1]["text"].startswith("Steered 2 steps")
 
 
 BAD = [

@@ -131,7 +131,7 @@ def test_the_table_and_the_chart_say_the_same(find, seen):
         )
         assert re.fullmatch(r"\d+\.\d%", share) and float(share[:-1]) == pytest.approx(100 * edit.share, abs=0.06)
     assert chart.shape[0] == 1 and chart.shape[2:] == (768, 3) and 0 <= chart.min() < chart.max() <= 1
-    assert output.ui["text"] == [table] and len(output.ui["images"]) == 1
+    assert output.ui["text"] == [table] and len(output.ui["sae_steering"][0]["rows"]) == 3
 
 
 def test_a_mask_counts_its_own_tokens(find, seen):

@@ -1,0 +1,58 @@
+from __future__ import annotations
+
+from comfy_api.latest import io
+
+from ..sae.autoencoder import SparseAutoencoder
+from ..sae.edits import FeatureList
+from ..sae.mix import EMPTY, parse_mix
+from .feature_payload import sae_payload
+from .sockets import CATEGORY, Sae, SaeFeatures
+
+
+@io.comfytype(io_type="SAE_STEERING_MIX")
+class Mix(io.ComfyTypeIO):
+    """The panel of sliders. Its value is a JSON text, so that it runs without a browser."""
+
+    Type = str
+
+    class Input(io.WidgetInput):
+        pass
+
+
+class FeatureMixer(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="FeatureMixer",
+            display_name="Feature Mixer",
+            category=CATEGORY,
+            description=(
+                "A panel of sliders, one for each feature. Add features by number, by their names, or by a click in "
+                "the table of Top Activating Features. Each row says what its 1 means; set strength 1 at the node "
+                "that steers."
+            ),
+            search_aliases=["sliders", "feature sliders", "concept sliders", "mix features"],
+            inputs=[
+                Sae.Input("sae", tooltip="The SAE that the features belong to."),
+                Mix.Input(
+                    "mix",
+                    default=EMPTY,
+                    socketless=True,
+                    tooltip='The rows as JSON: {"rows": [{"feature": 31, "strength": 1.0, "unit": "max"}]}. Units: '
+                    "calibrated, max, mean, raw, token_norm.",
+                ),
+                SaeFeatures.Input("features", optional=True, tooltip="Features that come before those of the panel."),
+            ],
+            outputs=[SaeFeatures.Output(display_name="features", tooltip="The features whose rows are on.")],
+            has_intermediate_output=True,
+        )
+
+    @classmethod
+    def execute(cls, sae: SparseAutoencoder, mix: str, features: FeatureList | None = None) -> io.NodeOutput:
+        found = parse_mix(mix, sae.d_sae, sae.statistics)
+        before = list(features or ())
+        edits = FeatureList([*before, *found], muted=found.muted and not before)
+        return io.NodeOutput(edits, ui={"sae_steering": [sae_payload(sae)]})
+
+
+NODES = [FeatureMixer]

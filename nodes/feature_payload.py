@@ -1,0 +1,80 @@
+"""What the browser is told of features: plain JSON, in a node's ui output or from a route."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from torch import Tensor
+
+from ..sae.autoencoder import SparseAutoencoder
+from ..sae.calibration_file import Calibrations, read_calibrations
+from ..sae.features import RankedFeature
+from ..sae.fingerprint import fingerprint
+from ..sae.labels import Label
+from ..sae.statistics import FeatureStatistics
+from .feature_names import calibration_path, labels_of, log
+
+SIDE = 24  # of a thumbnail's grid at most
+
+
+def sae_payload(sae: SparseAutoencoder) -> dict[str, Any]:
+    return {"kind": "sae", "fingerprint": fingerprint(sae), "sae": sae.name, "count": sae.d_sae}
+
+
+def table_payload(
+    sae: SparseAutoencoder, ranked: Sequence[RankedFeature], title: str, heat: Mapping[int, Tensor] | None = None
+) -> dict[str, Any]:
+    """The rows of a result; `heat` has a map (rows, columns) of features that fired on a picture."""
+    labels, ranges = labels_of(sae), calibrations_of(fingerprint(sae))
+    rows = [
+        {
+            **feature_payload(row.feature, labels.get(row.feature), None, ranges),
+            "mean": row.mean_where_active,
+            "max": row.max,
+            "share": row.share,
+            "value": row.score if row.difference is None else row.difference,
+            "strength": row.specific,
+            **({"heat": heat_payload(heat[row.feature])} if heat and row.feature in heat else {}),
+        }
+        for row in ranked
+    ]
+    contrast = any(row.difference is not None for row in ranked)
+    return {**sae_payload(sae), "kind": "table", "title": title, "contrast": contrast, "rows": rows}
+
+
+def feature_payload(
+    feature: int, label: Label | None, statistics: FeatureStatistics | None, ranges: Calibrations
+) -> dict[str, Any]:
+    """One feature: what it is called, how strongly it fires, and its calibrations by method."""
+    found: dict[str, Any] = {"feature": feature}
+    if label is not None:
+        found |= {"name": label.name, "note": label.note, "score": label.score}
+    if statistics is not None:
+        known = {"mean": statistics.mean, "max": statistics.max, "share": statistics.density}
+        found |= {name: float(tensor[feature]) for name, tensor in known.items() if tensor is not None}
+    calibrations = [asdict(entries[feature]) for entries in ranges.values() if feature in entries]
+    return {**found, **({"calibrations": calibrations} if calibrations else {})}
+
+
+def calibrations_of(fingerprint_of_sae: str) -> Calibrations:
+    """The stored ranges; a broken file is told in the log, and gives none."""
+    path = calibration_path(fingerprint_of_sae)
+    if not path.is_file():
+        return {}
+    try:
+        return read_calibrations(path, fingerprint_of_sae)
+    except ValueError as error:
+        log.warning("%s", error)
+        return {}
+
+
+def heat_payload(heat: Tensor) -> dict[str, Any]:
+    """A map (rows, columns) as bytes, 255 where it is largest; large ones are thinned out."""
+    step = -(-max(heat.shape) // SIDE)
+    small = heat[::step, ::step].float().cpu()
+    values = (255 * small / small.max().clamp_min(1e-12)).round().byte()
+    data = base64.b64encode(values.contiguous().numpy().tobytes()).decode()
+    return {"rows": values.shape[0], "columns": values.shape[1], "data": data}

@@ -1,0 +1,49 @@
+"""SAEs as the browser names them: by the node that loads them and what is set there."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+
+from ..sae.autoencoder import SparseAutoencoder
+from ..sae.demo.files import ATTENTION_SAE, IMAGE_SAE, TEXT_SAE
+from ..sae.demo.files import load_sae as load_demo_sae
+from ..sae.demo.kandinsky.files import EMBED_SAE
+from ..sae.formats import AUTO
+from .load_sae import load_named, state_of
+
+DEMO = {
+    ("LoadShapesDemo", "sae_text"): TEXT_SAE,
+    ("LoadShapesDemo", "sae_attention"): ATTENTION_SAE,
+    ("LoadShapesDemo", "sae_image"): IMAGE_SAE,
+    ("LoadShapesKandinsky", "sae"): EMBED_SAE,
+}
+MOST = 4  # SAEs kept; their weights are read when they are needed, so they are small
+
+
+class SaeSources:
+    """Opens SAEs for the routes, and keeps the last few so that a file is hashed once."""
+
+    def __init__(self) -> None:
+        self._kept: OrderedDict[object, SparseAutoencoder] = OrderedDict()
+
+    def open(self, query: Mapping[str, str]) -> SparseAutoencoder | None:
+        """The SAE of `loader`, with `sae_name` and `architecture` or `output`; None for a loader that is not ours.
+
+        Raises ValueError for a file that is not among the listed ones, or that cannot be read.
+        """
+        loader, output = query.get("loader", ""), query.get("output", "")
+        if (loader, output) in DEMO:
+            return self._keep((loader, output), lambda: load_demo_sae(DEMO[loader, output]))
+        if loader != "LoadSAE":
+            return None
+        name, architecture = query.get("sae_name", ""), query.get("architecture", AUTO)
+        return self._keep((name, architecture, state_of(name)), lambda: load_named(name, AUTO, AUTO, architecture))
+
+    def _keep(self, key: object, load: Callable[[], SparseAutoencoder]) -> SparseAutoencoder:
+        if key not in self._kept:
+            self._kept[key] = load()
+        self._kept.move_to_end(key)
+        while len(self._kept) > MOST:
+            self._kept.popitem(last=False)
+        return self._kept[key]
