@@ -72,7 +72,7 @@ class CalibrateStrength(io.ComfyNode):
                 ),
                 io.String.Output(display_name="table", tooltip="Each feature's range."),
             ],
-            has_intermediate_output=True,
+            is_output_node=True,  # it shows what it found, whether anything is wired to it or not
         )
 
     @classmethod

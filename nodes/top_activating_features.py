@@ -69,7 +69,7 @@ class TopActivatingFeatures(io.ComfyNode):
                 _save_statistics_input(),
             ],
             outputs=feature_outputs(),
-            has_intermediate_output=True,
+            is_output_node=True,  # it shows what it found, whether anything is wired to it or not
         )
 
     @classmethod

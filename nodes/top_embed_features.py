@@ -39,7 +39,7 @@ class TopEmbedFeatures(io.ComfyNode):
                 tokens_input(),
             ],
             outputs=feature_outputs(),
-            has_intermediate_output=True,
+            is_output_node=True,  # it shows what it found, whether anything is wired to it or not
         )
 
     @classmethod

@@ -47,14 +47,13 @@ def test_the_panel_steers_as_single_features_do(node_classes, shapes, text) -> N
     largest = float(shapes[2].statistics.max[31])
     rows = [
         {"feature": 31, "strength": 0.5, "unit": "max"},
-        {"feature": 65, "strength": 0.1},
+        {"feature": 65, "strength": 1.5, "unit": "raw"},
         {"feature": 3, "on": False},
     ]
-    rows[1]["unit"] = "token_norm"
     features = mixed(node_classes, shapes, rows).result[0]
     panel = drawn(steer(node_classes, shapes, features).result[0], text)
-    first = steer(node_classes, shapes, FeatureList([Edit(31)]), strength=0.5 * largest, unit="raw").result[0]
-    both = steer(node_classes, (first, None, shapes[2]), FeatureList([Edit(65)]), strength=1.5, unit="raw").result[0]
+    plain = FeatureList([Edit(31, 0.5 * largest), Edit(65, 1.5)])
+    both = steer(node_classes, shapes, plain, unit="raw").result[0]
     assert torch.allclose(panel, drawn(both, text), atol=1e-4)
     assert not torch.allclose(panel, drawn(shapes[0], text), atol=1e-2)
 

@@ -1,0 +1,96 @@
+// The field that adds features: a number, or words of a name with what is found for them below.
+import { el, short } from "./dom.js";
+
+const PAUSE = 200; // milliseconds after the last key
+const MOST = 20; // found features that are listed
+
+/** `find` asks the server for {q} or {index}; `add` takes a feature; `count` is how many features there are. */
+export function createAdder({ find, add, count }) {
+  let timer;
+  let found = [];
+  let marked = -1;
+  const id = `sae-steering-found-${Math.random().toString(36).slice(2)}`;
+  const options = el("ul", { className: "sae-steering-found", role: "listbox", id, hidden: true });
+  const field = el("input", {
+    className: "sae-steering-add", type: "text", placeholder: "add a feature: number or name", role: "combobox",
+    "aria-label": "Add a feature by number or name", "aria-expanded": "false", "aria-controls": id, autocomplete: "off",
+    oninput: () => {
+      clearTimeout(timer);
+      timer = setTimeout(look, PAUSE);
+    },
+    onkeydown: press,
+    onblur: () => setTimeout(close, 150), // after a click on what was found
+  });
+  const hint = el("span", { className: "sae-steering-hint" });
+
+  function close() {
+    options.hidden = true;
+    field.setAttribute("aria-expanded", "false");
+  }
+
+  function take(feature) {
+    clearTimeout(timer);
+    field.value = "";
+    hint.textContent = "";
+    close();
+    add(feature);
+  }
+
+  function mark(to) {
+    marked = found.length ? (to + found.length) % found.length : -1;
+    [...options.children].forEach((option, at) => option.setAttribute("aria-selected", String(at === marked)));
+    options.children[marked]?.scrollIntoView({ block: "nearest" });
+  }
+
+  async function look() {
+    const words = field.value.trim();
+    hint.textContent = "";
+    if (!words) return close();
+    const number = /^\d{1,9}$/.test(words);
+    try {
+      found = await find(number ? { index: words } : { q: words });
+    } catch (error) {
+      found = number ? [{ feature: Number(words) }] : []; // a number can be added without knowing the SAE
+      if (!number) hint.textContent = error.message;
+    }
+    if (number && !found.length) hint.textContent = count() ? `This SAE has the features 0 to ${count() - 1}.` : "";
+    else if (!found.length && !hint.textContent) hint.textContent = "No feature has that name.";
+    show();
+    return undefined;
+  }
+
+  function show() {
+    found = found.slice(0, MOST);
+    options.replaceChildren(
+      ...found.map((feature) =>
+        el(
+          "li",
+          { role: "option", title: feature.note ?? "", onpointerdown: (event) => event.preventDefault(), onclick: () => take(feature) },
+          el("b", { textContent: feature.feature }),
+          el("span", { textContent: feature.name ?? "no name" }),
+          el("small", { textContent: Number.isFinite(feature.score) ? short(feature.score) : "" }),
+        ),
+      ),
+    );
+    options.hidden = !found.length;
+    field.setAttribute("aria-expanded", String(!options.hidden));
+    mark(0);
+  }
+
+  async function press(event) {
+    event.stopPropagation();
+    if (event.key === "ArrowDown" || event.key === "ArrowUp") {
+      event.preventDefault();
+      mark(marked + (event.key === "ArrowDown" ? 1 : -1));
+    } else if (event.key === "Escape") {
+      close();
+    } else if (event.key === "Enter") {
+      event.preventDefault();
+      clearTimeout(timer);
+      if (options.hidden) await look();
+      if (found[marked]) take(found[marked]);
+    }
+  }
+
+  return el("div", { className: "sae-steering-adder" }, field, hint, options);
+}

@@ -1,0 +1,83 @@
+// The value of the panel: rows as JSON. The same rules as sae/mix.py, which has the last word.
+
+export const EMPTY = '{"rows": []}';
+export const UNITS = {
+  calibrated: "× clear",
+  max: "× max",
+  mean: "× mean",
+  raw: "activation",
+  token_norm: "of norm",
+};
+const LARGEST_DELTA = 0.5; // of the token's norm: beyond it the activation is destroyed, see sae/record.py
+const BEYOND = 2; // how far past its own largest activation a slider goes
+const FIRST = { calibrated: 1, max: 0.5, mean: 1, raw: 1, token_norm: 0.1 };
+
+/** {rows} of a text; a text that is none is kept as `broken`, and not touched until the user changes something. */
+export function parse(text) {
+  try {
+    const found = JSON.parse(text || EMPTY);
+    if (Array.isArray(found?.rows)) {
+      const rows = found.rows.filter((row) => row && typeof row === "object" && Number.isInteger(row.feature));
+      if (rows.length === found.rows.length) return { rows: rows.map((row) => ({ ...row })) };
+    }
+  } catch {
+    // told below, as for any other text that is no list of rows
+  }
+  return { rows: [], broken: String(text) };
+}
+
+export function write(state) {
+  return state.broken ?? JSON.stringify({ rows: state.rows });
+}
+
+/** The units that a row can be given in, the best first: only those for which something is known of the feature. */
+export function unitsOf(row) {
+  const known = [];
+  if (row.calibration) known.push("calibrated");
+  if (row.max > 0) known.push("max");
+  if (row.mean > 0 && row.max > 0) known.push("mean");
+  if (row.max > 0) known.push("raw");
+  known.push("token_norm");
+  return row.unit && !known.includes(row.unit) ? [...known, row.unit] : known;
+}
+
+/** How far a row's slider goes, from what was measured: [smallest, largest, step]. */
+export function rangeOf(row) {
+  const unit = row.unit ?? unitsOf(row)[0];
+  let largest = LARGEST_DELTA;
+  if (unit === "calibrated") largest = row.calibration ? row.calibration.high / row.calibration.clear : 1;
+  else if (unit === "max") largest = BEYOND;
+  else if (unit === "mean") largest = row.mean > 0 && row.max > 0 ? (BEYOND * row.max) / row.mean : BEYOND;
+  else if (unit === "raw") largest = row.max > 0 ? BEYOND * row.max : BEYOND;
+  const rounded = Number(Math.max(largest, 0.01).toPrecision(3));
+  return [-rounded, rounded, Number((rounded / 100).toPrecision(1))];
+}
+
+/** A row of a feature as the server tells it. */
+export function rowOf(feature) {
+  const row = { feature: feature.feature, strength: 1, on: true };
+  if (feature.name) row.name = feature.name;
+  for (const key of ["mean", "max", "share"]) if (Number.isFinite(feature[key])) row[key] = feature[key];
+  const calibrations = feature.calibrations ?? [];
+  const best = calibrations.find((known) => known.method === "add") ?? calibrations[0];
+  if (best) row.calibration = best;
+  row.unit = unitsOf(row)[0];
+  row.strength = FIRST[row.unit];
+  return row;
+}
+
+/** What the server knows now goes into a row; its slider stays where it is. */
+export function refresh(row, feature) {
+  for (const key of ["mean", "max", "share"]) {
+    if (row[key] === undefined && Number.isFinite(feature[key])) row[key] = feature[key];
+  }
+  if (feature.name) row.name = feature.name;
+  const calibration = feature.calibrations?.find((known) => known.method === (row.calibration?.method ?? "add"));
+  if (calibration && !row.calibration) row.calibration = calibration;
+}
+
+export function move(rows, from, to) {
+  const moved = [...rows];
+  moved.splice(to, 0, ...moved.splice(from, 1));
+  return moved;
+}

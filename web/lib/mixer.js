@@ -1,0 +1,179 @@
+// The panel of FeatureMixer: one row a feature. Its value is a JSON text, see mix.js.
+import { createAdder } from "./adder.js";
+import { el, shield } from "./dom.js";
+import { asOneChange, saeSource } from "./graph.js";
+import { createRow } from "./mixer_row.js";
+import { EMPTY, move, parse, refresh, rowOf, write } from "./mix.js";
+import { findFeatures, rename } from "./server.js";
+
+const ROW_HEIGHT = 34;
+const OTHER_HEIGHT = 74;
+const MOST_SHOWN = 8; // rows; beyond these the list scrolls
+const TYPE = "sae_steering.mix"; // no type of core's, which would take the widget over
+
+/** The widget of an input of type SAE_STEERING_MIX. */
+export function createMixer(node, name, preset = EMPTY) {
+  const panel = new Mixer(node, preset);
+  const widget = node.addDOMWidget(name, TYPE, panel.element, {
+    getValue: () => write(panel.state),
+    setValue: (value) => panel.load(value),
+    getMinHeight: () => panel.height,
+    margin: 6,
+  });
+  widget.saeSteeringPanel = panel;
+  panel.changed = () => widget.callback?.(widget.value);
+  return widget;
+}
+
+/** The panel of a node, where it has one. */
+export function panelOf(node) {
+  return node.widgets?.find((widget) => widget.saeSteeringPanel)?.saeSteeringPanel;
+}
+
+class Mixer {
+  constructor(node, preset) {
+    this.node = node;
+    this.state = parse(preset);
+    this.fingerprint = undefined;
+    this.count = undefined;
+    this.changed = () => {};
+    this.list = el("ol", { className: "sae-steering-rows", "aria-label": "Features" });
+    this.message = el("div", { className: "sae-steering-message", role: "status" });
+    this.adder = createAdder({
+      find: (words) => this.find(words),
+      add: (feature) => this.add(feature),
+      count: () => this.count,
+    });
+    this.element = shield(
+      el("div", { className: "sae-steering sae-steering-mixer" }, this.adder, this.list, this.message),
+    );
+    this.render();
+  }
+
+  get height() {
+    return OTHER_HEIGHT + ROW_HEIGHT * Math.min(Math.max(this.state.rows.length, 1), MOST_SHOWN);
+  }
+
+  /** Takes a value over, as it was saved, undone or pasted. */
+  load(value) {
+    this.state = parse(value);
+    this.render();
+    if (this.state.rows.length) queueMicrotask(() => this.ask());
+  }
+
+  /** What a run or a table told of the SAE. */
+  know(sae) {
+    this.fingerprint = sae.fingerprint;
+    this.count = sae.count;
+  }
+
+  render(focus) {
+    const { rows, broken } = this.state;
+    this.list.replaceChildren(...rows.map((row, at) => createRow(this, row, at)));
+    if (broken !== undefined) this.tell("This value is no list of features; adding one replaces it.");
+    else if (!rows.length) this.tell("Add a feature by number or name, or by a click in a table of features.");
+    else this.tell("");
+    this.fit();
+    if (focus) this.list.querySelector(`[data-at="${focus.at}"] ${focus.what}`)?.focus();
+  }
+
+  tell(text) {
+    this.message.textContent = text;
+  }
+
+  /** Makes the node as high as its rows need; whatever the user made larger stays. */
+  fit() {
+    const { node } = this;
+    if (!node.widgets?.length || !node.computeSize) return;
+    const [, least] = node.computeSize();
+    if (node.size[1] < least) node.setSize([node.size[0], least]);
+    node.graph?.setDirtyCanvas?.(true, true);
+  }
+
+  /** One step of undo: changes the rows, and draws them anew. */
+  change(edit, focus) {
+    asOneChange(() => {
+      const rows = edit([...this.state.rows]);
+      this.state = { rows };
+      this.render(focus);
+      this.changed();
+    });
+  }
+
+  /** While a slider moves: the value follows, and the step of undo comes when it is let go. */
+  slide(at, strength) {
+    this.state.rows[at] = { ...this.state.rows[at], strength };
+    this.changed();
+  }
+
+  add(feature) {
+    const at = this.state.rows.findIndex((row) => row.feature === feature.feature);
+    if (at >= 0) {
+      this.render({ at, what: ".sae-steering-slider" });
+      this.tell(`Feature ${feature.feature} is in the panel already.`);
+      return;
+    }
+    const row = rowOf(feature);
+    this.change((rows) => [...rows, row]);
+    this.ask();
+  }
+
+  set(at, change, focus) {
+    this.change((rows) => rows.map((row, index) => (index === at ? { ...row, ...change } : row)), focus);
+  }
+
+  remove(at) {
+    this.change((rows) => rows.filter((row, index) => index !== at));
+  }
+
+  move(from, to) {
+    const last = this.state.rows.length - 1;
+    const target = Math.min(Math.max(to, 0), last);
+    if (target !== from) this.change((rows) => move(rows, from, target), { at: target, what: ".sae-steering-handle" });
+  }
+
+  get source() {
+    const found = saeSource(this.node);
+    return found ?? (this.fingerprint ? { fingerprint: this.fingerprint } : undefined);
+  }
+
+  async find(query) {
+    const { source } = this;
+    if (!source) throw new Error("Connect an SAE, or run once, so that its names are known.");
+    const found = await findFeatures(source, query);
+    if (found.fingerprint) this.know({ fingerprint: found.fingerprint, count: found.count ?? this.count });
+    return found.features;
+  }
+
+  /** Asks what is known of the rows' features now: names, statistics, ranges. What is not known stays as it is. */
+  async ask() {
+    const { rows } = this.state;
+    if (!rows.length || !this.source) return;
+    let known;
+    try {
+      known = await this.find({ index: rows.slice(0, 200).map((row) => row.feature).join(",") });
+    } catch (error) {
+      this.tell(error.message);
+      return;
+    }
+    const byFeature = new Map(known.map((feature) => [feature.feature, feature]));
+    const active = this.list.contains(document.activeElement);
+    for (const row of this.state.rows) {
+      const feature = byFeature.get(row.feature);
+      if (feature) refresh(row, feature);
+    }
+    if (!active) this.render();
+  }
+
+  async rename(at, name) {
+    const { feature } = this.state.rows[at];
+    this.set(at, { name: name || undefined });
+    try {
+      if (!this.fingerprint) await this.find({ index: String(feature) });
+      const { warnings } = await rename(this.fingerprint, feature, name);
+      this.tell(warnings.join(" ") || (name ? `Feature ${feature} is called “${name}”.` : `Feature ${feature} has no name.`));
+    } catch (error) {
+      this.tell(`The name stays in this panel only: ${error.message}`);
+    }
+  }
+}
