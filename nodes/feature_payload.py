@@ -16,12 +16,16 @@ from ..sae.fingerprint import fingerprint
 from ..sae.labels import Label
 from ..sae.statistics import FeatureStatistics
 from .feature_names import calibration_path, labels_of, log
+from .sae_sources import introduce
 
 SIDE = 24  # of a thumbnail's grid at most
 
 
 def sae_payload(sae: SparseAutoencoder) -> dict[str, Any]:
-    return {"kind": "sae", "fingerprint": fingerprint(sae), "sae": sae.name, "count": sae.d_sae}
+    """Which SAE it is; the routes can tell of it from now on."""
+    mark = fingerprint(sae)
+    introduce(sae, mark)
+    return {"kind": "sae", "fingerprint": mark, "sae": sae.name, "count": sae.d_sae}
 
 
 def table_payload(

@@ -15,7 +15,7 @@ from ..sae.labels import Label, Labels, labels_from, search
 from .feature_names import label_store
 from .feature_payload import calibrations_of, feature_payload
 from .messages import KEY, Reports
-from .sae_sources import SaeSources
+from .sae_sources import SOURCES, SaeSources
 
 MOST_BYTES = 2**20
 MOST_FEATURES = 200  # of one answer
@@ -28,7 +28,7 @@ Handler = Callable[[web.Request], Awaitable[web.Response]]
 def add_routes(routes: web.RouteTableDef, app: web.Application) -> None:
     """Adds the routes to ComfyUI's; what they keep lives as long as the server does."""
     sources, reports = SaeSources(), Reports()
-    app[KEY] = reports
+    app[KEY], app[SOURCES] = reports, sources
 
     @routes.get("/sae_steering/features")
     @_told

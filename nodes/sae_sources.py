@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
+from weakref import WeakValueDictionary
+
+from aiohttp import web
 
 from ..sae.autoencoder import SparseAutoencoder
 from ..sae.demo.files import ATTENTION_SAE, IMAGE_SAE, TEXT_SAE
@@ -22,13 +25,18 @@ MOST = 4  # SAEs kept; their weights are read when they are needed, so they are 
 
 
 class SaeSources:
-    """Opens SAEs for the routes, and keeps the last few so that a file is hashed once."""
+    """Opens SAEs for the routes, and keeps the last few so that a file is hashed once.
+
+    `seen` has those that graphs have worked with, wherever they came from, as long as somebody else holds them.
+    """
 
     def __init__(self) -> None:
         self._kept: OrderedDict[object, SparseAutoencoder] = OrderedDict()
+        self.seen: WeakValueDictionary[str, SparseAutoencoder] = WeakValueDictionary()
 
     def open(self, query: Mapping[str, str]) -> SparseAutoencoder | None:
-        """The SAE of `loader`, with `sae_name` and `architecture` or `output`; None for a loader that is not ours.
+        """The SAE of `loader`, with `sae_name` and `architecture` or `output`; else the one of
+        `fingerprint`, if a graph had it; None for another.
 
         Raises ValueError for a file that is not among the listed ones, or that cannot be read.
         """
@@ -36,7 +44,7 @@ class SaeSources:
         if (loader, output) in DEMO:
             return self._keep((loader, output), lambda: load_demo_sae(DEMO[loader, output]))
         if loader != "LoadSAE":
-            return None
+            return self.seen.get(query.get("fingerprint", ""))
         name, architecture = query.get("sae_name", ""), query.get("architecture", AUTO)
         return self._keep((name, architecture, state_of(name)), lambda: load_named(name, AUTO, AUTO, architecture))
 
@@ -47,3 +55,15 @@ class SaeSources:
         while len(self._kept) > MOST:
             self._kept.popitem(last=False)
         return self._kept[key]
+
+
+SOURCES = web.AppKey("sae_steering.sources", SaeSources)  # in the server's application
+
+
+def introduce(sae: SparseAutoencoder, mark: str) -> None:
+    """Lets the routes know an SAE of the graph under way by its fingerprint."""
+    from server import PromptServer
+
+    server = getattr(PromptServer, "instance", None)
+    if server is not None and SOURCES in server.app:
+        server.app[SOURCES].seen[mark] = sae

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,12 +16,15 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from ..features import FeatureTally
+from .calibrate import Bench, Effects
 from .evidence_report import write_report
-from .files import ATTENTION_SAE, IMAGE_SAE, SAE_NAMES, load_decoder, load_sae, load_transformer
+from .files import ATTENTION_SAE, IMAGE_SAE, SAE_NAMES, TEXT_SAE, load_decoder, load_sae, load_transformer
 from .heat import Heat, measure_heat
 from .judge import KEPT
 from .kandinsky.evidence import EmbedEvidence, EmbedMeasurement
 from .model import sample
+from .name_features import Names, measure_names
 from .reader import Readings, measure_pictures
 from .score import Score
 from .settings import BEST, SETTINGS, Case
@@ -46,6 +49,8 @@ class Evidence:
     by_colour: dict[str, Score]
     embeds: EmbedEvidence  # the same changes of colour, before the generator
     heat: dict[str, Heat]  # by SAE of the picture's stream
+    names: dict[str, Names]  # by SAE: how right the labels are
+    calibrated: Effects  # of the text stream's SAE
 
 
 class Measurement:
@@ -68,6 +73,8 @@ class Measurement:
         found = Evidence(
             {}, Score(), Score(), defaultdict(Score), defaultdict(Score), defaultdict(Score), embeds.found,
             {name: measure_heat(self.transformer, self.saes[name]) for name in (IMAGE_SAE, ATTENTION_SAE)},
+            {name: measure_names(self.transformer, sae) for name, sae in self.saes.items()},
+            self._calibrated(tallies),
         )  # fmt: skip
         right: dict[str, list[bool]] = defaultdict(list)
         pairs = [(source, target) for source in COLOURS for target in COLOURS if source != target]
@@ -86,6 +93,10 @@ class Measurement:
             self._compare(found, Case(self.saes, tallies, source, target, pictures), prompts, seeds, before)
         found.drawn = {slot: sum(values) / len(values) for slot, values in right.items()}
         return found
+
+    def _calibrated(self, tallies: Mapping[tuple[str, str], FeatureTally]) -> Effects:
+        text = {colour: tallies[TEXT_SAE, colour] for colour in COLOURS}
+        return Bench(self.transformer, self.decoder, self.saes[TEXT_SAE], text).run()
 
     def _prompts(self, source: str, number: int) -> list[Prompt]:
         """Other prompts for each change, spread over all held-out ones of the source's colour."""

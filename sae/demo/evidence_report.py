@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .evidence_tools import calibration_section, names_section
 from .files import SAE_NAMES, load_sae
 from .kandinsky.files import EMBED_SAE
 from .kandinsky.settings import BEST as EMBED_BEST
@@ -55,7 +56,7 @@ LESSONS = Path(__file__).parent / "lessons.md"
 def write_report(evidence: Evidence, path: Path) -> None:
     parts = [INTRODUCTION.format(features=FEATURES, pictures=evidence.unsteered.pictures), _saes(), _drawn(evidence)]
     parts += [_comparison(evidence), _colours(evidence), _embeds(evidence.embeds), _levels(evidence)]
-    parts.append(_heat(evidence.heat))
+    parts += [_heat(evidence.heat), names_section(evidence.names), calibration_section(evidence.calibrated)]
     parts.append(LESSONS.read_text(encoding="utf-8"))
     path.write_text("\n".join(parts), encoding="utf-8")
 

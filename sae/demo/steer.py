@@ -53,6 +53,7 @@ def draw_steered(
     interventions: Sequence[Intervention],
     random_direction: int | None = None,
     on_step: OnStep | None = None,
+    steps: int = STEPS,
 ) -> tuple[Tensor, SteeringRecord]:
     """Latents (batch, 16, 16, 16) of steered drawings, and what the steering did.
 
@@ -63,4 +64,4 @@ def draw_steered(
     active = [item.begin(record, window_of(item.schedule, to_sigma)) for item in interventions]
     taps = active if random_direction is None else [RandomDirection(tap, random_direction) for tap in active]
     with tapped(transformer, taps, (COND,)):
-        return sample(transformer, prompts, seeds, STEPS, on_step), record
+        return sample(transformer, prompts, seeds, steps, on_step), record

@@ -39,9 +39,10 @@ function outside(graph, slot) {
 /** The node and output that an input is wired to; undefined where nothing is. */
 export function originOf(node, name) {
   let graph = node.graph;
+  if (!graph) return undefined; // not in a graph yet, or no more
   let link = linkOf(graph, node.inputs?.find((input) => input.name === name)?.link);
   for (let step = 0; link && step < FURTHEST; step++) {
-    if (link.origin_id === SUBGRAPH_INPUT) {
+    if (Number(link.origin_id) === SUBGRAPH_INPUT) {
       ({ graph, link } = outside(graph, link.origin_slot));
       continue;
     }

@@ -4,6 +4,7 @@ import { el, shield } from "./dom.js";
 import { asOneChange, saeSource } from "./graph.js";
 import { createRow } from "./mixer_row.js";
 import { EMPTY, move, parse, refresh, rowOf, write } from "./mix.js";
+import { renamed } from "./names.js";
 import { findFeatures, rename } from "./server.js";
 
 const ROW_HEIGHT = 34;
@@ -171,6 +172,7 @@ class Mixer {
     try {
       if (!this.fingerprint) await this.find({ index: String(feature) });
       const { warnings } = await rename(this.fingerprint, feature, name);
+      renamed(this.fingerprint, feature, name);
       this.tell(warnings.join(" ") || (name ? `Feature ${feature} is called “${name}”.` : `Feature ${feature} has no name.`));
     } catch (error) {
       this.tell(`The name stays in this panel only: ${error.message}`);

@@ -1,8 +1,10 @@
-// A table of features that fire: rank, number, name, where, how strongly, on how many tokens. A click adds one to a panel.
+// A table of features that fire: rank, number, name, where, how strongly, on how many tokens.
+// A click adds a feature to a panel.
 import { app } from "../../../scripts/app.js";
 import { el, short } from "./dom.js";
 import { executionNodes } from "./graph.js";
 import { panelOf } from "./mixer.js";
+import { nameCell, refreshNames } from "./names.js";
 
 export function drawTable(node, payload) {
   const rows = Array.isArray(payload.rows) ? payload.rows : [];
@@ -10,13 +12,14 @@ export function drawTable(node, payload) {
   const pictured = rows.some((row) => row.heat);
   const told = el("div", { className: "sae-steering-message", role: "status" });
   const head = ["#", "feature", "name", pictured ? "where" : undefined, payload.contrast ? "difference" : "activation", "tokens", ""];
+  queueMicrotask(() => refreshNames({ ...payload, rows }));
   const body = rows.map((row, rank) =>
     el(
       "tr",
       { title: row.note ?? "", onclick: () => add(payload, row, told) },
       cell(rank + 1, "sae-steering-quiet"),
       cell(row.feature, "sae-steering-index"),
-      cell(row.name ?? "", "sae-steering-called"),
+      nameCell(cell(row.name ?? "", "sae-steering-called"), row.feature),
       pictured ? el("td", {}, row.heat ? thumbnail(row.heat, row.feature) : "") : undefined,
       el("td", { className: "sae-steering-bar" }, bar(row.value / largest), el("span", { textContent: short(row.value) })),
       cell(`${short(100 * row.share)} %`, "sae-steering-quiet"),
@@ -28,7 +31,7 @@ export function drawTable(node, payload) {
   );
   return el(
     "div",
-    { className: "sae-steering-table" },
+    { className: "sae-steering-table", "data-fingerprint": payload.fingerprint },
     el("div", { className: "sae-steering-title", textContent: payload.title ?? "" }),
     el(
       "table",

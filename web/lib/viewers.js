@@ -80,7 +80,7 @@ function show(node, output) {
   const viewer = viewerOf(node);
   viewer.element.replaceChildren(content);
   viewer.element.setAttribute("data-kind", payload?.kind ?? "text");
-  requestAnimationFrame(() => fit(node, viewer));
+  watch(node, viewer, content);
 }
 
 function draw(node, payload, text) {
@@ -101,13 +101,25 @@ function viewerOf(node) {
     margin: 6,
   });
   widget.serialize = false;
+  const removed = widget.onRemove;
+  widget.onRemove = function (...args) {
+    widget.saeSteeringObserver?.disconnect();
+    return removed?.apply(this, args);
+  };
   return widget;
 }
 
-function fit(node, viewer) {
-  const inner = viewer.element.firstElementChild;
-  if (!inner) return;
-  viewer.saeSteeringHeight = Math.min(inner.scrollHeight + 14, 420);
+/** Gives the node room for the result; one that is not on the screen, as in a closed subgraph, has no height yet. */
+function watch(node, viewer, content) {
+  viewer.saeSteeringObserver?.disconnect();
+  viewer.saeSteeringObserver = new ResizeObserver(() => fit(node, viewer, content));
+  viewer.saeSteeringObserver.observe(content);
+}
+
+function fit(node, viewer, content) {
+  const height = Math.min(content.scrollHeight + 14, 420);
+  if (!content.scrollHeight || height === viewer.saeSteeringHeight) return;
+  viewer.saeSteeringHeight = height;
   const [, least] = node.computeSize();
   const width = viewer.element.dataset.kind === "table" ? 400 : 300;
   if (node.size[1] < least || node.size[0] < width) {

@@ -11,7 +11,8 @@ from aiohttp.test_utils import TestClient, TestServer
 
 from sae_steering_pack.nodes.feature_names import calibration_path, label_store
 from sae_steering_pack.nodes.messages import KEY, MOST
-from sae_steering_pack.nodes.routes import add_routes
+from sae_steering_pack.nodes.routes import add_routes, find_features
+from sae_steering_pack.nodes.sae_sources import SaeSources
 from sae_steering_pack.sae.calibration_file import update_calibrations
 from sae_steering_pack.sae.demo.files import TEXT_SAE, load_sae
 from sae_steering_pack.sae.edits import Calibration
@@ -92,6 +93,16 @@ def test_an_sae_that_only_its_fingerprint_tells() -> None:
     assert status == 200
     assert found["features"] == [{"feature": 3, "name": "mine", "note": "", "score": None}]
     assert found["count"] is None
+
+
+def test_an_sae_that_a_graph_has_had_is_known_by_its_fingerprint() -> None:
+    sources, sae = SaeSources(), load_sae(TEXT_SAE)
+    sources.seen[MARK] = sae
+    found = find_features(sources, {"fingerprint": MARK, "index": "31"})
+    assert found["count"] == 256
+    assert found["features"][0]["max"] == pytest.approx(float(sae.statistics.max[31]))
+    del sae
+    assert sources.open({"fingerprint": MARK}) is None
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,133 @@
+"""What CalibrateStrength's ends mean on the Shapes model: does 1.0 change the colour, does the upper end still draw?"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from ..autoencoder import SparseAutoencoder
+from ..calibration import Reading, calibrate, compare
+from ..edits import Calibration, Edit, Method
+from ..features import FeatureTally, feature_list
+from ..intervention import Intervention
+from ..label_store import shipped_labels
+from ..labels import read_labels
+from ..site import resolve_site
+from ..steering import Steering
+from .reader import measure_pictures
+from .shapes import COLOURS, Prompt, held_out_prompts
+from .steer import contrast, draw_steered
+
+if TYPE_CHECKING:
+    from diffusers import FluxTransformer2DModel
+
+METHODS: tuple[Method, ...] = ("swap", "add", "boost_if_active")
+ENDS = ("low", "clear", "high")
+FEATURES = 8  # that swap takes out
+STEPS = 4  # of the calibration's short samplings
+PICTURES = 4  # for each change of colour
+KEPT = ("place", "size", "background")
+RANDOM_SEED = 11
+
+
+@dataclass
+class Effect:
+    """Pictures at one end of the ranges."""
+
+    pictures: int = 0
+    changed: int = 0  # of another colour than the prompt's
+    target: int = 0  # of the feature's colour
+    kept: dict[str, int] = field(default_factory=lambda: dict.fromkeys(KEPT, 0))
+    strength: float = 0.0  # sum
+    ratio: float = 0.0  # sum of ‖Δ‖/‖x‖
+    runs: int = 0
+
+
+Effects = dict[tuple[Method, str], Effect]  # by method and end; "random" is the control at "clear"
+
+
+def colour_features(sae: SparseAutoencoder) -> dict[str, int]:
+    """For each colour, of the features that bear its name alone, the one that fires most."""
+    path, statistics = shipped_labels(sae), sae.statistics
+    if path is None or statistics is None or statistics.mean is None or statistics.density is None:
+        raise ValueError(f"{sae.name}: it has no labels or statistics; use a SAE of the demo.")
+    activity = statistics.mean * statistics.density
+    labels = read_labels(path)
+    found = {}
+    for colour in COLOURS:
+        named = [k for k, label in labels.items() if label.name == colour]
+        found[colour] = max(named, key=lambda k: float(activity[k]))
+    return found
+
+
+class Bench:
+    """Steers held-out prompts of one colour with one feature of another."""
+
+    def __init__(
+        self, transformer: FluxTransformer2DModel, decoder: nn.Module, sae: SparseAutoencoder,
+        tallies: Mapping[str, FeatureTally],
+    ) -> None:  # fmt: skip
+        self.transformer, self.decoder, self.sae, self.tallies = transformer, decoder, sae, tallies
+        self.site = resolve_site("auto", "auto", sae.site)
+        self.features = colour_features(sae)
+        self.found: Effects = defaultdict(Effect)
+
+    def run(self) -> Effects:
+        pairs = [(source, target) for source in COLOURS for target in COLOURS if source != target]
+        for number, (source, target) in enumerate(tqdm(pairs, desc="Calibrations")):
+            known = [prompt for prompt in held_out_prompts() if prompt.colour == source]
+            model_prompt = known[7 * number % len(known)]
+            others = [known[(5 * number + 7 * i + 1) % len(known)] for i in range(PICTURES)]
+            for method in METHODS:
+                calibration = self._calibrate(source, target, method, model_prompt, number)
+                if calibration is not None:
+                    self._measure(source, target, calibration, others, 5000 + PICTURES * number)
+        return self.found
+
+    def _steer(self, source: str, target: str, method: Method, strength: float) -> Intervention:
+        tally, k = self.tallies[target], self.features[target]
+        edit = Edit(k, 1.0, float(tally.mean_where_active[k]), float(tally.max[k]), float(tally.share[k]))
+        lost = contrast(self.tallies[source], tally, FEATURES) if method == "swap" else []
+        return Intervention(Steering(self.sae, [edit], method, strength, "token_norm", feature_list(lost)), self.site)
+
+    def _calibrate(self, source: str, target: str, method: Method, prompt: Prompt, seed: int) -> Calibration | None:
+        plain, _ = draw_steered(self.transformer, [prompt], [seed], [], steps=STEPS)
+
+        def measure(strength: float) -> Reading:
+            steering = self._steer(source, target, method, strength)
+            drawn, record = draw_steered(self.transformer, [prompt], [seed], [steering], steps=STEPS)
+            return compare(drawn, plain, record.summary().mean_ratio)
+
+        return calibrate(method, measure)
+
+    def _measure(
+        self, source: str, target: str, calibration: Calibration, prompts: Sequence[Prompt], seed: int
+    ) -> None:
+        seeds = range(seed, seed + len(prompts))
+        for end, strength, control in (
+            *((end, getattr(calibration, end), None) for end in ENDS),
+            ("random", calibration.clear, RANDOM_SEED + seed),
+        ):
+            steering = self._steer(source, target, calibration.method, strength)
+            latents, record = draw_steered(self.transformer, prompts, seeds, [steering], control)
+            effect = self.found[calibration.method, end]
+            effect.strength += strength
+            effect.ratio += record.summary().mean_ratio
+            effect.runs += 1
+            self._judge(effect, latents, prompts, source, target)
+
+    def _judge(self, effect: Effect, latents: Tensor, prompts: Sequence[Prompt], source: str, target: str) -> None:
+        with torch.no_grad():
+            seen = measure_pictures(self.decoder(latents)).prompts
+        for wanted, picture in zip(prompts, seen, strict=True):
+            effect.pictures += 1
+            effect.changed += picture.colour != source
+            effect.target += picture.colour == target
+            for slot in KEPT:
+                effect.kept[slot] += getattr(picture, slot) == getattr(wanted, slot)

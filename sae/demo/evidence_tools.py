@@ -1,0 +1,59 @@
+"""The evidence's sections on tools: are the names right, what do calibrated strengths mean?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from .calibrate import ENDS, KEPT, METHODS
+
+if TYPE_CHECKING:
+    from .calibrate import Effects
+    from .name_features import Names
+
+NAMES_TEXT = """As LabelFeatures names them: each of the 20 words in 48 training prompts, 8 steps. Then, on other
+prompts and seeds, what features really react to. *Specific*: fires on at least half of one word's pictures, and on
+average at most a quarter as strongly for any other word of that kind; and so for one kind only, colour, shape or size.
+*Unspecific*: fires for at least two words of every kind, half as strongly or more. Features in between are not counted.
+"""
+CALIBRATION_TEXT = """As CalibrateStrength does it: for each of the 30 changes of colour, the one feature that bears the
+target's name alone and fires most is calibrated on one held-out prompt of the source's colour, 4 steps; then it steers
+{pictures} other held-out prompts, 8 steps. *changed*: another colour than the prompt's. *target*: the feature's own.
+`swap` takes out the 8 features that the source has over the target. The random row moves every token as far as
+`clear` does, along one random direction. Place, size and background: as the prompt says.
+"""
+
+
+def names_section(found: Mapping[str, Names]) -> str:
+    head = "| SAE | features | named | specific | right word | and no other word | wrong word | unspecific | unclear |"
+    lines = ["## Names: are they right?", "", NAMES_TEXT, head, "|---" * 9 + "|"]
+    for name, names in found.items():
+        specific, unspecific = max(names.specific, 1), max(names.unspecific, 1)
+        lines.append(
+            f"| {name} | {names.features} | {names.named} | {names.specific} | {names.right / specific:.0%} | "
+            f"{names.alone / specific:.0%} | {names.wrong / specific:.0%} | {names.unspecific} | "
+            f"{names.unclear / unspecific:.0%} |"
+            if names.specific
+            else f"| {name} | {names.features} | {names.named} | 0 | – | – | – | {names.unspecific} | "
+            f"{names.unclear / unspecific:.0%} |"
+        )
+    return "\n".join([*lines, ""])
+
+
+def calibration_section(found: Effects) -> str:
+    pictures = found[METHODS[0], ENDS[0]].pictures
+    head = "| method | strength | ranges found | mean | ‖Δ‖/‖x‖ | changed | target | place | size | background |"
+    lines = ["## Calibrated strengths: what 1.0 and the ends do", "", CALIBRATION_TEXT.format(pictures=pictures)]
+    lines += [head, "|---" * 10 + "|"]
+    names = {"low": "visible", "clear": "**clear (1.0)**", "high": "upper end", "random": "random, as clear"}
+    for method in METHODS:
+        for end, called in names.items():
+            effect = found.get((method, end))
+            if effect is None:
+                continue
+            kept = " | ".join(f"{effect.kept[slot] / effect.pictures:.0%}" for slot in KEPT)
+            lines.append(
+                f"| {method} | {called} | {effect.runs} of 30 | {effect.strength / effect.runs:.2f} | {effect.ratio / effect.runs:.2f} | "
+                f"{effect.changed / effect.pictures:.0%} | {effect.target / effect.pictures:.0%} | {kept} |"
+            )
+    return "\n".join([*lines, ""])

@@ -1,0 +1,165 @@
+"""The panel of sliders as a user has it: add, turn, name, reorder, run, save, reload; undo, copies, subgraphs."""
+
+import json
+
+import numpy as np
+import pytest
+
+PANEL = ".sae-steering-mixer"
+
+
+@pytest.fixture
+def filled(comfy):
+    """A graph that has run once, with the two strongest features of blue in the panel."""
+    comfy.build()
+    comfy.plain = comfy.run()
+    comfy.take(0)
+    comfy.take(1)
+    return comfy
+
+
+def test_add_turn_name_reorder_run_save_reload(filled):
+    comfy, page = filled, filled.page
+    first, second = (row["feature"] for row in comfy.mix())
+    comfy.slide(0, 0.8)
+    name = comfy.row(1).locator(".sae-steering-name")
+    name.fill("sky <img src=x onerror=window.hacked=1>")
+    name.press("Enter")
+    page.wait_for_timeout(600)
+    page.locator(f"{PANEL} .sae-steering-handle").nth(0).focus()
+    page.keyboard.press("ArrowDown")
+    page.wait_for_timeout(300)
+    rows = comfy.mix()
+    assert [row["feature"] for row in rows] == [second, first]
+    assert rows[1]["strength"] == pytest.approx(0.8)
+    assert {row["unit"] for row in rows} == {"max"}
+    picture = comfy.run()
+    assert np.abs(picture.astype(int) - comfy.plain).max() > 40
+    saved = comfy.save()
+    comfy.open()
+    comfy.load(saved)
+    assert comfy.mix() == rows
+    assert comfy.features() == [second, first]
+    assert np.array_equal(comfy.run(), picture)
+    assert comfy.row(0).locator(".sae-steering-name").input_value() == "sky <img src=x onerror=window.hacked=1>"
+    # the name is kept for the SAE: the table has it too, as text
+    page.wait_for_timeout(500)
+    assert "sky <img src=x" in page.locator(".sae-steering-table").inner_text()
+    assert page.evaluate("() => window.hacked === undefined && !document.querySelector('img[src=x]')")
+
+
+def test_a_feature_is_found_by_name_and_by_number(filled):
+    comfy, page = filled, filled.page
+    field = page.locator(f"{PANEL} .sae-steering-add")
+    field.fill("red")
+    page.wait_for_selector(f"{PANEL} [role=option]")
+    options = page.locator(f"{PANEL} [role=option]").all_inner_texts()
+    assert all("red" in text.lower() for text in options[:3])
+    field.press("ArrowDown")
+    field.press("Enter")
+    page.wait_for_timeout(500)
+    assert str(comfy.features()[-1]) in options[1]
+    field.fill("200")
+    page.wait_for_timeout(500)
+    field.press("Enter")
+    page.wait_for_timeout(500)
+    assert comfy.features()[-1] == 200
+    assert comfy.mix()[-1]["max"] > 0  # its range comes from the SAE's statistics
+    field.fill("99999")
+    page.wait_for_selector("text=This SAE has the features 0 to 255.")
+    assert len(comfy.features()) == 4
+
+
+def test_rows_are_dragged_switched_off_and_removed(filled):
+    comfy, page = filled, filled.page
+    comfy.take(2)
+    before = comfy.features()
+    handle = page.locator(f"{PANEL} .sae-steering-handle")
+    start, end = handle.nth(2).bounding_box(), handle.nth(0).bounding_box()
+    page.mouse.move(start["x"] + 4, start["y"] + 6)
+    page.mouse.down()
+    page.mouse.move(end["x"] + 4, end["y"] + 14, steps=4)
+    page.mouse.move(end["x"] + 4, end["y"] - 2, steps=4)
+    page.mouse.up()
+    page.wait_for_timeout(300)
+    assert comfy.features() == [before[2], before[0], before[1]]
+    comfy.row(1).locator("input[type=checkbox]").uncheck()
+    comfy.row(0).locator(".sae-steering-remove").click()
+    page.wait_for_timeout(300)
+    assert [(row["feature"], row["on"]) for row in comfy.mix()] == [(before[0], False), (before[1], True)]
+    comfy.row(1).locator("input[type=checkbox]").uncheck()
+    assert np.array_equal(comfy.run(), comfy.plain)  # all off: nothing is steered
+
+
+def test_undo_and_redo_follow_each_change(filled):
+    comfy, page = filled, filled.page
+    comfy.slide(0, 0.7)
+    page.wait_for_timeout(300)
+    comfy.row(1).locator(".sae-steering-remove").click()
+    page.wait_for_timeout(300)
+    removed = comfy.mix()
+    assert len(removed) == 1
+    comfy.deselect()
+    page.keyboard.press("Control+z")
+    page.wait_for_timeout(1200)
+    assert [row["strength"] for row in comfy.mix()] == [0.7, 0.5]
+    page.keyboard.press("Control+z")
+    page.wait_for_timeout(1200)
+    assert [row["strength"] for row in comfy.mix()] == [0.5, 0.5]
+    page.keyboard.press("Control+y")
+    page.wait_for_timeout(1200)
+    assert [row["strength"] for row in comfy.mix()] == [0.7, 0.5]
+
+
+def test_a_copy_has_the_values_and_then_its_own(filled):
+    comfy, page = filled, filled.page
+    comfy.slide(0, 0.6)
+    page.evaluate(
+        "() => { const node = app.graph.nodes.find((n) => n.comfyClass === 'FeatureMixer');"
+        " app.canvas.deselectAll(); app.canvas.select(node); app.canvas.copyToClipboard();"
+        " app.canvas.pasteFromClipboard(); }"
+    )
+    page.wait_for_timeout(900)
+    values = "() => app.graph.nodes.filter((n) => n.comfyClass === 'FeatureMixer').map((n) => n.widgets[0].value)"
+    one, other = page.evaluate(values)
+    assert json.loads(one) == json.loads(other)
+    assert page.locator(PANEL).count() == 2
+    comfy.slide(0, 0.2)
+    one, other = (json.loads(value)["rows"][0]["strength"] for value in page.evaluate(values))
+    assert {one, other} == {0.2, 0.6}
+
+
+def test_inside_a_subgraph(filled):
+    comfy, page = filled, filled.page
+    steered = comfy.run()
+    page.evaluate(
+        "() => { const inside = app.graph.nodes.filter((n) => ['FeatureMixer', 'FluxActivationSteer',"
+        " 'TopActivatingFeatures'].includes(n.comfyClass)); app.graph.convertToSubgraph(new Set(inside)); }"
+    )
+    page.wait_for_timeout(1200)
+    assert np.array_equal(comfy.run(), steered)
+    page.evaluate("() => app.canvas.openSubgraph(app.graph.nodes.find((n) => n.subgraph).subgraph)")
+    page.wait_for_timeout(1500)
+    assert page.locator(f"{PANEL} .sae-steering-row").count() == 2
+    comfy.take(3)  # a table and a panel in there find each other
+    assert page.locator(f"{PANEL} .sae-steering-row").count() == 3
+    # the SAE comes from outside, through the subgraph's input
+    page.locator(f"{PANEL} .sae-steering-add").fill("green")
+    page.wait_for_selector(f"{PANEL} [role=option]")
+    page.keyboard.press("Escape")
+    changed = comfy.run()
+    assert not np.array_equal(changed, steered)
+    saved = comfy.save()
+    comfy.open()
+    comfy.load(saved)
+    assert np.array_equal(comfy.run(), changed)
+
+
+def test_a_value_that_is_no_list_is_left_alone_until_something_is_added(comfy):
+    comfy.build()
+    value = "() => app.graph.nodes.find((n) => n.comfyClass === 'FeatureMixer').widgets[0].value"
+    comfy.page.evaluate(
+        "() => { app.graph.nodes.find((n) => n.comfyClass === 'FeatureMixer').widgets[0].value = '{oops'; }"
+    )
+    assert comfy.page.evaluate(value) == "{oops"
+    assert "no list of features" in comfy.page.locator(PANEL).inner_text()
