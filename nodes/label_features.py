@@ -167,7 +167,8 @@ def written(sae: SparseAutoencoder, found: Labels) -> io.NodeOutput:
     named = {k: label for k, label in found.items() if label.name != UNCLEAR}
     lines = [
         f"{len(named)} of {sae.d_sae} features named, {len(found) - len(named)} unclear, "
-        f"{sae.d_sae - len(found)} fired for no word; {len(found) - len(new)} kept the name that somebody gave.",
+        f"{sae.d_sae - len(found)} fired for no word.",
+        *([f"{len(found) - len(new)} kept the name that somebody gave."] if len(new) < len(found) else []),
         *store.warnings,
         f"{'feature':>8} {'score':>6}  name",
     ]
