@@ -28,8 +28,8 @@ log = logging.getLogger(__name__)
 
 UNIT_TIP = (
     "What strength 1 means for add, boost_if_active and surgery. token_norm: as long as the token itself (try 0.05 to "
-    "0.3) · raw: the feature's activation · mean, max: multiples of the feature's own mean or largest activation. "
-    "set takes raw, mean or max."
+    "0.3) · raw: the feature's activation · mean, max: multiples of the feature's own mean or largest activation · "
+    "calibrated: what Calibrate Strength found to be clearly there. set takes raw, mean or max."
 )
 
 
