@@ -57,8 +57,9 @@ class ExportSAE(io.ComfyNode):
     def execute(cls, sae: SparseAutoencoder, target: str, dtype: str, folder_name: str) -> io.NodeOutput:
         if dtype not in DTYPES:
             raise ValueError(f"dtype: {dtype!r} is not a type to write; use one of {', '.join(DTYPES)}.")
-        path = str(export(sae, _folder(folder_name), target, DTYPES[dtype], _progress()))
-        return io.NodeOutput(path, ui=ui.PreviewText(f"Wrote {path}"))
+        path = Path(export(sae, _folder(folder_name), target, DTYPES[dtype], _progress()))
+        shown = path.relative_to(output_folder().resolve().parent.parent)
+        return io.NodeOutput(str(path), ui=ui.PreviewText(f"Wrote {shown}"))
 
 
 def _folder(name: str) -> Path:

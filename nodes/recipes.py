@@ -81,7 +81,9 @@ class SaveRecipe(io.ComfyNode):
         )  # fmt: skip
         path, text = _file(name), write_recipe(recipe)
         write_json(path, json.loads(text))
-        return io.NodeOutput(text, ui=ui.PreviewText(f"Wrote {path}\n{text}"))
+        return io.NodeOutput(
+            text, ui=ui.PreviewText(f"Wrote {path.relative_to(output_folder().parent.parent)}\n{text}")
+        )
 
 
 class LoadRecipe(io.ComfyNode):

@@ -51,9 +51,8 @@ def calibration_section(found: Effects) -> str:
             effect = found.get((method, end))
             if effect is None:
                 continue
-            kept = " | ".join(f"{effect.kept[slot] / effect.pictures:.0%}" for slot in KEPT)
-            lines.append(
-                f"| {method} | {called} | {effect.runs} of 30 | {effect.strength / effect.runs:.2f} | {effect.ratio / effect.runs:.2f} | "
-                f"{effect.changed / effect.pictures:.0%} | {effect.target / effect.pictures:.0%} | {kept} |"
-            )
+            shares = [effect.changed, effect.target, *(effect.kept[slot] for slot in KEPT)]
+            strength, ratio = effect.strength / effect.runs, effect.ratio / effect.runs
+            told = " | ".join(f"{count / effect.pictures:.0%}" for count in shares)
+            lines.append(f"| {method} | {called} | {effect.runs} of 30 | {strength:.2f} | {ratio:.2f} | {told} |")
     return "\n".join([*lines, ""])

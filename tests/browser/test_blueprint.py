@@ -55,9 +55,10 @@ def test_it_steers(comfy):
     comfy.page.wait_for_timeout(1500)
     comfy.page.evaluate(WIRE)
     comfy.page.wait_for_timeout(500)
-    assert comfy.page.evaluate("() => app.graph.nodes.find((n) => n.subgraph).inputs.map((i) => i.label ?? i.name)")[:5] == [
-        "model", "sae", "wanted", "latent_image", "instead of",
-    ]  # fmt: skip
+    names = comfy.page.evaluate(
+        "() => app.graph.nodes.find((n) => n.subgraph).inputs.map((slot) => slot.label ?? slot.name)"
+    )
+    assert names[:5] == ["model", "sae", "wanted", "latent_image", "instead of"]
     picture = comfy.run().reshape(-1, 3).astype(int)
     blue = (picture[:, 2] > picture[:, 0] + 80).mean()
     red = (picture[:, 0] > picture[:, 2] + 80).mean()

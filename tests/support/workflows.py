@@ -9,6 +9,7 @@ from typing import Any
 from project_files import ROOT
 
 FOLDER = ROOT / "example_workflows"
+WIDGETS = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO", "SAE_STEERING_MIX")  # types with a widget
 SEED_CONTROL = ("fixed", "increment", "decrement", "randomize")
 NOTES = ("MarkdownNote", "Note")
 
@@ -40,7 +41,7 @@ def _widgets(node: dict[str, Any], info: dict[str, Any]) -> dict[str, Any]:
     values, found = list(node["widgets_values"]), {}
     for name in order:
         kind = specs[name][0]
-        if not (isinstance(kind, list) or kind in ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO")):
+        if not (isinstance(kind, list) or kind in WIDGETS):
             continue
         if not values and name in info["input"].get("optional", {}):
             break  # the workflow is older than this input, which then has its default
