@@ -15,7 +15,7 @@ function loadStyle() {
 }
 
 app.registerExtension({
-  name: "sae_steering",
+  name: "sae-steering.features",
 
   getCustomWidgets() {
     return { SAE_STEERING_MIX: (node, name, spec) => ({ widget: createMixer(node, name, spec?.[1]?.default) }) };
