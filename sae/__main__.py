@@ -1,4 +1,4 @@
-"""python -m sae: list and download public SAEs, look at one, convert it to another layout."""
+"""python -m sae: list and download public SAEs, look at one, convert it to another layout, name its features."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from .commands import convert, download, inspect
+from .commands import convert, download, inspect, label
 from .commands import list as list_known
 
-COMMANDS = {"list": list_known, "download": download, "inspect": inspect, "convert": convert}
+COMMANDS = {"list": list_known, "download": download, "inspect": inspect, "convert": convert, "label": label}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

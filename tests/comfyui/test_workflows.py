@@ -1,8 +1,5 @@
 """The example workflows in a running ComfyUI, and steering over its HTTP API."""
 
-import io
-
-import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -10,7 +7,7 @@ from PIL import Image
 from comfy_client import PromptFailed, PromptRefused
 from sae.demo.reader import read_pictures
 from sae.hosts.kandinsky import INDEX
-from workflows import read_workflow, to_prompt, workflow_files
+from workflows import by_type, pictures_of, read_workflow, to_prompt, workflow_files
 
 FILES = {path.stem: path for path in workflow_files()}
 SHAPES = FILES["Shapes - find and steer"]
@@ -24,18 +21,8 @@ NEED_FILES = {  # workflow -> the kinds of model that it asks for
 }
 
 
-def pictures_of(client, entry, node):
-    """(batch, 3, height, width) in 0..1 of a node's images."""
-    found = [Image.open(io.BytesIO(client.view(image))).convert("RGB") for image in entry["outputs"][node]["images"]]
-    return torch.stack([torch.from_numpy(np.asarray(picture) / 255).movedim(-1, 0).float() for picture in found])
-
-
 def node_titled(workflow, title):
     return str(next(node["id"] for node in workflow["nodes"] if node.get("title", "").startswith(title)))
-
-
-def by_type(prompt, kind):
-    return next(node for node in prompt.values() if node["class_type"] == kind)
 
 
 @pytest.fixture

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
 
 from project_files import ROOT
 
@@ -38,7 +43,7 @@ def to_prompt(workflow: dict[str, Any], object_info: dict[str, Any]) -> dict[str
 def _widgets(node: dict[str, Any], info: dict[str, Any]) -> dict[str, Any]:
     specs = {**info["input"].get("required", {}), **info["input"].get("optional", {})}
     order = [name for group in ("required", "optional") for name in info["input_order"].get(group, [])]
-    values, found = list(node["widgets_values"]), {}
+    values, found = list(node.get("widgets_values") or []), {}
     for name in order:
         kind = specs[name][0]
         if not (isinstance(kind, list) or kind in WIDGETS):
@@ -53,3 +58,14 @@ def _widgets(node: dict[str, Any], info: dict[str, Any]) -> dict[str, Any]:
     if values:
         raise ValueError(f"{node['type']}: {len(values)} widget values too many: {values}")
     return found
+
+
+def by_type(prompt: dict[str, Any], kind: str) -> dict[str, Any]:
+    """The first node of a type."""
+    return next(node for node in prompt.values() if node["class_type"] == kind)
+
+
+def pictures_of(client: Any, entry: dict[str, Any], node: str) -> torch.Tensor:
+    """(batch, 3, height, width) in 0..1 of a node's images."""
+    found = [Image.open(io.BytesIO(client.view(image))).convert("RGB") for image in entry["outputs"][node]["images"]]
+    return torch.stack([torch.from_numpy(np.asarray(picture) / 255).movedim(-1, 0).float() for picture in found])

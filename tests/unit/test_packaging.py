@@ -65,7 +65,18 @@ def test_the_license_is_apache_2():
 def test_users_do_not_download_the_tests():
     left_out = requirements(".comfyignore")
     assert {"tests/", "benchmarks/", ".ci/", "requirements-dev.txt"} <= set(left_out)
-    wanted = ("LICENSE", "README.md", "web", "nodes", "sae", "example_workflows", "pyproject.toml", "requirements.txt")
+    wanted = (
+        "LICENSE",
+        "README.md",
+        "web",
+        "nodes",
+        "sae",
+        "example_workflows",
+        "locales",
+        "subgraphs",
+        "pyproject.toml",
+        "requirements.txt",
+    )
     assert not {name.rstrip("/") for name in left_out} & set(wanted)
 
 

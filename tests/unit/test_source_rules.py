@@ -24,7 +24,7 @@ ALLOWED_CALLS = {
     "sae/demo/evidence.py": {"print"},
     "sae/demo/name_features.py": {"print"},
     "sae/__main__.py": {"print"},
-    **{f"sae/commands/{name}.py": {"print"} for name in ("convert", "download", "inspect", "list")},
+    **{f"sae/commands/{name}.py": {"print"} for name in ("convert", "download", "inspect", "label", "list")},
 }
 FOREIGN_PATH = re.compile(r"/(home|root|Users|work)/|\b[A-Z]:\\\\?Users", re.ASCII)
 # Widget types of ComfyUI's frontend: one of these would be replaced by core's own component.
