@@ -14,16 +14,16 @@ from torch import Tensor
 from torch.nn import functional
 
 from ..sae.autoencoder import SparseAutoencoder
-from ..sae.edits import METHODS, UNITS, FeatureList, Method, Unit
+from ..sae.edits import METHODS, UNITS, Edit, FeatureList, Method, Unit
 from ..sae.hosts import comfyui as host
 from ..sae.intervention import Intervention
 from ..sae.sheet import contact_sheet
-from ..sae.site import resolve_site
+from ..sae.site import Site, resolve_site
 from ..sae.steering import Steering
 from ..sae.sweep import Cell, captions, parse_strengths, plan
 from .feature_names import names_of
 from .model_folder import output_folder
-from .sockets import CATEGORY, METHOD_TIP, Sae, SaeFeatures, location_input, stream_input
+from .sockets import CATEGORY, LOCATION_TIP, METHOD_TIP, Sae, SaeFeatures, stream_input
 
 log = logging.getLogger(__name__)
 
@@ -74,12 +74,15 @@ class SteeringSweep(io.ComfyNode):
         stream: str,
     ) -> io.NodeOutput:
         wanted = parse_strengths(strengths)
-        cells = plan(features, wanted, controls)
+        sites = [resolve_site(part, stream, sae.site) for part in location.split(";")]
+        places = [(edit, site) for site in sites for edit in features]  # one row of the sheet each
+        cells = plan([edit for edit, _ in places], wanted, controls)
         how = host.Sampling(seed, steps, cfg, sampler_name, scheduler, denoise)
-        sweep = _Sweep(model, vae, sae, method, unit, location, stream, how, (positive, negative, latent_image))
+        rows_of = [site for _, site in places]
+        sweep = _Sweep(model, vae, sae, method, unit, rows_of, how, (positive, negative, latent_image))
         names = names_of(sae)
-        rows = [f"feature {edit.feature}\n{names.get(edit.feature, '')[:22]}".strip() for edit in features]
-        pictures: list[list[Tensor]] = [[] for _ in features]
+        rows = [_caption(edit, names, site if len(sites) > 1 else None) for edit, site in places]
+        pictures: list[list[Tensor]] = [[] for _ in places]
         try:
             sweep.fill(cells, pictures)
         except comfy.model_management.InterruptProcessingException:
@@ -120,20 +123,28 @@ def _how() -> list[io.Input]:
             "scheduler", options=comfy.samplers.KSampler.SCHEDULERS, default="simple", tooltip="As in KSampler."
         ),
         io.Float.Input("denoise", default=1.0, min=0.0, max=1.0, step=0.01, tooltip="As in KSampler."),
-        location_input(),
+        io.String.Input(
+            "location", default="auto", tooltip=f"{LOCATION_TIP} Several with ; between them give a row for each."
+        ),
         stream_input(),
     ]
+
+
+def _caption(edit: Edit, names: dict[int, str], site: Site | None) -> str:
+    """Of a row; the place is told where there are several."""
+    lines = [f"feature {edit.feature}", names.get(edit.feature, "")[:22], "" if site is None else site.location[-22:]]
+    return "\n".join(filter(None, lines))
 
 
 class _Sweep:
     """Draws pictures with everything but the steering fixed."""
 
     def __init__(
-        self, model: host.Model, vae: Any, sae: SparseAutoencoder, method: Method, unit: Unit, location: str,
-        stream: str, how: host.Sampling, inputs: tuple[Any, Any, dict[str, Any]],
+        self, model: host.Model, vae: Any, sae: SparseAutoencoder, method: Method, unit: Unit, sites: list[Site],
+        how: host.Sampling, inputs: tuple[Any, Any, dict[str, Any]],
     ) -> None:  # fmt: skip
         self.model, self.vae, self.sae, self.method, self.unit, self.how = model, vae, sae, method, unit, how
-        self.site = resolve_site(location, stream, sae.site)
+        self.sites = sites  # of each row
         self.positive, self.negative, latent = inputs
         self.latent = {**latent, "samples": latent["samples"][:1]}
         self.latent.pop("batch_index", None)
@@ -149,7 +160,7 @@ class _Sweep:
         for number, cell in enumerate(cells):
             steering = Steering(self.sae, [cell.edit], self.method, cell.strength, self.unit)
             control = RANDOM_SEED if cell.random else None
-            steered = host.steer(self.model, Intervention(steering, self.site), None, control)
+            steered = host.steer(self.model, Intervention(steering, self.sites[cell.row]), None, control)
             pictures[cell.row].append(self._draw(steered, bar, 1 + number))
 
     def _draw(self, model: host.Model, bar: comfy.utils.ProgressBar, number: int) -> Tensor:

@@ -42,6 +42,10 @@ def test_add_turn_name_reorder_run_save_reload(filled):
     assert comfy.features() == [second, first]
     assert np.array_equal(comfy.run(), picture)
     assert comfy.row(0).locator(".sae-steering-name").input_value() == "sky <img src=x onerror=window.hacked=1>"
+    # a picture that core saved carries everything: dropped onto the canvas, it is loaded like this
+    comfy.load(comfy.workflow_in_picture)
+    assert comfy.mix() == rows
+    page.wait_for_timeout(500)
     # the name is kept for the SAE: the table has it too, as text
     page.wait_for_timeout(500)
     assert "sky <img src=x" in page.locator(".sae-steering-table").inner_text()
@@ -163,3 +167,28 @@ def test_a_value_that_is_no_list_is_left_alone_until_something_is_added(comfy):
     )
     assert comfy.page.evaluate(value) == "{oops"
     assert "no list of features" in comfy.page.locator(PANEL).inner_text()
+
+
+def test_a_calibrated_feature_gets_its_own_range(filled, server):
+    comfy, page = filled, filled.page
+    mark = page.evaluate("() => document.querySelector('.sae-steering-table').dataset.fingerprint")
+    kept = server.place.base / "user" / "default" / "sae_steering" / "labels" / f"{mark}.calibration.json"
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    ranges = {"add": {"101": {"low": 0.05, "clear": 0.2, "high": 0.5}}}
+    head = {"format": "sae-steering calibration", "version": 1, "fingerprint": mark}
+    kept.write_text(json.dumps({**head, "methods": ranges}), encoding="utf-8")
+    field = page.locator(f"{PANEL} .sae-steering-add")
+    field.fill("101")
+    page.wait_for_selector(f"{PANEL} [role=option]")
+    field.press("Enter")
+    page.wait_for_timeout(500)
+    row = comfy.mix()[-1]
+    assert (row["feature"], row["unit"], row["strength"]) == (101, "calibrated", 1)
+    assert row["calibration"] == {"method": "add", "low": 0.05, "clear": 0.2, "high": 0.5}
+    slider = comfy.row(2).locator(".sae-steering-slider")
+    assert float(slider.get_attribute("max")) == pytest.approx(2.5)
+    for at in (0, 1):
+        comfy.row(at).locator("input[type=checkbox]").uncheck()
+    comfy.run()
+    # 1 × clear is 0.2 of the token's norm
+    assert "mean ‖Δ‖/‖x‖ 0.2, largest 0.2" in page.locator(".sae-steering-report").inner_text()

@@ -82,6 +82,7 @@ class ComfyPage:
         for name, value in settings.items():
             client.post(f"/settings/{name}", value)
         self.complaints: list[str] = []
+        self.workflow_in_picture = ""  # what core's SaveImage wrote into the last picture
         self.page = browser.new_page(viewport={"width": 1900, "height": 1000})
         self.page.on("console", self._heard)
         self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
@@ -121,7 +122,9 @@ class ComfyPage:
 
     def _picture(self, entry: dict[str, Any]) -> np.ndarray:
         saved = next(images for out in entry["outputs"].values() if (images := out.get("images")))
-        return np.asarray(Image.open(io.BytesIO(self.client.view(saved[0]))).convert("RGB")).copy()
+        picture = Image.open(io.BytesIO(self.client.view(saved[0])))
+        self.workflow_in_picture = picture.info["workflow"]
+        return np.asarray(picture.convert("RGB")).copy()
 
     def mix(self) -> list[dict[str, Any]]:
         """The rows of the panel's value, as it goes into the prompt."""

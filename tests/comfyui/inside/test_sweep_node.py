@@ -134,3 +134,14 @@ def test_the_plan_is_row_by_row_with_the_control_last():
         (0, 0, 1, 0.1, False), (0, 1, 1, -0.5, False), (0, 2, 1, -0.5, True),
         (1, 0, 2, 0.1, False), (1, 1, 2, -0.5, False), (1, 2, 2, -0.5, True),
     ]  # fmt: skip
+
+
+def test_several_places_give_a_row_for_each(sweep, shapes) -> None:
+    places = "transformer_blocks.0; transformer_blocks.1"
+    sheet = sweep(location=places, stream="text", controls=False).result[0]
+    for row, place in enumerate(("transformer_blocks.0", "transformer_blocks.1")):
+        alone = sweep(location=place, stream="text", controls=False).result[0]
+        for feature in (0, 1):
+            for column in (0, 1, 2):
+                assert torch.equal(cell(sheet, 2 * row + feature, column), cell(alone, feature, column))
+    assert not torch.equal(cell(sheet, 0, 2), cell(sheet, 2, 2))
