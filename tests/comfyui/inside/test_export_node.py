@@ -53,7 +53,7 @@ def test_the_written_sae_is_the_same_sae(export, output, target):
         Path(path).parent == output / "my-sae"
         and {file.name for file in (output / "my-sae").iterdir()} == FILES[target]
     )
-    assert done.ui.as_dict()["text"] == (f"Wrote {path}",)
+    assert done.ui.as_dict()["text"] == (f"Wrote {Path('output', 'sae', 'my-sae', Path(path).name)}",)
     found = load(Path(path))
     torch.testing.assert_close(found.encode(x()), sae.encode(x()), rtol=2e-5, atol=2e-5)
     torch.testing.assert_close(found.reconstruct(x()), sae.reconstruct(x()), rtol=2e-5, atol=2e-5)
