@@ -104,15 +104,10 @@ def test_undo_and_redo_follow_each_change(filled):
     removed = comfy.mix()
     assert len(removed) == 1
     comfy.deselect()
-    page.keyboard.press("Control+z")
-    page.wait_for_timeout(1200)
-    assert [row["strength"] for row in comfy.mix()] == [0.7, 0.5]
-    page.keyboard.press("Control+z")
-    page.wait_for_timeout(1200)
-    assert [row["strength"] for row in comfy.mix()] == [0.5, 0.5]
-    page.keyboard.press("Control+y")
-    page.wait_for_timeout(1200)
-    assert [row["strength"] for row in comfy.mix()] == [0.7, 0.5]
+    for keys, wanted in (("z", [0.7, 0.5]), ("z", [0.5, 0.5]), ("y", [0.7, 0.5])):
+        page.keyboard.press(f"Control+{keys}")
+        assert comfy.strengths(wanted) == wanted
+        page.wait_for_timeout(500)  # the graph is drawn anew before the next key
 
 
 def test_a_copy_has_the_values_and_then_its_own(filled):

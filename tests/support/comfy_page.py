@@ -134,6 +134,15 @@ class ComfyPage:
         )
         return json.loads(value)["rows"]
 
+    def strengths(self, wanted: list[float]) -> list[float]:
+        """The rows' strengths, as soon as they are the wanted ones, else after ten seconds."""
+        for _ in range(50):
+            found = [row["strength"] for row in self.mix()]
+            if found == wanted:
+                break
+            self.page.wait_for_timeout(200)
+        return found
+
     def save(self) -> str:
         return self.page.evaluate("() => JSON.stringify(app.rootGraph.serialize())")
 
