@@ -66,14 +66,17 @@ export function rowOf(feature) {
   return row;
 }
 
-/** What the server knows now goes into a row; its slider stays where it is. */
-export function refresh(row, feature) {
+/** A row with what the server knows now, for the eye: the value itself changes only when the user changes it. */
+export function merged(saved, feature) {
+  const row = { ...saved };
+  if (!feature) return row;
   for (const key of ["mean", "max", "share"]) {
     if (row[key] === undefined && Number.isFinite(feature[key])) row[key] = feature[key];
   }
   if (feature.name) row.name = feature.name;
   const calibration = feature.calibrations?.find((known) => known.method === (row.calibration?.method ?? "add"));
   if (calibration && !row.calibration) row.calibration = calibration;
+  return row;
 }
 
 export function move(rows, from, to) {

@@ -3,7 +3,7 @@ import { createAdder } from "./adder.js";
 import { el, shield } from "./dom.js";
 import { asOneChange, saeSource } from "./graph.js";
 import { createRow } from "./mixer_row.js";
-import { EMPTY, move, parse, refresh, rowOf, write } from "./mix.js";
+import { EMPTY, merged, move, parse, rowOf, write } from "./mix.js";
 import { renamed } from "./names.js";
 import { findFeatures, rename } from "./server.js";
 
@@ -37,6 +37,7 @@ class Mixer {
     this.state = parse(preset);
     this.fingerprint = undefined;
     this.count = undefined;
+    this.known = new Map(); // by feature: what the server told
     this.changed = () => {};
     this.list = el("ol", { className: "sae-steering-rows", "aria-label": "Features" });
     this.message = el("div", { className: "sae-steering-message", role: "status" });
@@ -70,12 +71,16 @@ class Mixer {
 
   render(focus) {
     const { rows, broken } = this.state;
-    this.list.replaceChildren(...rows.map((row, at) => createRow(this, row, at)));
+    this.list.replaceChildren(...rows.map((row, at) => createRow(this, this.seen(row), at)));
     if (broken !== undefined) this.tell("This value is no list of features; adding one replaces it.");
     else if (!rows.length) this.tell("Add a feature by number or name, or by a click in a table of features.");
     else this.tell("");
     this.fit();
     if (focus) this.list.querySelector(`[data-at="${focus.at}"] ${focus.what}`)?.focus();
+  }
+
+  seen(row) {
+    return merged(row, this.known.get(row.feature));
   }
 
   tell(text) {
@@ -120,7 +125,9 @@ class Mixer {
   }
 
   set(at, change, focus) {
-    this.change((rows) => rows.map((row, index) => (index === at ? { ...row, ...change } : row)), focus);
+    // another unit rests on what is known of the feature, so that goes into the value with it
+    const old = (row) => ("unit" in change ? this.seen(row) : row);
+    this.change((rows) => rows.map((row, index) => (index === at ? { ...old(row), ...change } : row)), focus);
   }
 
   remove(at) {
@@ -157,13 +164,8 @@ class Mixer {
       this.tell(error.message);
       return;
     }
-    const byFeature = new Map(known.map((feature) => [feature.feature, feature]));
-    const active = this.list.contains(document.activeElement);
-    for (const row of this.state.rows) {
-      const feature = byFeature.get(row.feature);
-      if (feature) refresh(row, feature);
-    }
-    if (!active) this.render();
+    for (const feature of known) this.known.set(feature.feature, feature);
+    if (!this.list.contains(document.activeElement)) this.render();
   }
 
   async rename(at, name) {
@@ -173,6 +175,7 @@ class Mixer {
       if (!this.fingerprint) await this.find({ index: String(feature) });
       const { warnings } = await rename(this.fingerprint, feature, name);
       renamed(this.fingerprint, feature, name);
+      this.known.delete(feature);
       this.tell(warnings.join(" ") || (name ? `Feature ${feature} is called “${name}”.` : `Feature ${feature} has no name.`));
     } catch (error) {
       this.tell(`The name stays in this panel only: ${error.message}`);
