@@ -13,7 +13,7 @@ import torch
 from torch.nn import functional
 
 from .latents import ShapesDecoder, encode_pictures
-from .loop import fit
+from .loop import block_matrices, fit
 from .model import build_transformer, embed_prompts, pack, predict
 from .shapes import SLOTS, Prompt, draw, training_prompts
 
@@ -25,6 +25,7 @@ log = logging.getLogger(__name__)
 WORD_DROPOUT = 0.1  # so that any slot may be left open
 PROMPT_DROPOUT = 0.05  # so that the empty prompt works as the negative one
 LOG_EVERY = 50
+STEPS, RATE = 12_000, 1.5e-3
 
 
 def forget_words(prompt: Prompt, rng: random.Random) -> Prompt:
@@ -54,7 +55,7 @@ def flow_loss(
 
 
 def train_transformer(
-    folder: Path, steps: int, start: Path | None = None, rate: float = 1e-3, batch: int = 64
+    folder: Path, steps: int, start: Path | None = None, rate: float = RATE, batch: int = 64
 ) -> dict[str, torch.Tensor]:
     """Returns the averaged weights. Carries on a checkpoint in `folder`; else starts from weights in `start`."""
     torch.manual_seed(0)
@@ -66,7 +67,7 @@ def train_transformer(
     def loss_of(rng: random.Random, generator: torch.Generator) -> torch.Tensor:
         return flow_loss(transformer, rng.choices(known, k=batch), rng, generator)
 
-    return fit(transformer, loss_of, steps, rate, folder / "transformer_state.pt")
+    return fit(transformer, loss_of, steps, rate, folder / "transformer_state.pt", muon=block_matrices)
 
 
 def train_decoder(steps: int, batch: int = 24, rate: float = 3e-3) -> ShapesDecoder:
@@ -93,9 +94,9 @@ def train_decoder(steps: int, batch: int = 24, rate: float = 3e-3) -> ShapesDeco
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--folder", type=Path, required=True, help="where checkpoints and results go")
-    parser.add_argument("--steps", type=int, default=6000)
+    parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--start", type=Path, help="weights to start from, such as the transformer.pt of another run")
-    parser.add_argument("--rate", type=float, default=1e-3, help="highest learning rate")
+    parser.add_argument("--rate", type=float, default=RATE, help="highest learning rate")
     parser.add_argument("--decoder-steps", type=int, default=800)
     parser.add_argument("--only", choices=("transformer", "decoder"))
     given = parser.parse_args()
