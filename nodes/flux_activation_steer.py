@@ -14,15 +14,7 @@ from ..sae.record import RunSummary
 from ..sae.site import Depth, Site, resolve_site
 from ..sae.steering import Steering
 from .messages import show_on_node
-from .sockets import (
-    CATEGORY,
-    Sae,
-    SaeFeatures,
-    location_input,
-    steering_inputs,
-    steering_warnings,
-    stream_input,
-)
+from .sockets import CATEGORY, Sae, SaeFeatures, location_input, steering_inputs, steering_warnings, stream_input
 
 log = logging.getLogger(__name__)
 

@@ -8,10 +8,10 @@ from torch import Tensor
 
 from ..sae.autoencoder import SparseAutoencoder
 from ..sae.edits import FeatureList, Method, Unit
+from ..sae.files.small_json import write_json
 from ..sae.fingerprint import fingerprint
 from ..sae.hosts import comfyui as host
 from ..sae.intervention import SIDES, Intervention, Schedule, Side
-from ..sae.json_file import write_json
 from ..sae.known import known_checkpoint
 from ..sae.provenance import provenance
 from ..sae.recipe import NeededSae, Recipe, read_recipe, write_recipe

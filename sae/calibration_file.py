@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from .edits import METHODS, Calibration, Method
-from .json_file import read_json, set_aside, write_json
+from .files.small_json import read_json, set_aside, write_json
 
 FORMAT, VERSION = "sae-steering calibration", 1
 SUFFIX = ".calibration.json"

@@ -10,8 +10,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from .files.safetensors_file import open_safetensors
 from .labels import Label, Labels
-from .safetensors_file import open_safetensors
 
 SOURCE = "LabelFeatures"
 SOURCES = (SOURCE, "LabelEmbedFeatures")  # whose names give way to new ones

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from .edits import Calibration, Edit, FeatureList, Unit
-from .json_file import parse_object
+from .files.small_json import parse_object
 from .statistics import FeatureStatistics
 
 EMPTY = '{"rows": []}'

@@ -16,8 +16,8 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from .edits import METHODS, UNITS, Calibration, Edit, Method, Unit
+from .files.small_json import parse_object
 from .intervention import SIDES, Schedule, Side
-from .json_file import parse_object
 from .site import parse_location
 
 FORMAT, VERSION = "sae-steering recipe", 1

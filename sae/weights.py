@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from .activations import VECTORS, Architecture
-from .tensors import TensorMemory, TensorSource
+from .files.tensors import TensorMemory, TensorSource
 
 PartName = Literal["encoder", "decoder"]
 REMEMBERED_READS = 8

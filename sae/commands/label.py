@@ -5,9 +5,9 @@ from __future__ import annotations
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
+from ..files.small_json import MOST_BYTES
 from ..fingerprint import fingerprint
 from ..formats import load
-from ..json_file import MOST_BYTES
 from ..label_store import shipped_labels
 from ..labels import labels_from_text, read_labels, write_labels
 from .inspect import add_architecture

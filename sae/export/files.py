@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..safetensors_file import DTYPES
+from ..files.safetensors_file import DTYPES
 from .planned import Matrix, Stored, blocks_of, bytes_of
 
 Progress = Callable[[int, int], None]  # bytes done, bytes in all; may raise to stop

@@ -8,8 +8,8 @@ from pathlib import Path
 from torch import Tensor
 
 from ..autoencoder import SparseAutoencoder
-from ..pickle_file import open_tensor
-from ..safetensors_file import open_safetensors
+from ..files.pickle_file import open_tensor
+from ..files.safetensors_file import open_safetensors
 from ..statistics import FeatureStatistics, read_statistics, statistics_path
 from . import sdxl_unbox
 from .files import Places, stem_of

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from ..activations import Architecture
+from ..files.tensors import TensorInfo, TensorSource
 from ..modulation import Modulation
 from ..site import Site
-from ..tensors import TensorInfo, TensorSource
 from ..weights import Weight
 
 Header = Mapping[str, TensorInfo]

@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..pickle_file import open_pickle
-from ..safetensors_file import open_safetensors
-from ..tensor_file import open_file
-from ..tensors import JoinedTensors, TensorSource
+from ..files.pickle_file import open_pickle
+from ..files.safetensors_file import open_safetensors
+from ..files.tensor_file import open_file
+from ..files.tensors import JoinedTensors, TensorSource
 
 SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
 MAX_JSON_BYTES = 16 * 2**20

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..activations import Architecture
-from ..tensors import ComputedRows
+from ..files.tensors import ComputedRows
 from ..weights import Weight
 from .checkpoint import Checkpoint, Reading
 

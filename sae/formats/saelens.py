@@ -8,7 +8,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from ..activations import Architecture, Kind
-from ..tensors import ComputedRows
+from ..files.tensors import ComputedRows
 from ..weights import Weight
 from .checkpoint import Checkpoint, Config, Reading
 from .saelens_config import CONFIG_NAME, NORMALIZATIONS, dataset_factor, hook_of, read_config

@@ -13,14 +13,7 @@ from torch import Tensor
 
 from sae.autoencoder import SparseCodes
 from sae.chart import BAR, feature_chart
-from sae.features import (
-    FeatureReader,
-    FeatureTally,
-    RankedFeature,
-    feature_list,
-    feature_table,
-    rank_features,
-)
+from sae.features import FeatureReader, FeatureTally, RankedFeature, feature_list, feature_table, rank_features
 from sae.intervention import COND, UNCOND, Moment
 from sae.site import parse_location
 from sae.statistics import FeatureStatistics, read_statistics, statistics_path, write_statistics

@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from sae.json_file import read_json, set_aside, write_json
+from sae.files.small_json import read_json, set_aside, write_json
 from sae.label_store import LabelStore
 from sae.labels import Label, labels_from_text, read_labels, search, write_labels
 

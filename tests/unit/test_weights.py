@@ -11,7 +11,7 @@ from torch import Tensor
 
 from plain_sae import D_IN, KINDS, build, close, every_kind, tensors_for
 from sae.autoencoder import Architecture, SparseAutoencoder
-from sae.safetensors_file import open_safetensors
+from sae.files.safetensors_file import open_safetensors
 from sae.weights import Weight, Weights
 
 
