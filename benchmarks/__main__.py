@@ -22,7 +22,7 @@ from sae.demo.steer import draw_steered
 from sae.edits import Edit
 from sae.formats import load
 from sae.intervention import Intervention
-from sae.site import parse_location
+from sae.places.site import parse_location
 from sae.steering import Steering
 
 D_SAE, D_IN = 49_152, 3_072

@@ -14,8 +14,8 @@ from ..sae.edits import Calibration, Edit, FeatureList, Method
 from ..sae.fingerprint import fingerprint
 from ..sae.hosts import comfyui as host
 from ..sae.intervention import Intervention
+from ..sae.places.site import Site, resolve_site
 from ..sae.record import RunSummary
-from ..sae.site import Site, resolve_site
 from ..sae.steering import Steering
 from .feature_names import calibration_path, names_of
 from .sockets import CATEGORY, Sae, SaeFeatures, location_input, stream_input

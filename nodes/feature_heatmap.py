@@ -12,7 +12,7 @@ from ..sae.edits import FeatureList
 from ..sae.heatmap import HeatReader, on_picture, region_of
 from ..sae.hosts import comfyui as host
 from ..sae.overlay import heat_overlay, token_bars
-from ..sae.site import resolve_site
+from ..sae.places.site import resolve_site
 from .sockets import CATEGORY, Sae, SaeFeatures, location_input, stream_input
 
 MOST_PICTURES = 64  # features times pictures that one sheet may have

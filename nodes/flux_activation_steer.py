@@ -10,8 +10,8 @@ from ..sae.autoencoder import SparseAutoencoder
 from ..sae.edits import FeatureList, Method, Unit
 from ..sae.hosts import comfyui as host
 from ..sae.intervention import SIDES, Intervention, Schedule, Side
+from ..sae.places.site import Depth, Site, resolve_site
 from ..sae.record import RunSummary
-from ..sae.site import Depth, Site, resolve_site
 from ..sae.steering import Steering
 from .messages import show_on_node
 from .sockets import CATEGORY, Sae, SaeFeatures, location_input, steering_inputs, steering_warnings, stream_input

@@ -17,7 +17,7 @@ from ..sae.hosts import comfyui as host
 from ..sae.intervention import Moment
 from ..sae.labelling import UNCLEAR, WordTally, merge, read_contexts, read_words
 from ..sae.labels import Labels
-from ..sae.site import Site, resolve_site
+from ..sae.places.site import Site, resolve_site
 from .feature_names import label_store, labels_of
 from .model_folder import output_folder
 from .sockets import CATEGORY, Sae, location_input, stream_input

@@ -13,9 +13,9 @@ from ..sae.fingerprint import fingerprint
 from ..sae.hosts import comfyui as host
 from ..sae.intervention import SIDES, Intervention, Schedule, Side
 from ..sae.known import known_checkpoint
+from ..sae.places.site import parse_location, resolve_site
 from ..sae.provenance import provenance
 from ..sae.recipe import NeededSae, Recipe, read_recipe, write_recipe
-from ..sae.site import parse_location, resolve_site
 from ..sae.steering import Steering
 from ..sae.version import VERSION
 from .feature_names import names_of

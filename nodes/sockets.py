@@ -5,7 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ..sae.edits import METHODS, UNITS
-from ..sae.site import STREAMS
+from ..sae.places.site import STREAMS
 from ..sae.steering import Steering
 
 CATEGORY = "SAE Steering"

@@ -17,8 +17,8 @@ from ..sae.autoencoder import SparseAutoencoder
 from ..sae.edits import METHODS, UNITS, Edit, FeatureList, Method, Unit
 from ..sae.hosts import comfyui as host
 from ..sae.intervention import Intervention
+from ..sae.places.site import Site, resolve_site
 from ..sae.sheet import contact_sheet
-from ..sae.site import Site, resolve_site
 from ..sae.steering import Steering
 from ..sae.sweep import Cell, captions, parse_strengths, plan
 from .feature_names import names_of

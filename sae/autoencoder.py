@@ -22,7 +22,7 @@ from .activations import (
 )
 from .modulation import Modulation
 from .origin import Origin
-from .site import Site
+from .places.site import Site
 from .statistics import FeatureStatistics
 from .weights import Part, PartName, Weights, check_weights, feature_chunks
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from .intervention import ActiveIntervention, Moment
-from .site import Site
+from .places.site import Site
 
 
 class RandomDirection:

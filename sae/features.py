@@ -12,8 +12,8 @@ from torch import Tensor
 from .autoencoder import SparseAutoencoder, SparseCodes
 from .edits import Edit, FeatureList
 from .intervention import COND, Moment
-from .region import check_mask, token_grid, token_weights
-from .site import Site
+from .places.region import check_mask, token_grid, token_weights
+from .places.site import Site
 from .statistics import FeatureStatistics
 
 RankBy = Literal["mean", "max", "frequency"]

@@ -11,8 +11,8 @@ from torch.nn import functional
 from .autoencoder import SparseAutoencoder
 from .features import cond_rows
 from .intervention import Moment
-from .region import PATCH, token_grid
-from .site import Site
+from .places.region import PATCH, token_grid
+from .places.site import Site
 
 
 class HeatReader:

@@ -9,9 +9,9 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from .places.region import check_mask, token_weights
+from .places.site import Site
 from .record import SteeringRecord
-from .region import check_mask, token_weights
-from .site import Site
 from .steering import Steering
 
 Side = Literal["both", "cond", "uncond", "opposite"]

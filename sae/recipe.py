@@ -18,7 +18,7 @@ from typing import Any
 from .edits import METHODS, UNITS, Calibration, Edit, Method, Unit
 from .files.small_json import parse_object
 from .intervention import SIDES, Schedule, Side
-from .site import parse_location
+from .places.site import parse_location
 
 FORMAT, VERSION = "sae-steering recipe", 1
 MODEL = "FLUX"

@@ -15,7 +15,7 @@ from torch import Tensor
 from .autoencoder import SparseAutoencoder
 from .fit import Fit, FitTally
 from .intervention import Moment
-from .site import Depth, Kind, Point, Site
+from .places.site import Depth, Kind, Point, Site
 
 FITTING_VARIANCE = 0.5  # an SAE that explains less than this share is of no use there
 BETTER_BY = 0.05  # explained variance by which another site must win to be named as the right one

@@ -18,8 +18,8 @@ from tqdm import tqdm
 from ..autoencoder import SparseAutoencoder
 from ..features import FeatureTally, RankedFeature, feature_list, feature_table
 from ..intervention import Intervention
+from ..places.site import resolve_site
 from ..sheet import contact_sheet
-from ..site import resolve_site
 from ..steering import Steering
 from .files import TEXT_SAE, load_decoder, load_sae, load_transformer
 from .judge import kept_attributes

@@ -18,7 +18,7 @@ from ..features import FeatureTally, feature_list
 from ..intervention import Intervention
 from ..label_store import shipped_labels
 from ..labels import read_labels
-from ..site import resolve_site
+from ..places.site import resolve_site
 from ..steering import Steering
 from .reader import measure_pictures
 from .shapes import COLOURS, Prompt, held_out_prompts

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..hosts.diffusers import capture
 from ..intervention import Moment
-from ..site import Site
+from ..places.site import Site
 from .latents import encode_pictures
 from .model import embed_prompts, pack, predict, sample
 from .shapes import Prompt, draw, training_prompts

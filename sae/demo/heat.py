@@ -11,7 +11,7 @@ from torch import Tensor
 from ..autoencoder import SparseAutoencoder
 from ..heatmap import HeatReader, on_picture, region_of
 from ..hosts.diffusers import capture
-from ..site import resolve_site
+from ..places.site import resolve_site
 from .latents import encode_pictures
 from .model import LATENT_SIDE, embed_prompts, noise_for, pack, predict
 from .shapes import COLOURS, PICTURE_SIZE, Prompt, draw, held_out_prompts, training_prompts

@@ -19,7 +19,7 @@ from ..label_store import shipped_labels
 from ..labelling import SLOT, UNCLEAR, WordTally
 from ..labelling_directions import label_directions, text_rows
 from ..labels import Labels, write_labels
-from ..site import resolve_site
+from ..places.site import resolve_site
 from .files import SAE_NAMES, load_sae, load_transformer
 from .kandinsky.files import EMBED_SAE, PRIOR
 from .model import sample

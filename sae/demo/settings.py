@@ -12,7 +12,7 @@ from ..autoencoder import SparseAutoencoder
 from ..edits import Method, Unit
 from ..features import FeatureTally, feature_list
 from ..intervention import Intervention
-from ..site import resolve_site
+from ..places.site import resolve_site
 from ..steering import Steering
 from .files import ATTENTION_SAE, IMAGE_SAE, TEXT_SAE
 from .reader import shape_masks

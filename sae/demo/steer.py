@@ -13,8 +13,8 @@ from ..features import FeatureReader, FeatureTally, RankedFeature, rank_features
 from ..hosts.diffusers import capture, tapped, window_of
 from ..hosts.diffusers import straight_percent_to_sigma as to_sigma
 from ..intervention import COND, Intervention
+from ..places.site import resolve_site
 from ..record import SteeringRecord
-from ..site import resolve_site
 from .model import sample
 from .shapes import Prompt
 

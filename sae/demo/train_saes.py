@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ..fit import Fit
-from ..site import Site, parse_location
+from ..places.site import Site, parse_location
 from ..training.data import ActivationBuffer
 from ..training.evaluate import evaluate
 from ..training.export import export_topk

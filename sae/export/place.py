@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..autoencoder import SparseAutoencoder
-from ..site import Site, site_from_name
+from ..places.site import Site, site_from_name
 
 
 def hook_name(sae: SparseAutoencoder) -> str | None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from ..autoencoder import SparseAutoencoder
 from ..known import known_site
 from ..origin import Origin
-from ..site import site_from_name
+from ..places.site import site_from_name
 from ..weights import Weights
 from . import (
     dictionary_learning,

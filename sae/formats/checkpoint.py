@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from ..activations import Architecture
 from ..files.tensors import TensorInfo, TensorSource
 from ..modulation import Modulation
-from ..site import Site
+from ..places.site import Site
 from ..weights import Weight
 
 Header = Mapping[str, TensorInfo]

@@ -13,7 +13,7 @@ from itertools import chain
 
 from ..activations import VECTORS, Architecture
 from ..modulation import TENSORS, Modulation
-from ..site import Site, parse_location
+from ..places.site import Site, parse_location
 from .checkpoint import Checkpoint, Config, Reading
 from .files import parse_json
 

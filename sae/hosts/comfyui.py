@@ -23,10 +23,10 @@ from torch import Tensor, nn
 from ..autoencoder import SparseAutoencoder
 from ..control import RandomDirection
 from ..intervention import COND, Intervention, Moment, Schedule, SigmaWindow
+from ..places.region import PATCH
+from ..places.site import Depth, Site
+from ..places.taps import Observer, Tap
 from ..record import RunSummary, SteeringRecord
-from ..region import PATCH
-from ..site import Depth, Site
-from ..taps import Observer, Tap
 from ..weights import PartName
 from .comfyui_weights import patcher_of
 from .flux_blocks import with_taps

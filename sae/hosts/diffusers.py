@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from ..intervention import COND, Intervention, Moment, Schedule, SigmaWindow
+from ..places.site import Depth, Site
+from ..places.taps import Observer, Tap, tap_image, tap_text, tap_tokens
 from ..record import SteeringRecord
-from ..site import Depth, Site
-from ..taps import Observer, Tap, tap_image, tap_text, tap_tokens
 
 if TYPE_CHECKING:
     from diffusers import FluxTransformer2DModel

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ..intervention import Moment
-from ..taps import Tap, tap_image, tap_text, tap_tokens
+from ..places.taps import Tap, tap_image, tap_text, tap_tokens
 
 Args = dict[str, Any]
 RunBlock = Callable[[Args], Args]

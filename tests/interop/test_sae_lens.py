@@ -23,7 +23,7 @@ from plain_sae import close
 from project_files import ROOT
 from sae.export import export
 from sae.formats import load
-from sae.site import parse_location
+from sae.places.site import parse_location
 
 TIMEOUT_SECONDS = 300
 VERSION = "6.54.12"

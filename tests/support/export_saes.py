@@ -10,7 +10,7 @@ from export_cases import CASES
 from sae.activations import Architecture
 from sae.autoencoder import SparseAutoencoder
 from sae.modulation import Modulation
-from sae.site import parse_location
+from sae.places.site import parse_location
 from sae.weights import Weights
 
 SITE = parse_location("transformer_blocks.3.attn", "text")

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from sae.autoencoder import Architecture, SparseAutoencoder
-from sae.site import Site
+from sae.places.site import Site
 from sae.statistics import FeatureStatistics
 
 D_IN, D_SAE = 12, 40

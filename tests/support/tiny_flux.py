@@ -18,7 +18,7 @@ from sae_steering_pack.sae.autoencoder import Architecture, SparseAutoencoder
 from sae_steering_pack.sae.edits import Edit
 from sae_steering_pack.sae.hosts import comfyui as host
 from sae_steering_pack.sae.intervention import Intervention
-from sae_steering_pack.sae.site import parse_location
+from sae_steering_pack.sae.places.site import parse_location
 from sae_steering_pack.sae.steering import Steering
 
 LATENT_SCALE, LATENT_SHIFT = 0.3611, 0.1159  # of FLUX's latents outside and inside the model

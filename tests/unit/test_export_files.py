@@ -16,7 +16,7 @@ from plain_sae import close
 from sae.export import TARGETS, export
 from sae.formats import load
 from sae.origin import Origin
-from sae.site import parse_location
+from sae.places.site import parse_location
 from sae.statistics import FeatureStatistics
 
 every_target = pytest.mark.parametrize("target", TARGETS)

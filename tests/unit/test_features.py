@@ -15,7 +15,7 @@ from sae.autoencoder import SparseCodes
 from sae.chart import BAR, feature_chart
 from sae.features import FeatureReader, FeatureTally, RankedFeature, feature_list, feature_table, rank_features
 from sae.intervention import COND, UNCOND, Moment
-from sae.site import parse_location
+from sae.places.site import parse_location
 from sae.statistics import FeatureStatistics, read_statistics, statistics_path, write_statistics
 from small_saes import ARCHITECTURES, D_IN, D_SAE, dense_codes, small_sae
 

@@ -7,7 +7,7 @@ from sae.autoencoder import Architecture, SparseAutoencoder
 from sae.heatmap import HeatReader, on_picture, region_of
 from sae.intervention import COND, UNCOND, Moment
 from sae.overlay import RAMP, heat_overlay, ramp, token_bars
-from sae.site import parse_location
+from sae.places.site import parse_location
 
 WIDTH = 6
 

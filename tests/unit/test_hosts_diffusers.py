@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from sae.edits import Edit
 from sae.hosts.diffusers import capture, depth_of, steer
 from sae.intervention import COND, UNCOND, Intervention, Moment, Schedule
-from sae.site import Depth, Site, parse_location
+from sae.places.site import Depth, Site, parse_location
 from sae.steering import Steering
 from small_saes import dense_codes, dense_decode, dense_directions, small_sae
 

@@ -14,7 +14,7 @@ from sae.demo.steer import contrast, draw_steered, tally_prompt
 from sae.features import feature_list
 from sae.hosts.diffusers import capture
 from sae.intervention import Intervention
-from sae.site import site_from_name
+from sae.places.site import site_from_name
 from sae.steering import Steering
 
 PROMPT = Prompt("red", "square", "center", "big", "grey")

@@ -12,7 +12,7 @@ from sae_steering_pack.nodes.model_folder import output_folder
 from sae_steering_pack.sae.edits import Edit, FeatureList
 from sae_steering_pack.sae.fingerprint import fingerprint
 from sae_steering_pack.sae.labels import Label
-from sae_steering_pack.sae.site import parse_location
+from sae_steering_pack.sae.places.site import parse_location
 from tiny_flux import make_sae, run_node, sample
 
 PLACE = {"location": "transformer_blocks.0-1", "stream": "image"}
