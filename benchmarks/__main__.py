@@ -14,11 +14,11 @@ import psutil
 import torch
 from safetensors.torch import save_file
 
-from sae.autoencoder import SparseAutoencoder
 from sae.demo.files import TEXT_SAE, load_sae, load_transformer
 from sae.demo.model import sample
 from sae.demo.shapes import Prompt
 from sae.demo.steer import draw_steered
+from sae.dictionary.autoencoder import SparseAutoencoder
 from sae.edits import Edit
 from sae.formats import load
 from sae.intervention import Intervention

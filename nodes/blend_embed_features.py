@@ -4,7 +4,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..sae.autoencoder import SparseAutoencoder
+from ..sae.dictionary.autoencoder import SparseAutoencoder
 from ..sae.edits import FeatureList
 from ..sae.embeddings import ALL, AUTO, blend_tokens
 from ..sae.hosts.embeddings import edited, is_conditioning, place_in, read

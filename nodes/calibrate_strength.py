@@ -7,11 +7,11 @@ import comfy.utils
 from comfy_api.latest import io, ui
 from torch import Tensor
 
-from ..sae.autoencoder import SparseAutoencoder
 from ..sae.calibration import CALIBRATED_METHODS, MOST_READINGS, Reading, calibrate, compare
 from ..sae.calibration_file import update_calibrations
+from ..sae.dictionary.autoencoder import SparseAutoencoder
+from ..sae.dictionary.fingerprint import fingerprint
 from ..sae.edits import Calibration, Edit, FeatureList, Method
-from ..sae.fingerprint import fingerprint
 from ..sae.hosts import comfyui as host
 from ..sae.intervention import Intervention
 from ..sae.places.site import Site, resolve_site

@@ -5,7 +5,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..sae.autoencoder import SparseAutoencoder
+from ..sae.dictionary.autoencoder import SparseAutoencoder
 from ..sae.edits import FeatureList, Method, Unit
 from ..sae.embeddings import ALL, AUTO, steer_tokens
 from ..sae.hosts.embeddings import edited, place_in

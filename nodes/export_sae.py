@@ -7,7 +7,7 @@ import comfy.utils
 import torch
 from comfy_api.latest import io, ui
 
-from ..sae.autoencoder import SparseAutoencoder
+from ..sae.dictionary.autoencoder import SparseAutoencoder
 from ..sae.export import TARGETS, Progress, export
 from .model_folder import output_folder
 from .sockets import CATEGORY, Sae

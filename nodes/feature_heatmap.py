@@ -7,7 +7,7 @@ import torch
 from comfy_api.latest import io, ui
 from torch import Tensor
 
-from ..sae.autoencoder import SparseAutoencoder
+from ..sae.dictionary.autoencoder import SparseAutoencoder
 from ..sae.edits import FeatureList
 from ..sae.heatmap import HeatReader, on_picture, region_of
 from ..sae.hosts import comfyui as host

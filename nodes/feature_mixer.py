@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..sae.autoencoder import SparseAutoencoder
+from ..sae.dictionary.autoencoder import SparseAutoencoder
 from ..sae.edits import FeatureList
 from ..sae.mix import EMPTY, parse_mix
 from .feature_payload import sae_payload

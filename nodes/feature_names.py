@@ -7,9 +7,9 @@ from pathlib import Path
 
 import folder_paths
 
-from ..sae.autoencoder import SparseAutoencoder
 from ..sae.calibration_file import SUFFIX
-from ..sae.fingerprint import Progress, fingerprint
+from ..sae.dictionary.autoencoder import SparseAutoencoder
+from ..sae.dictionary.fingerprint import Progress, fingerprint
 from ..sae.label_store import LabelStore, shipped_labels
 from ..sae.labels import Labels
 

@@ -6,7 +6,7 @@ import comfy.utils
 import torch
 from comfy_api.latest import io, ui
 
-from ..sae.autoencoder import SparseAutoencoder
+from ..sae.dictionary.autoencoder import SparseAutoencoder
 from ..sae.hosts import comfyui as host
 from ..sae.inspection import describe, report
 from ..sae.places.site import Site, resolve_site

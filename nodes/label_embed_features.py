@@ -7,7 +7,7 @@ import torch
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..sae.autoencoder import SparseAutoencoder
+from ..sae.dictionary.autoencoder import SparseAutoencoder
 from ..sae.hosts.kandinsky import KandinskyHalf, embed_texts
 from ..sae.labelling import SLOT, read_contexts, read_words
 from ..sae.labelling_directions import label_directions, text_rows

@@ -10,9 +10,9 @@ import comfy.utils
 from comfy_api.latest import io, ui
 from torch import Tensor
 
-from ..sae.autoencoder import SparseAutoencoder
+from ..sae.dictionary.autoencoder import SparseAutoencoder
+from ..sae.dictionary.fingerprint import fingerprint
 from ..sae.features import FeatureReader
-from ..sae.fingerprint import fingerprint
 from ..sae.hosts import comfyui as host
 from ..sae.intervention import Moment
 from ..sae.labelling import UNCLEAR, WordTally, merge, read_contexts, read_words

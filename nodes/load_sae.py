@@ -5,7 +5,7 @@ from pathlib import Path
 import folder_paths
 from comfy_api.latest import io
 
-from ..sae.autoencoder import SparseAutoencoder
+from ..sae.dictionary.autoencoder import SparseAutoencoder
 from ..sae.formats import ARCHITECTURES, AUTO, load, with_statistics
 from ..sae.places.site import parse_location, resolve_site
 from .model_folder import KIND, measured_statistics, sae_folders, sae_names, sae_path

@@ -6,10 +6,10 @@ from pathlib import Path
 from comfy_api.latest import io, ui
 from torch import Tensor
 
-from ..sae.autoencoder import SparseAutoencoder
+from ..sae.dictionary.autoencoder import SparseAutoencoder
+from ..sae.dictionary.fingerprint import fingerprint
 from ..sae.edits import FeatureList, Method, Unit
 from ..sae.files.small_json import write_json
-from ..sae.fingerprint import fingerprint
 from ..sae.hosts import comfyui as host
 from ..sae.intervention import SIDES, Intervention, Schedule, Side
 from ..sae.known import known_checkpoint

@@ -8,8 +8,8 @@ from typing import Any
 
 from aiohttp import web
 
+from ..sae.dictionary.fingerprint import fingerprint
 from ..sae.files.small_json import parse_object
-from ..sae.fingerprint import fingerprint
 from ..sae.label_store import shipped_labels
 from ..sae.labels import Label, Labels, labels_from, search
 from .feature_names import label_store

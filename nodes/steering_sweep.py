@@ -13,7 +13,7 @@ from comfy_api.latest import io, ui
 from torch import Tensor
 from torch.nn import functional
 
-from ..sae.autoencoder import SparseAutoencoder
+from ..sae.dictionary.autoencoder import SparseAutoencoder
 from ..sae.edits import METHODS, UNITS, Edit, FeatureList, Method, Unit
 from ..sae.hosts import comfyui as host
 from ..sae.intervention import Intervention

@@ -7,11 +7,11 @@ import latent_preview
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..sae.autoencoder import SparseAutoencoder
+from ..sae.dictionary.autoencoder import SparseAutoencoder
+from ..sae.dictionary.statistics import write_statistics
 from ..sae.features import FeatureReader, FeatureTally, rank_features
 from ..sae.hosts import comfyui as host
 from ..sae.places.site import Site, resolve_site
-from ..sae.statistics import write_statistics
 from .feature_results import count_input, feature_outputs, found_features, rank_input
 from .model_folder import measured_statistics, output_folder
 from .sockets import CATEGORY, Sae, location_input, stream_input

@@ -4,7 +4,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..sae.autoencoder import SparseAutoencoder
+from ..sae.dictionary.autoencoder import SparseAutoencoder
 from ..sae.embeddings import ALL, AUTO, tally_tokens
 from ..sae.features import RankBy, rank_features
 from ..sae.hosts.embeddings import place_in, read

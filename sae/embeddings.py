@@ -13,7 +13,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from .autoencoder import SparseAutoencoder
+from .dictionary.autoencoder import SparseAutoencoder
 from .edits import Edit
 from .features import FeatureTally
 from .known import known_checkpoint

@@ -9,12 +9,12 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from .autoencoder import SparseAutoencoder, SparseCodes
+from .dictionary.autoencoder import SparseAutoencoder, SparseCodes
+from .dictionary.statistics import FeatureStatistics
 from .edits import Edit, FeatureList
 from .intervention import COND, Moment
 from .places.region import check_mask, token_grid, token_weights
 from .places.site import Site
-from .statistics import FeatureStatistics
 
 RankBy = Literal["mean", "max", "frequency"]
 RANKINGS: tuple[RankBy, ...] = get_args(RankBy)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from .autoencoder import SparseAutoencoder
+from .dictionary.autoencoder import SparseAutoencoder
 from .features import cond_rows
 from .intervention import Moment
 from .places.region import PATCH, token_grid

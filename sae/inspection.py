@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from .autoencoder import SparseAutoencoder
+from .dictionary.autoencoder import SparseAutoencoder
+from .dictionary.fingerprint import Progress, fingerprint
 from .embeddings import ALL, family, home_of
-from .fingerprint import Progress, fingerprint
 from .fit import Fit
 from .provenance import provenance
 from .selftest import Verdict

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from .autoencoder import SparseAutoencoder
+from .dictionary.autoencoder import SparseAutoencoder
 from .files.small_json import set_aside
 from .labels import SUFFIX, Label, Labels, read_labels, write_labels
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from .autoencoder import SparseAutoencoder
+from .dictionary.autoencoder import SparseAutoencoder
 from .fit import Fit, FitTally
 from .intervention import Moment
 from .places.site import Depth, Kind, Point, Site

@@ -26,9 +26,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .autoencoder import SparseAutoencoder
+from .dictionary.autoencoder import SparseAutoencoder
+from .dictionary.weights import PartName
 from .edits import METHODS, UNITS, Edit, Method, Unit
-from .weights import PartName
 
 NORMED: tuple[Unit, ...] = ("token_norm", "calibrated")  # fractions of each token's norm, where a method pushes
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
+from ..dictionary.fingerprint import fingerprint
 from ..files.small_json import MOST_BYTES
-from ..fingerprint import fingerprint
 from ..formats import load
 from ..label_store import shipped_labels
 from ..labels import labels_from_text, read_labels, write_labels

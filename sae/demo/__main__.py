@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ..autoencoder import SparseAutoencoder
+from ..dictionary.autoencoder import SparseAutoencoder
 from ..features import FeatureTally, RankedFeature, feature_list, feature_table
 from ..intervention import Intervention
 from ..places.site import resolve_site

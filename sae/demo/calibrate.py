@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from ..autoencoder import SparseAutoencoder
 from ..calibration import Reading, calibrate, compare
+from ..dictionary.autoencoder import SparseAutoencoder
 from ..edits import Calibration, Edit, Method
 from ..features import FeatureTally, feature_list
 from ..intervention import Intervention

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from safetensors.torch import load_file
 
-from ..autoencoder import SparseAutoencoder
+from ..dictionary.autoencoder import SparseAutoencoder
 from ..formats import load
 from .latents import ShapesDecoder
 from .model import build_transformer

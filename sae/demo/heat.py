@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
-from ..autoencoder import SparseAutoencoder
+from ..dictionary.autoencoder import SparseAutoencoder
 from ..heatmap import HeatReader, on_picture, region_of
 from ..hosts.diffusers import capture
 from ..places.site import resolve_site

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
-from ..autoencoder import SparseAutoencoder
-from ..fingerprint import fingerprint
+from ..dictionary.autoencoder import SparseAutoencoder
+from ..dictionary.fingerprint import fingerprint
 from ..hosts.diffusers import capture
 from ..hosts.kandinsky import KandinskyHalf, embed_texts
 from ..intervention import Moment

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor
 from torch.nn import functional
 
-from ..autoencoder import SparseAutoencoder
+from ..dictionary.autoencoder import SparseAutoencoder
 from ..edits import Method, Unit
 from ..features import FeatureTally, feature_list
 from ..intervention import Intervention

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from ..autoencoder import SparseAutoencoder
 from ..control import RandomDirection
+from ..dictionary.autoencoder import SparseAutoencoder
 from ..features import FeatureReader, FeatureTally, RankedFeature, rank_features
 from ..hosts.diffusers import capture, tapped, window_of
 from ..hosts.diffusers import straight_percent_to_sigma as to_sigma

@@ -10,9 +10,9 @@ from typing import Protocol
 
 import torch
 
-from ..autoencoder import SparseAutoencoder
+from ..dictionary.autoencoder import SparseAutoencoder
+from ..dictionary.statistics import statistics_path, write_statistics
 from ..formats.files import BESIDE, SUFFIXES
-from ..statistics import statistics_path, write_statistics
 from . import dictionary_learning, own, reny_topk, saelens
 from .files import Progress, write_tensors
 from .planned import Layout

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from ..autoencoder import SparseAutoencoder
+from ..dictionary.autoencoder import SparseAutoencoder
 from ..formats.own import FORMAT, LAYOUTS, MODULATION
 from ..provenance import provenance, trained_k
 from .place import hook_name

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..autoencoder import SparseAutoencoder
+from ..dictionary.autoencoder import SparseAutoencoder
 from ..places.site import Site, site_from_name
 
 

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..activations import VECTORS
-from ..autoencoder import SparseAutoencoder
-from ..weights import Weight
+from ..dictionary.activations import VECTORS
+from ..dictionary.autoencoder import SparseAutoencoder
+from ..dictionary.weights import Weight
 from .planned import Matrix
 
 BLOCK_ROWS = 4096

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..weights import Weight
+from ..dictionary.weights import Weight
 
 BLOCK_BYTES = 8 * 2**20
 

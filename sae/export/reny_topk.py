@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import torch
 
-from ..autoencoder import SparseAutoencoder
+from ..dictionary.autoencoder import SparseAutoencoder
 from ..formats.reny import HOOK
 from ..provenance import provenance
 from .place import hook_name, refuse_place

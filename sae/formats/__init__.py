@@ -6,11 +6,11 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from ..autoencoder import SparseAutoencoder
+from ..dictionary.autoencoder import SparseAutoencoder
+from ..dictionary.origin import Origin
+from ..dictionary.weights import Weights
 from ..known import known_site
-from ..origin import Origin
 from ..places.site import site_from_name
-from ..weights import Weights
 from . import (
     dictionary_learning,
     diffract,

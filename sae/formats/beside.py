@@ -7,10 +7,10 @@ from pathlib import Path
 
 from torch import Tensor
 
-from ..autoencoder import SparseAutoencoder
+from ..dictionary.autoencoder import SparseAutoencoder
+from ..dictionary.statistics import FeatureStatistics, read_statistics, statistics_path
 from ..files.pickle_file import open_tensor
 from ..files.safetensors_file import open_safetensors
-from ..statistics import FeatureStatistics, read_statistics, statistics_path
 from . import sdxl_unbox
 from .files import Places, stem_of
 

@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from ..activations import Architecture
+from ..dictionary.activations import Architecture
+from ..dictionary.modulation import Modulation
+from ..dictionary.weights import Weight
 from ..files.tensors import TensorInfo, TensorSource
-from ..modulation import Modulation
 from ..places.site import Site
-from ..weights import Weight
 
 Header = Mapping[str, TensorInfo]
 Config = Mapping[str, Any]

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from ..activations import Architecture
-from ..weights import Weight
+from ..dictionary.activations import Architecture
+from ..dictionary.weights import Weight
 from .checkpoint import Checkpoint, Config, Reading
 
 CONFIG_NAME = "config.json"

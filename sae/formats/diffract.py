@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import re
 
-from ..activations import Architecture
-from ..modulation import TENSORS, Modulation
+from ..dictionary.activations import Architecture
+from ..dictionary.modulation import TENSORS, Modulation
 from .checkpoint import Checkpoint, Reading
 
 CONFIG_NAME = "config.json"

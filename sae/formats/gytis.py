@@ -5,7 +5,7 @@ Source: huggingface.co/gytdau/clip-sae-128.
 
 from __future__ import annotations
 
-from ..activations import Architecture
+from ..dictionary.activations import Architecture
 from .checkpoint import Checkpoint, Reading
 
 CONFIG_NAME = "config.json"

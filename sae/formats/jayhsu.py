@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 
-from ..activations import Architecture
+from ..dictionary.activations import Architecture
 from .checkpoint import Checkpoint, Reading
 
 CONFIG_NAME = "config.json"

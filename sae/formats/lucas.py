@@ -5,7 +5,7 @@ Source: github.com/lucas-zhao6/Sparse-Autoencoders-for-Interpreting-Visual-Featu
 
 from __future__ import annotations
 
-from ..activations import Architecture
+from ..dictionary.activations import Architecture
 from .checkpoint import Checkpoint, Reading
 
 CONFIG_NAME = "config.json"

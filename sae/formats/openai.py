@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..activations import Architecture
+from ..dictionary.activations import Architecture
 from .checkpoint import Checkpoint, Reading
 
 CONFIG_NAME = "config.json"

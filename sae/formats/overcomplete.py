@@ -9,9 +9,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..activations import Architecture
+from ..dictionary.activations import Architecture
+from ..dictionary.weights import Weight
 from ..files.tensors import ComputedRows
-from ..weights import Weight
 from .checkpoint import Checkpoint, Reading
 
 CONFIG_NAME = "config.json"

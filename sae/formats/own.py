@@ -11,8 +11,8 @@ from __future__ import annotations
 from dataclasses import fields
 from itertools import chain
 
-from ..activations import VECTORS, Architecture
-from ..modulation import TENSORS, Modulation
+from ..dictionary.activations import VECTORS, Architecture
+from ..dictionary.modulation import TENSORS, Modulation
 from ..places.site import Site, parse_location
 from .checkpoint import Checkpoint, Config, Reading
 from .files import parse_json

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from ..activations import Architecture, Kind, Normalization
+from ..dictionary.activations import Architecture, Kind, Normalization
 from .checkpoint import Checkpoint, Config, Reading
 
 CONFIG_NAME = "config.json"

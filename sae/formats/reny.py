@@ -10,8 +10,8 @@ from dataclasses import replace
 
 import torch
 
-from ..activations import Architecture
-from ..weights import Weight
+from ..dictionary.activations import Architecture
+from ..dictionary.weights import Weight
 from .checkpoint import Checkpoint, Config, Reading
 
 CONFIG_NAME = "config.json"

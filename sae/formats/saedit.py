@@ -5,7 +5,7 @@ Source: github.com/bartbussmann/matryoshka_sae as SAEdit uses it. The file has a
 
 from __future__ import annotations
 
-from ..activations import Architecture
+from ..dictionary.activations import Architecture
 from .checkpoint import Checkpoint, Reading
 
 CONFIG_NAME = "config.json"

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ..activations import Architecture, Kind
+from ..dictionary.activations import Architecture, Kind
+from ..dictionary.weights import Weight
 from ..files.tensors import ComputedRows
-from ..weights import Weight
 from .checkpoint import Checkpoint, Config, Reading
 from .saelens_config import CONFIG_NAME, NORMALIZATIONS, dataset_factor, hook_of, read_config
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from ..activations import Normalization
+from ..dictionary.activations import Normalization
 from .checkpoint import Checkpoint, Config
 
 CONFIG_NAME = "cfg.json"

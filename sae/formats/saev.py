@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from ..activations import Architecture
+from ..dictionary.activations import Architecture
 from .checkpoint import Checkpoint, Config, Reading
 from .files import HEADER
 

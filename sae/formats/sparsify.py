@@ -6,7 +6,7 @@ sample selection is switched off when it loads an SAE.
 
 from __future__ import annotations
 
-from ..activations import Architecture, Kind
+from ..dictionary.activations import Architecture, Kind
 from .checkpoint import Checkpoint, Config, Reading
 
 CONFIG_NAME = "cfg.json"

@@ -7,9 +7,9 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from ..activations import SparseCodes
+from ..dictionary.activations import SparseCodes
+from ..dictionary.statistics import FeatureStatistics
 from ..fit import Fit, FitTally
-from ..statistics import FeatureStatistics
 from .topk import TopKModel
 
 

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import torch
 
-from ..activations import Architecture
-from ..autoencoder import SparseAutoencoder
+from ..dictionary.activations import Architecture
+from ..dictionary.autoencoder import SparseAutoencoder
+from ..dictionary.statistics import FeatureStatistics
 from ..export import export
-from ..statistics import FeatureStatistics
 from .topk import TopKModel
 
 

@@ -9,10 +9,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 try:  # inside ComfyUI the library is a part of the pack
-    from sae_steering_pack.sae.autoencoder import Architecture, SparseAutoencoder
+    from sae_steering_pack.sae.dictionary.autoencoder import Architecture, SparseAutoencoder
     from sae_steering_pack.sae.formats import load
 except ImportError:
-    from sae.autoencoder import Architecture, SparseAutoencoder
+    from sae.dictionary.autoencoder import Architecture, SparseAutoencoder
     from sae.formats import load
 
 

@@ -7,11 +7,11 @@ from typing import Any
 import torch
 
 from export_cases import CASES
-from sae.activations import Architecture
-from sae.autoencoder import SparseAutoencoder
-from sae.modulation import Modulation
+from sae.dictionary.activations import Architecture
+from sae.dictionary.autoencoder import SparseAutoencoder
+from sae.dictionary.modulation import Modulation
+from sae.dictionary.weights import Weights
 from sae.places.site import parse_location
-from sae.weights import Weights
 
 SITE = parse_location("transformer_blocks.3.attn", "text")
 CONFIGS = {"saelens": "cfg.json", "reny_topk": "config.json", "dictionary_learning": "config.json"}

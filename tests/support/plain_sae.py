@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from sae.autoencoder import Architecture, SparseAutoencoder
+from sae.dictionary.autoencoder import Architecture, SparseAutoencoder
 
 D_IN, D_SAE = 12, 40
 KINDS = {

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sae.autoencoder import Architecture, SparseAutoencoder
+from sae.dictionary.autoencoder import Architecture, SparseAutoencoder
+from sae.dictionary.statistics import FeatureStatistics
 from sae.places.site import Site
-from sae.statistics import FeatureStatistics
 
 D_IN, D_SAE = 12, 40
 ARCHITECTURES = {

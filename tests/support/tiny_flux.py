@@ -14,7 +14,7 @@ import torch
 from comfy_api.latest import io
 from diffusers import FluxTransformer2DModel
 
-from sae_steering_pack.sae.autoencoder import Architecture, SparseAutoencoder
+from sae_steering_pack.sae.dictionary.autoencoder import Architecture, SparseAutoencoder
 from sae_steering_pack.sae.edits import Edit
 from sae_steering_pack.sae.hosts import comfyui as host
 from sae_steering_pack.sae.intervention import Intervention

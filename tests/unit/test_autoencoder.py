@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from plain_sae import D_IN, D_SAE, KINDS, build, close, every_kind, expected_codes, expected_reconstruction, tensors_for
-from sae import autoencoder
-from sae.autoencoder import Architecture, SparseAutoencoder, SparseCodes
+from sae.dictionary import autoencoder
+from sae.dictionary.autoencoder import Architecture, SparseAutoencoder, SparseCodes
 from sae.places.site import parse_location
 
 

@@ -9,8 +9,8 @@ from export_cases import CASES, D, F, tokens
 from export_saes import SITE, WEIGHTS, build
 from goldens import GOLDENS
 from plain_sae import close
-from sae.activations import Architecture
-from sae.autoencoder import SparseAutoencoder
+from sae.dictionary.activations import Architecture
+from sae.dictionary.autoencoder import SparseAutoencoder
 from sae.export import TARGETS, export
 from sae.formats import load
 

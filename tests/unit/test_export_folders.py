@@ -15,8 +15,8 @@ from export_cases import CASES, D, K, tokens
 from export_saes import CONFIGS, SITE, build
 from plain_sae import close
 from project_files import ROOT
-from sae.activations import Architecture
-from sae.autoencoder import SparseAutoencoder
+from sae.dictionary.activations import Architecture
+from sae.dictionary.autoencoder import SparseAutoencoder
 from sae.export import TARGETS, export
 from sae.formats import load
 

@@ -11,12 +11,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from sae.autoencoder import SparseCodes
 from sae.chart import BAR, feature_chart
+from sae.dictionary.autoencoder import SparseCodes
+from sae.dictionary.statistics import FeatureStatistics, read_statistics, statistics_path, write_statistics
 from sae.features import FeatureReader, FeatureTally, RankedFeature, feature_list, feature_table, rank_features
 from sae.intervention import COND, UNCOND, Moment
 from sae.places.site import parse_location
-from sae.statistics import FeatureStatistics, read_statistics, statistics_path, write_statistics
 from small_saes import ARCHITECTURES, D_IN, D_SAE, dense_codes, small_sae
 
 ROWS, COLUMNS = 4, 3

@@ -13,8 +13,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from goldens import copy_as, expected, golden
+from sae.dictionary.statistics import FeatureStatistics, statistics_path, write_statistics
 from sae.formats import load
-from sae.statistics import FeatureStatistics, statistics_path, write_statistics
 
 D, F, K = 10, 32, 4
 CONFIGS: dict[str, dict[str, Any]] = {

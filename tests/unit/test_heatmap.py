@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from sae.autoencoder import Architecture, SparseAutoencoder
+from sae.dictionary.autoencoder import Architecture, SparseAutoencoder
 from sae.heatmap import HeatReader, on_picture, region_of
 from sae.intervention import COND, UNCOND, Moment
 from sae.overlay import RAMP, heat_overlay, ramp, token_bars

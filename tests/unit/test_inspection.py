@@ -11,9 +11,9 @@ from safetensors.torch import save_file
 
 from embeds import sae_for
 from layouts import D, F, K, linear
-from sae.autoencoder import Architecture, SparseAutoencoder
 from sae.demo.files import SAE_NAMES, WEIGHTS, load_sae
-from sae.fingerprint import fingerprint
+from sae.dictionary.autoencoder import Architecture, SparseAutoencoder
+from sae.dictionary.fingerprint import fingerprint
 from sae.fit import Fit
 from sae.formats import load
 from sae.inspection import describe, report

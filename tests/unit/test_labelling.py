@@ -9,7 +9,7 @@ from sae.demo.files import ATTENTION_SAE, TEXT_SAE, load_sae, load_transformer
 from sae.demo.kandinsky.files import EMBED_SAE
 from sae.demo.name_features import measure_names, name_embed_features, selectivity
 from sae.demo.shapes import Prompt, all_prompts, read_prompt
-from sae.fingerprint import fingerprint
+from sae.dictionary.fingerprint import fingerprint
 from sae.label_store import shipped_labels
 from sae.labelling import SOURCE, UNCLEAR, WordTally, merge, read_contexts, read_words
 from sae.labelling_directions import label_directions, text_rows

@@ -14,8 +14,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 from layouts import D, F, K, linear, matrices
+from sae.dictionary.statistics import read_statistics
 from sae.formats import load
-from sae.statistics import read_statistics
 
 CONFIG = {"trainer": {"dict_class": "AutoEncoder", "activation_dim": D, "dict_size": F}}
 

@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from sae.autoencoder import SparseAutoencoder
+from sae.dictionary.autoencoder import SparseAutoencoder
+from sae.dictionary.statistics import FeatureStatistics
 from sae.edits import METHODS, Edit, FeatureList
-from sae.statistics import FeatureStatistics
 from sae.steering import Steering
 from small_saes import (
     ARCHITECTURES,

@@ -10,8 +10,8 @@ import torch
 from safetensors import safe_open
 from torch.nn.functional import normalize
 
+from sae.dictionary.statistics import FeatureStatistics
 from sae.formats import load
-from sae.statistics import FeatureStatistics
 from sae.training.data import ActivationBuffer
 from sae.training.evaluate import evaluate
 from sae.training.export import export_topk

@@ -10,9 +10,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from plain_sae import D_IN, KINDS, build, close, every_kind, tensors_for
-from sae.autoencoder import Architecture, SparseAutoencoder
+from sae.dictionary.autoencoder import Architecture, SparseAutoencoder
+from sae.dictionary.weights import Weight, Weights
 from sae.files.safetensors_file import open_safetensors
-from sae.weights import Weight, Weights
 
 
 @pytest.fixture

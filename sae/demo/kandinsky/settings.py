@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from ...autoencoder import SparseAutoencoder
+from ...dictionary.autoencoder import SparseAutoencoder
 from ...edits import FeatureList, Method, Unit
 from ...embeddings import blend_tokens, steer_tokens
 from ...features import FeatureTally, feature_list, rank_features

@@ -9,8 +9,8 @@ import torch
 from sae_steering_pack.nodes.feature_names import calibration_path
 from sae_steering_pack.sae.calibration import CLEAR, UNRELATED, VISIBLE, compare
 from sae_steering_pack.sae.calibration_file import read_calibrations
+from sae_steering_pack.sae.dictionary.fingerprint import fingerprint
 from sae_steering_pack.sae.edits import Edit, FeatureList
-from sae_steering_pack.sae.fingerprint import fingerprint
 from sae_steering_pack.sae.hosts import comfyui as host
 from sae_steering_pack.sae.record import LARGE_DELTA
 from tiny_flux import run_node

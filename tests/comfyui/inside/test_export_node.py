@@ -10,9 +10,9 @@ import pytest
 import torch
 from comfy.model_management import InterruptProcessingException
 
+from sae_steering_pack.sae.dictionary.statistics import FeatureStatistics
 from sae_steering_pack.sae.formats import load
 from sae_steering_pack.sae.places.site import parse_location
-from sae_steering_pack.sae.statistics import FeatureStatistics
 from tiny_flux import D_SAE, WIDTH, make_sae, run_node
 
 SITE = parse_location("single_transformer_blocks.1.attn", "image")

@@ -8,8 +8,8 @@ import json
 import pytest
 import torch
 
+from sae_steering_pack.sae.dictionary.fingerprint import fingerprint
 from sae_steering_pack.sae.edits import Edit, FeatureList
-from sae_steering_pack.sae.fingerprint import fingerprint
 from sae_steering_pack.sae.hosts import comfyui as host
 from tiny_flux import run_node
 

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from sae_steering_pack.sae.demo.files import TEXT_SAE, WEIGHTS
+from sae_steering_pack.sae.dictionary.statistics import read_statistics
 from sae_steering_pack.sae.edits import Edit
-from sae_steering_pack.sae.statistics import read_statistics
 from sae_steering_pack.sae.steering import Steering
 from tiny_flux import run_node
 

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from .files.safetensors_file import open_safetensors
+from ..files.safetensors_file import open_safetensors
 
 SUFFIX = ".stats.safetensors"
 NAMES = ("mean", "max", "density")

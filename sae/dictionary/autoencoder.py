@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ..places.site import Site
 from .activations import (
     ActiveList,
     Architecture,
@@ -22,7 +23,6 @@ from .activations import (
 )
 from .modulation import Modulation
 from .origin import Origin
-from .places.site import Site
 from .statistics import FeatureStatistics
 from .weights import Part, PartName, Weights, check_weights, feature_chunks
 

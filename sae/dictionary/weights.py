@@ -15,8 +15,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from ..files.tensors import TensorMemory, TensorSource
 from .activations import VECTORS, Architecture
-from .files.tensors import TensorMemory, TensorSource
 
 PartName = Literal["encoder", "decoder"]
 REMEMBERED_READS = 8
