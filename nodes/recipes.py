@@ -10,11 +10,11 @@ from ..sae.dictionary.autoencoder import SparseAutoencoder
 from ..sae.dictionary.fingerprint import fingerprint
 from ..sae.edits import FeatureList, Method, Unit
 from ..sae.files.small_json import write_json
+from ..sae.formats.known import known_checkpoint
+from ..sae.formats.provenance import provenance
 from ..sae.hosts import comfyui as host
 from ..sae.intervention import SIDES, Intervention, Schedule, Side
-from ..sae.known import known_checkpoint
 from ..sae.places.site import parse_location, resolve_site
-from ..sae.provenance import provenance
 from ..sae.recipe import NeededSae, Recipe, read_recipe, write_recipe
 from ..sae.steering import Steering
 from ..sae.version import VERSION

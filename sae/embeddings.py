@@ -16,7 +16,7 @@ from torch import Tensor
 from .dictionary.autoencoder import SparseAutoencoder
 from .edits import Edit
 from .features import FeatureTally
-from .known import known_checkpoint
+from .formats.known import known_checkpoint
 from .record import SteeringRecord
 from .steering import Steering
 

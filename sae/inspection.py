@@ -8,7 +8,7 @@ from .dictionary.autoencoder import SparseAutoencoder
 from .dictionary.fingerprint import Progress, fingerprint
 from .embeddings import ALL, family, home_of
 from .fit import Fit
-from .provenance import provenance
+from .formats.provenance import provenance
 from .selftest import Verdict
 
 _NORMALIZATIONS = {

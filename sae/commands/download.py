@@ -6,7 +6,7 @@ from argparse import ArgumentParser, Namespace
 from difflib import get_close_matches
 from pathlib import Path
 
-from ..known import KNOWN, KnownCheckpoint
+from ..formats.known import KNOWN, KnownCheckpoint
 
 HELP = "Downloads a public SAE with its config into models/sae; goes on where a download was cut off."
 _COMFYUI = Path(__file__).resolve().parents[4]  # where the pack lies in ComfyUI/custom_nodes/<pack>/sae/commands

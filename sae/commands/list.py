@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
 
-from ..known import KNOWN, KnownCheckpoint
+from ..formats.known import KNOWN, KnownCheckpoint
 
 HELP = "Lists public SAEs of image models that this pack reads."
 

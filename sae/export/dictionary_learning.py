@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from ..dictionary.autoencoder import SparseAutoencoder
-from ..provenance import provenance, trained_k
+from ..formats.provenance import provenance, trained_k
 from .place import hook_name, refuse_place
 from .plain import Plain, cannot_fold, plain, shared_threshold
 from .planned import Layout, Stored

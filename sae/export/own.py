@@ -10,7 +10,7 @@ import torch
 
 from ..dictionary.autoencoder import SparseAutoencoder
 from ..formats.own import FORMAT, LAYOUTS, MODULATION
-from ..provenance import provenance, trained_k
+from ..formats.provenance import provenance, trained_k
 from .place import hook_name
 from .plain import matrix
 from .planned import Layout, Stored

@@ -10,8 +10,8 @@ from __future__ import annotations
 import torch
 
 from ..dictionary.autoencoder import SparseAutoencoder
+from ..formats.provenance import provenance
 from ..formats.reny import HOOK
-from ..provenance import provenance
 from .place import hook_name, refuse_place
 from .plain import cannot_fold, plain
 from .planned import Layout, Stored

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from ..dictionary.autoencoder import SparseAutoencoder
-from ..provenance import provenance
+from ..formats.provenance import provenance
 from .place import hook_name, refuse_place
 from .plain import cannot_fold, decoder_norms, plain, same_biases
 from .planned import Layout, Stored

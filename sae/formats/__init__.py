@@ -9,7 +9,6 @@ from pathlib import Path
 from ..dictionary.autoencoder import SparseAutoencoder
 from ..dictionary.origin import Origin
 from ..dictionary.weights import Weights
-from ..known import known_site
 from ..places.site import site_from_name
 from . import (
     dictionary_learning,
@@ -31,6 +30,7 @@ from . import (
 from .beside import read_statistics_beside, with_statistics
 from .checkpoint import Checkpoint, Config, Family, Header
 from .files import Container, Places, open_container, read_json, stem_of, weight_file
+from .known import known_site
 
 __all__ = ["ARCHITECTURES", "AUTO", "FAMILIES", "load", "with_statistics"]
 

@@ -18,7 +18,7 @@ from layouts import D, F, K, linear
 from project_files import ROOT
 from sae.commands.list import markdown
 from sae.formats import load
-from sae.known import KNOWN, known_checkpoint, known_site
+from sae.formats.known import KNOWN, known_checkpoint, known_site
 from workflows import read_workflow, workflow_files
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
-from .places.site import Site, site_from_name
+from ..places.site import Site, site_from_name
 
 HUB = "https://huggingface.co"
 FLUX = "FLUX.1-schnell"

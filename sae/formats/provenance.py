@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from .dictionary.autoencoder import SparseAutoencoder
+from ..dictionary.autoencoder import SparseAutoencoder
 from .known import known_checkpoint
 
 _KEYS = {
