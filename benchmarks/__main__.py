@@ -19,11 +19,11 @@ from sae.demo.model import sample
 from sae.demo.shapes import Prompt
 from sae.demo.steer import draw_steered
 from sae.dictionary.autoencoder import SparseAutoencoder
-from sae.edits import Edit
 from sae.formats import load
-from sae.intervention import Intervention
 from sae.places.site import parse_location
-from sae.steering import Steering
+from sae.steering.delta.delta import Steering
+from sae.steering.delta.edits import Edit
+from sae.steering.delta.intervention import Intervention
 
 D_SAE, D_IN = 49_152, 3_072
 STEPS, ROUNDS, PICTURES = 8, 5, 16

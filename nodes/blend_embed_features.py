@@ -5,10 +5,10 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..sae.dictionary.autoencoder import SparseAutoencoder
-from ..sae.edits import FeatureList
 from ..sae.embeddings import ALL, AUTO, blend_tokens
 from ..sae.hosts.embeddings import edited, is_conditioning, place_in, read
-from ..sae.record import SteeringRecord
+from ..sae.steering.edits import FeatureList
+from ..sae.steering.record import SteeringRecord
 from .embed_sockets import EMBED_TYPES, describe_place, embed_input, target_input, tokens_input
 from .sockets import CATEGORY, Sae, SaeFeatures
 

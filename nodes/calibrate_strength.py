@@ -7,16 +7,16 @@ import comfy.utils
 from comfy_api.latest import io, ui
 from torch import Tensor
 
-from ..sae.calibration import CALIBRATED_METHODS, MOST_READINGS, Reading, calibrate, compare
-from ..sae.calibration_file import update_calibrations
 from ..sae.dictionary.autoencoder import SparseAutoencoder
 from ..sae.dictionary.fingerprint import fingerprint
-from ..sae.edits import Calibration, Edit, FeatureList, Method
 from ..sae.hosts import comfyui as host
-from ..sae.intervention import Intervention
 from ..sae.places.site import Site, resolve_site
-from ..sae.record import RunSummary
-from ..sae.steering import Steering
+from ..sae.steering.calibration import CALIBRATED_METHODS, MOST_READINGS, Reading, calibrate, compare
+from ..sae.steering.calibration_file import update_calibrations
+from ..sae.steering.delta import Steering
+from ..sae.steering.edits import Calibration, Edit, FeatureList, Method
+from ..sae.steering.intervention import Intervention
+from ..sae.steering.record import RunSummary
 from .feature_names import calibration_path, names_of
 from .sockets import CATEGORY, Sae, SaeFeatures, location_input, stream_input
 

@@ -6,11 +6,11 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..sae.dictionary.autoencoder import SparseAutoencoder
-from ..sae.edits import FeatureList, Method, Unit
 from ..sae.embeddings import ALL, AUTO, steer_tokens
 from ..sae.hosts.embeddings import edited, place_in
-from ..sae.record import SteeringRecord
-from ..sae.steering import Steering
+from ..sae.steering.delta import Steering
+from ..sae.steering.edits import FeatureList, Method, Unit
+from ..sae.steering.record import SteeringRecord
 from .embed_sockets import (
     EMBED_TYPES,
     describe_place,

@@ -8,11 +8,11 @@ from comfy_api.latest import io, ui
 from torch import Tensor
 
 from ..sae.dictionary.autoencoder import SparseAutoencoder
-from ..sae.edits import FeatureList
 from ..sae.heatmap import HeatReader, on_picture, region_of
 from ..sae.hosts import comfyui as host
 from ..sae.overlay import heat_overlay, token_bars
 from ..sae.places.site import resolve_site
+from ..sae.steering.edits import FeatureList
 from .sockets import CATEGORY, Sae, SaeFeatures, location_input, stream_input
 
 MOST_PICTURES = 64  # features times pictures that one sheet may have

@@ -3,8 +3,8 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ..sae.dictionary.autoencoder import SparseAutoencoder
-from ..sae.edits import FeatureList
-from ..sae.mix import EMPTY, parse_mix
+from ..sae.steering.edits import FeatureList
+from ..sae.steering.mix import EMPTY, parse_mix
 from .feature_payload import sae_payload
 from .sockets import CATEGORY, Sae, SaeFeatures
 

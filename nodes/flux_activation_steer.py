@@ -7,12 +7,12 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ..sae.dictionary.autoencoder import SparseAutoencoder
-from ..sae.edits import FeatureList, Method, Unit
 from ..sae.hosts import comfyui as host
-from ..sae.intervention import SIDES, Intervention, Schedule, Side
 from ..sae.places.site import Depth, Site, resolve_site
-from ..sae.record import RunSummary
-from ..sae.steering import Steering
+from ..sae.steering.delta import Steering
+from ..sae.steering.edits import FeatureList, Method, Unit
+from ..sae.steering.intervention import SIDES, Intervention, Schedule, Side
+from ..sae.steering.record import RunSummary
 from .messages import show_on_node
 from .sockets import CATEGORY, Sae, SaeFeatures, location_input, steering_inputs, steering_warnings, stream_input
 

@@ -8,15 +8,15 @@ from torch import Tensor
 
 from ..sae.dictionary.autoencoder import SparseAutoencoder
 from ..sae.dictionary.fingerprint import fingerprint
-from ..sae.edits import FeatureList, Method, Unit
 from ..sae.files.small_json import write_json
 from ..sae.formats.known import known_checkpoint
 from ..sae.formats.provenance import provenance
 from ..sae.hosts import comfyui as host
-from ..sae.intervention import SIDES, Intervention, Schedule, Side
 from ..sae.places.site import parse_location, resolve_site
-from ..sae.recipe import NeededSae, Recipe, read_recipe, write_recipe
-from ..sae.steering import Steering
+from ..sae.steering.delta import Steering
+from ..sae.steering.edits import FeatureList, Method, Unit
+from ..sae.steering.intervention import SIDES, Intervention, Schedule, Side
+from ..sae.steering.recipe import NeededSae, Recipe, read_recipe, write_recipe
 from ..sae.version import VERSION
 from .feature_names import names_of
 from .flux_activation_steer import UNIT_TIP, steered

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..sae.edits import Edit, FeatureList
+from ..sae.steering.edits import Edit, FeatureList
 from .sockets import CATEGORY, SaeFeatures
 
 

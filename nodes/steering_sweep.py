@@ -14,13 +14,13 @@ from torch import Tensor
 from torch.nn import functional
 
 from ..sae.dictionary.autoencoder import SparseAutoencoder
-from ..sae.edits import METHODS, UNITS, Edit, FeatureList, Method, Unit
 from ..sae.hosts import comfyui as host
-from ..sae.intervention import Intervention
 from ..sae.places.site import Site, resolve_site
 from ..sae.sheet import contact_sheet
-from ..sae.steering import Steering
-from ..sae.sweep import Cell, captions, parse_strengths, plan
+from ..sae.steering.delta import Steering
+from ..sae.steering.edits import METHODS, UNITS, Edit, FeatureList, Method, Unit
+from ..sae.steering.intervention import Intervention
+from ..sae.steering.sweep import Cell, captions, parse_strengths, plan
 from .feature_names import names_of
 from .model_folder import output_folder
 from .sockets import CATEGORY, LOCATION_TIP, METHOD_TIP, Sae, SaeFeatures, stream_input

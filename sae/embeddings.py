@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 
 from .dictionary.autoencoder import SparseAutoencoder
-from .edits import Edit
 from .features import FeatureTally
 from .formats.known import known_checkpoint
-from .record import SteeringRecord
-from .steering import Steering
+from .steering.delta import Steering
+from .steering.edits import Edit
+from .steering.record import SteeringRecord
 
 Target = Literal["image_embeds", "last_hidden_state", "penultimate_hidden_states", "pooled_output", "token_embeddings"]
 TARGETS: tuple[Target, ...] = get_args(Target)  # where two fit, the earlier one is taken

@@ -10,9 +10,9 @@ from torch.nn import functional
 
 from .dictionary.autoencoder import SparseAutoencoder
 from .features import cond_rows
-from .intervention import Moment
 from .places.region import PATCH, token_grid
 from .places.site import Site
+from .steering.intervention import Moment
 
 
 class HeatReader:

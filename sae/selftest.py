@@ -14,8 +14,8 @@ from torch import Tensor
 
 from .dictionary.autoencoder import SparseAutoencoder
 from .fit import Fit, FitTally
-from .intervention import Moment
 from .places.site import Depth, Kind, Point, Site
+from .steering.intervention import Moment
 
 FITTING_VARIANCE = 0.5  # an SAE that explains less than this share is of no use there
 BETTER_BY = 0.05  # explained variance by which another site must win to be named as the right one

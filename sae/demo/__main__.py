@@ -17,10 +17,10 @@ from tqdm import tqdm
 
 from ..dictionary.autoencoder import SparseAutoencoder
 from ..features import FeatureTally, RankedFeature, feature_list, feature_table
-from ..intervention import Intervention
 from ..places.site import resolve_site
 from ..sheet import contact_sheet
-from ..steering import Steering
+from ..steering.delta import Steering
+from ..steering.intervention import Intervention
 from .files import TEXT_SAE, load_decoder, load_sae, load_transformer
 from .judge import kept_attributes
 from .kandinsky.chain import Chain

@@ -11,15 +11,15 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from ..calibration import Reading, calibrate, compare
 from ..dictionary.autoencoder import SparseAutoencoder
-from ..edits import Calibration, Edit, Method
 from ..features import FeatureTally, feature_list
-from ..intervention import Intervention
 from ..label_store import shipped_labels
 from ..labels import read_labels
 from ..places.site import resolve_site
-from ..steering import Steering
+from ..steering.calibration import Reading, calibrate, compare
+from ..steering.delta import Steering
+from ..steering.edits import Calibration, Edit, Method
+from ..steering.intervention import Intervention
 from .reader import measure_pictures
 from .shapes import COLOURS, Prompt, held_out_prompts
 from .steer import contrast, draw_steered

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from ..hosts.diffusers import capture
-from ..intervention import Moment
 from ..places.site import Site
+from ..steering.intervention import Moment
 from .latents import encode_pictures
 from .model import embed_prompts, pack, predict, sample
 from .shapes import Prompt, draw, training_prompts

@@ -9,11 +9,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from ..dictionary.autoencoder import SparseAutoencoder
-from ..edits import Method, Unit
 from ..features import FeatureTally, feature_list
-from ..intervention import Intervention
 from ..places.site import resolve_site
-from ..steering import Steering
+from ..steering.delta import Steering
+from ..steering.edits import Method, Unit
+from ..steering.intervention import Intervention
 from .files import ATTENTION_SAE, IMAGE_SAE, TEXT_SAE
 from .reader import shape_masks
 from .steer import contrast

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from ..control import RandomDirection
 from ..dictionary.autoencoder import SparseAutoencoder
 from ..features import FeatureReader, FeatureTally, RankedFeature, rank_features
 from ..hosts.diffusers import capture, tapped, window_of
 from ..hosts.diffusers import straight_percent_to_sigma as to_sigma
-from ..intervention import COND, Intervention
 from ..places.site import resolve_site
-from ..record import SteeringRecord
+from ..steering.control import RandomDirection
+from ..steering.intervention import COND, Intervention
+from ..steering.record import SteeringRecord
 from .model import sample
 from .shapes import Prompt
 

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from ..intervention import COND, Intervention, Moment, Schedule, SigmaWindow
 from ..places.site import Depth, Site
 from ..places.taps import Observer, Tap, tap_image, tap_text, tap_tokens
-from ..record import SteeringRecord
+from ..steering.intervention import COND, Intervention, Moment, Schedule, SigmaWindow
+from ..steering.record import SteeringRecord
 
 if TYPE_CHECKING:
     from diffusers import FluxTransformer2DModel

@@ -9,7 +9,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from ..intervention import Moment
+from ..steering.intervention import Moment
 from .site import Site, Stream
 
 

@@ -15,11 +15,11 @@ from comfy_api.latest import io
 from diffusers import FluxTransformer2DModel
 
 from sae_steering_pack.sae.dictionary.autoencoder import Architecture, SparseAutoencoder
-from sae_steering_pack.sae.edits import Edit
 from sae_steering_pack.sae.hosts import comfyui as host
-from sae_steering_pack.sae.intervention import Intervention
 from sae_steering_pack.sae.places.site import parse_location
-from sae_steering_pack.sae.steering import Steering
+from sae_steering_pack.sae.steering.delta import Steering
+from sae_steering_pack.sae.steering.edits import Edit
+from sae_steering_pack.sae.steering.intervention import Intervention
 
 LATENT_SCALE, LATENT_SHIFT = 0.3611, 0.1159  # of FLUX's latents outside and inside the model
 WIDTH, TEXT_WIDTH, POOLED, D_SAE = 128, 64, 16, 48

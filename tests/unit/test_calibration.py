@@ -6,12 +6,21 @@ from pathlib import Path
 import pytest
 import torch
 
-from sae.calibration import CLEAR, HALVINGS, MOST_READINGS, UNRELATED, VISIBLE, Reading, calibrate, compare
-from sae.calibration_file import read_calibrations, update_calibrations
-from sae.edits import Calibration, Edit
-from sae.recipe import NeededSae, Recipe, read_recipe, write_recipe
-from sae.record import LARGE_DELTA
-from sae.steering import Steering
+from sae.steering.delta.calibration import (
+    CLEAR,
+    HALVINGS,
+    MOST_READINGS,
+    UNRELATED,
+    VISIBLE,
+    Reading,
+    calibrate,
+    compare,
+)
+from sae.steering.delta.calibration_file import read_calibrations, update_calibrations
+from sae.steering.delta.delta import Steering
+from sae.steering.delta.edits import Calibration, Edit
+from sae.steering.delta.recipe import NeededSae, Recipe, read_recipe, write_recipe
+from sae.steering.delta.record import LARGE_DELTA
 from small_saes import small_sae
 
 PRINT = "ab" * 32

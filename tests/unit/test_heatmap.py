@@ -5,9 +5,9 @@ import torch
 
 from sae.dictionary.autoencoder import Architecture, SparseAutoencoder
 from sae.heatmap import HeatReader, on_picture, region_of
-from sae.intervention import COND, UNCOND, Moment
 from sae.overlay import RAMP, heat_overlay, ramp, token_bars
 from sae.places.site import parse_location
+from sae.steering.delta.intervention import COND, UNCOND, Moment
 
 WIDTH = 6
 

@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from sae.edits import Edit
 from sae.hosts.diffusers import capture, depth_of, steer
-from sae.intervention import COND, UNCOND, Intervention, Moment, Schedule
 from sae.places.site import Depth, Site, parse_location
-from sae.steering import Steering
+from sae.steering.delta.delta import Steering
+from sae.steering.delta.edits import Edit
+from sae.steering.delta.intervention import COND, UNCOND, Intervention, Moment, Schedule
 from small_saes import dense_codes, dense_decode, dense_directions, small_sae
 
 flux = pytest.importorskip("diffusers.models.transformers.transformer_flux")

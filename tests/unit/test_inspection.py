@@ -17,9 +17,9 @@ from sae.dictionary.fingerprint import fingerprint
 from sae.fit import Fit
 from sae.formats import load
 from sae.inspection import describe, report
-from sae.intervention import Moment
 from sae.places.site import Depth, parse_location
 from sae.selftest import SelfTest, judge, rival_sites
+from sae.steering.delta.intervention import Moment
 from small_saes import dense_codes, dense_decode, small_sae, tensors_of
 
 SITE = parse_location("transformer_blocks.1", "image")

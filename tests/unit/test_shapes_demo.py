@@ -13,9 +13,9 @@ from sae.demo.shapes import COLOURS, Prompt, all_prompts, draw, held_out_prompts
 from sae.demo.steer import contrast, draw_steered, tally_prompt
 from sae.features import feature_list
 from sae.hosts.diffusers import capture
-from sae.intervention import Intervention
 from sae.places.site import site_from_name
-from sae.steering import Steering
+from sae.steering.delta.delta import Steering
+from sae.steering.delta.intervention import Intervention
 
 PROMPT = Prompt("red", "square", "center", "big", "grey")
 

@@ -16,9 +16,9 @@ from sae.demo.steer import contrast
 from sae.embeddings import home_of, steer_tokens
 from sae.features import feature_list
 from sae.hosts.kandinsky import encode_pictures
-from sae.record import SteeringRecord
 from sae.sheet import to_image
-from sae.steering import Steering
+from sae.steering.delta.delta import Steering
+from sae.steering.delta.record import SteeringRecord
 
 FINDING = Prompt("red", "square", "center", "big", "grey")
 

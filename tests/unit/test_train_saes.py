@@ -11,8 +11,8 @@ from sae.demo.collect import TokenStore, collect_tokens
 from sae.demo.model import build_transformer, sample
 from sae.demo.shapes import Prompt
 from sae.formats import load
-from sae.intervention import COND, Moment
 from sae.places.site import parse_location, site_from_name
+from sae.steering.delta.intervention import COND, Moment
 
 pytest.importorskip("diffusers")
 

@@ -1,4 +1,4 @@
-// The value of the panel: rows as JSON. The same rules as sae/mix.py, which has the last word.
+// The value of the panel: rows as JSON. The same rules as sae/steering/mix.py, which has the last word.
 
 export const EMPTY = '{"rows": []}';
 export const UNITS = {
@@ -8,7 +8,7 @@ export const UNITS = {
   raw: "activation",
   token_norm: "of norm",
 };
-const LARGEST_DELTA = 0.5; // of the token's norm: beyond it the activation is destroyed, see sae/record.py
+const LARGEST_DELTA = 0.5; // of the token's norm: beyond it the activation is destroyed, see sae/steering/record.py
 const BEYOND = 2; // how far past its own largest activation a slider goes
 const FIRST = { calibrated: 1, max: 0.5, mean: 1, raw: 1, token_norm: 0.1 };
 

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from ...dictionary.autoencoder import SparseAutoencoder
-from ...edits import FeatureList, Method, Unit
 from ...embeddings import blend_tokens, steer_tokens
 from ...features import FeatureTally, feature_list, rank_features
-from ...record import SteeringRecord
-from ...steering import Steering
+from ...steering.delta import Steering
+from ...steering.edits import FeatureList, Method, Unit
+from ...steering.record import SteeringRecord
 
 FEATURES = 8  # at most, from each side of a contrast
 

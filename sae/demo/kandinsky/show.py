@@ -9,8 +9,8 @@ from torch import Tensor
 
 from ...embeddings import steer_tokens
 from ...features import RankedFeature, feature_list
-from ...record import SteeringRecord
-from ...steering import Steering
+from ...steering.delta import Steering
+from ...steering.record import SteeringRecord
 from ..shapes import Prompt
 from .chain import Chain
 from .evidence import random_twin

@@ -7,12 +7,12 @@ import pytest
 import torch
 
 from sae_steering_pack.nodes.feature_names import calibration_path
-from sae_steering_pack.sae.calibration import CLEAR, UNRELATED, VISIBLE, compare
-from sae_steering_pack.sae.calibration_file import read_calibrations
 from sae_steering_pack.sae.dictionary.fingerprint import fingerprint
-from sae_steering_pack.sae.edits import Edit, FeatureList
 from sae_steering_pack.sae.hosts import comfyui as host
-from sae_steering_pack.sae.record import LARGE_DELTA
+from sae_steering_pack.sae.steering.calibration import CLEAR, UNRELATED, VISIBLE, compare
+from sae_steering_pack.sae.steering.calibration_file import read_calibrations
+from sae_steering_pack.sae.steering.edits import Edit, FeatureList
+from sae_steering_pack.sae.steering.record import LARGE_DELTA
 from tiny_flux import run_node
 
 LATENT = {"samples": torch.zeros(1, 16, 16, 16)}

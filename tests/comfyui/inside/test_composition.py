@@ -10,8 +10,8 @@ from comfy_extras.nodes_torch_compile import skip_torch_compile_dict
 
 from sae_steering_pack.sae.hosts import comfyui as host
 from sae_steering_pack.sae.hosts.flux_blocks import with_taps
-from sae_steering_pack.sae.intervention import Moment
-from sae_steering_pack.sae.record import SteeringRecord
+from sae_steering_pack.sae.steering.intervention import Moment
+from sae_steering_pack.sae.steering.record import SteeringRecord
 from tiny_flux import intervention, make_sae, relative_difference, sae_tensors, sample, steer
 
 PLACES = [

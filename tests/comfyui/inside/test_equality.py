@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from plain_hooks import hooked
-from sae_steering_pack.sae.edits import Edit
 from sae_steering_pack.sae.hosts import diffusers as diffusers_host
+from sae_steering_pack.sae.steering.edits import Edit
 from tiny_flux import (
     PLACES,
     conditioning,

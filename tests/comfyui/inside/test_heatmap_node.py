@@ -6,7 +6,7 @@ import comfy.model_management
 import pytest
 import torch
 
-from sae_steering_pack.sae.edits import Edit, FeatureList
+from sae_steering_pack.sae.steering.edits import Edit, FeatureList
 from tiny_flux import Watch, conditioning, dense_codes, latent, make_sae, run_node
 
 

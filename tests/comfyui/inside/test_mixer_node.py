@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from sae_steering_pack.sae.dictionary.fingerprint import fingerprint
-from sae_steering_pack.sae.edits import Edit, FeatureList
 from sae_steering_pack.sae.hosts import comfyui as host
+from sae_steering_pack.sae.steering.edits import Edit, FeatureList
 from tiny_flux import run_node
 
 LATENT = {"samples": torch.zeros(1, 16, 16, 16)}

@@ -12,8 +12,8 @@ from safetensors.torch import save_file
 import nodes as core
 from sae_steering_pack.nodes import flux_activation_steer
 from sae_steering_pack.sae.dictionary.statistics import FeatureStatistics
-from sae_steering_pack.sae.edits import Edit, FeatureList
 from sae_steering_pack.sae.places.site import parse_location
+from sae_steering_pack.sae.steering.edits import Edit, FeatureList
 from tiny_flux import D_SAE, WIDTH, conditioning, make_sae, run_node, sae_tensors, sample, steer
 
 LATENT = {"samples": torch.zeros(1, 4, 8, 8)}

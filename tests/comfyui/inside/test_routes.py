@@ -13,10 +13,10 @@ from sae_steering_pack.nodes.feature_names import calibration_path, label_store
 from sae_steering_pack.nodes.messages import KEY, MOST
 from sae_steering_pack.nodes.routes import add_routes, find_features
 from sae_steering_pack.nodes.sae_sources import SaeSources
-from sae_steering_pack.sae.calibration_file import update_calibrations
 from sae_steering_pack.sae.demo.files import TEXT_SAE, load_sae
 from sae_steering_pack.sae.dictionary.fingerprint import fingerprint
-from sae_steering_pack.sae.edits import Calibration
+from sae_steering_pack.sae.steering.calibration_file import update_calibrations
+from sae_steering_pack.sae.steering.edits import Calibration
 
 SHAPES = {"loader": "LoadShapesDemo", "output": "sae_text"}
 MARK = fingerprint(load_sae(TEXT_SAE))

@@ -11,8 +11,8 @@ import torch
 
 from sae_steering_pack.sae.demo.files import TEXT_SAE, WEIGHTS
 from sae_steering_pack.sae.dictionary.statistics import read_statistics
-from sae_steering_pack.sae.edits import Edit
-from sae_steering_pack.sae.steering import Steering
+from sae_steering_pack.sae.steering.delta import Steering
+from sae_steering_pack.sae.steering.edits import Edit
 from tiny_flux import run_node
 
 NAME = f"{TEXT_SAE}/model.safetensors"

@@ -10,12 +10,12 @@ import torch
 from PIL import Image
 
 from sae_steering_pack.nodes.model_folder import output_folder
-from sae_steering_pack.sae.edits import Edit, FeatureList
 from sae_steering_pack.sae.hosts import comfyui as host
-from sae_steering_pack.sae.intervention import Intervention
 from sae_steering_pack.sae.sheet import GAP, HEAD, SIDE
-from sae_steering_pack.sae.steering import Steering
-from sae_steering_pack.sae.sweep import parse_strengths, plan
+from sae_steering_pack.sae.steering.delta import Steering
+from sae_steering_pack.sae.steering.edits import Edit, FeatureList
+from sae_steering_pack.sae.steering.intervention import Intervention
+from sae_steering_pack.sae.steering.sweep import parse_strengths, plan
 from tiny_flux import run_node
 
 LATENT = {"samples": torch.zeros(2, 16, 16, 16)}

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from .dictionary.statistics import FeatureStatistics
+from ..dictionary.statistics import FeatureStatistics
+from ..files.small_json import parse_object
 from .edits import Calibration, Edit, FeatureList, Unit
-from .files.small_json import parse_object
 
 EMPTY = '{"rows": []}'
 MOST_ROWS = 500

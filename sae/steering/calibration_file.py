@@ -7,8 +7,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from ..files.small_json import read_json, set_aside, write_json
 from .edits import METHODS, Calibration, Method
-from .files.small_json import read_json, set_aside, write_json
 
 FORMAT, VERSION = "sae-steering calibration", 1
 SUFFIX = ".calibration.json"

@@ -26,8 +26,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .dictionary.autoencoder import SparseAutoencoder
-from .dictionary.weights import PartName
+from ..dictionary.autoencoder import SparseAutoencoder
+from ..dictionary.weights import PartName
 from .edits import METHODS, UNITS, Edit, Method, Unit
 
 NORMED: tuple[Unit, ...] = ("token_norm", "calibrated")  # fractions of each token's norm, where a method pushes

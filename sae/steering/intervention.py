@@ -9,10 +9,10 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from .places.region import check_mask, token_weights
-from .places.site import Site
+from ..places.region import check_mask, token_weights
+from ..places.site import Site
+from .delta import Steering
 from .record import SteeringRecord
-from .steering import Steering
 
 Side = Literal["both", "cond", "uncond", "opposite"]
 SIDES: tuple[Side, ...] = get_args(Side)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..places.site import Site
 from .intervention import ActiveIntervention, Moment
-from .places.site import Site
 
 
 class RandomDirection:

@@ -15,10 +15,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from ..files.small_json import parse_object
+from ..places.site import parse_location
 from .edits import METHODS, UNITS, Calibration, Edit, Method, Unit
-from .files.small_json import parse_object
 from .intervention import SIDES, Schedule, Side
-from .places.site import parse_location
 
 FORMAT, VERSION = "sae-steering recipe", 1
 MODEL = "FLUX"
