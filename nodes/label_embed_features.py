@@ -9,8 +9,8 @@ from torch import Tensor
 
 from ..sae.dictionary.autoencoder import SparseAutoencoder
 from ..sae.hosts.kandinsky import KandinskyHalf, embed_texts
-from ..sae.labelling import SLOT, read_contexts, read_words
-from ..sae.labelling_directions import label_directions, text_rows
+from ..sae.naming.labelling import SLOT, read_contexts, read_words
+from ..sae.naming.labelling_directions import label_directions, text_rows
 from .kandinsky_sockets import KandinskyPriorModel, load_parts
 from .label_features import word_inputs, written
 from .sockets import CATEGORY, Sae

@@ -14,8 +14,8 @@ from ..sae.dictionary.autoencoder import SparseAutoencoder
 from ..sae.dictionary.fingerprint import fingerprint
 from ..sae.features import FeatureReader
 from ..sae.hosts import comfyui as host
-from ..sae.labelling import UNCLEAR, WordTally, merge, read_contexts, read_words
-from ..sae.labels import Labels
+from ..sae.naming.labelling import UNCLEAR, WordTally, merge, read_contexts, read_words
+from ..sae.naming.labels import Labels
 from ..sae.places.site import Site, resolve_site
 from ..sae.steering.intervention import Moment
 from .feature_names import label_store, labels_of

@@ -13,8 +13,8 @@ from tqdm import tqdm
 
 from ..dictionary.autoencoder import SparseAutoencoder
 from ..features import FeatureTally, feature_list
-from ..label_store import shipped_labels
-from ..labels import read_labels
+from ..naming.label_store import shipped_labels
+from ..naming.labels import read_labels
 from ..places.site import resolve_site
 from ..steering.calibration import Reading, calibrate, compare
 from ..steering.delta import Steering

@@ -14,10 +14,10 @@ from ..dictionary.autoencoder import SparseAutoencoder
 from ..dictionary.fingerprint import fingerprint
 from ..hosts.diffusers import capture
 from ..hosts.kandinsky import KandinskyHalf, embed_texts
-from ..label_store import shipped_labels
-from ..labelling import SLOT, UNCLEAR, WordTally
-from ..labelling_directions import label_directions, text_rows
-from ..labels import Labels, write_labels
+from ..naming.label_store import shipped_labels
+from ..naming.labelling import SLOT, UNCLEAR, WordTally
+from ..naming.labelling_directions import label_directions, text_rows
+from ..naming.labels import Labels, write_labels
 from ..places.site import resolve_site
 from ..steering.intervention import Moment
 from .files import SAE_NAMES, load_sae, load_transformer

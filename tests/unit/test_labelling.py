@@ -10,10 +10,10 @@ from sae.demo.kandinsky.files import EMBED_SAE
 from sae.demo.name_features import measure_names, name_embed_features, selectivity
 from sae.demo.shapes import Prompt, all_prompts, read_prompt
 from sae.dictionary.fingerprint import fingerprint
-from sae.label_store import shipped_labels
-from sae.labelling import SOURCE, UNCLEAR, WordTally, merge, read_contexts, read_words
-from sae.labelling_directions import label_directions, text_rows
-from sae.labels import Label, read_labels
+from sae.naming.label_store import shipped_labels
+from sae.naming.labelling import SOURCE, UNCLEAR, WordTally, merge, read_contexts, read_words
+from sae.naming.labelling_directions import label_directions, text_rows
+from sae.naming.labels import Label, read_labels
 from small_saes import small_sae
 
 WORDS = ["red", "blue", "big", "small"]

@@ -6,8 +6,8 @@ import os
 import pytest
 
 from sae.files.small_json import read_json, set_aside, write_json
-from sae.label_store import LabelStore
-from sae.labels import Label, labels_from_text, read_labels, search, write_labels
+from sae.naming.label_store import LabelStore
+from sae.naming.labels import Label, labels_from_text, read_labels, search, write_labels
 
 OURS = "ab" * 32
 LABELS = {3: Label("snow", "falls in winter", "me", 0.8), 12: Label("<img onerror=alert(1)>"), 40: Label("雪 — ‘soft’")}

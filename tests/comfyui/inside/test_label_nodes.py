@@ -12,8 +12,8 @@ from sae_steering_pack.sae.demo.files import load_transformer
 from sae_steering_pack.sae.demo.name_features import activations
 from sae_steering_pack.sae.demo.shapes import read_prompt
 from sae_steering_pack.sae.dictionary.fingerprint import fingerprint
-from sae_steering_pack.sae.labelling import SOURCE, WordTally
-from sae_steering_pack.sae.labels import Label
+from sae_steering_pack.sae.naming.labelling import SOURCE, WordTally
+from sae_steering_pack.sae.naming.labels import Label
 from tiny_flux import run_node
 
 LATENT = {"samples": torch.zeros(1, 16, 16, 16)}

@@ -10,7 +10,7 @@ import torch
 from sae_steering_pack.nodes.feature_names import label_store
 from sae_steering_pack.nodes.model_folder import output_folder
 from sae_steering_pack.sae.dictionary.fingerprint import fingerprint
-from sae_steering_pack.sae.labels import Label
+from sae_steering_pack.sae.naming.labels import Label
 from sae_steering_pack.sae.places.site import parse_location
 from sae_steering_pack.sae.steering.edits import Edit, FeatureList
 from tiny_flux import make_sae, run_node, sample

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from .files.safetensors_file import open_safetensors
+from ..files.safetensors_file import open_safetensors
 from .labels import Label, Labels
 
 SOURCE = "LabelFeatures"

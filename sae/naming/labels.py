@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from .files.small_json import parse_object, read_json, write_json
+from ..files.small_json import parse_object, read_json, write_json
 
 FORMAT, VERSION = "sae-steering labels", 1
 SUFFIX = ".labels.json"  # beside a checkpoint

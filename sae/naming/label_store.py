@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from .dictionary.autoencoder import SparseAutoencoder
-from .files.small_json import set_aside
+from ..dictionary.autoencoder import SparseAutoencoder
+from ..files.small_json import set_aside
 from .labels import SUFFIX, Label, Labels, read_labels, write_labels
 
 _FINGERPRINT = re.compile(r"[0-9a-f]{64}")

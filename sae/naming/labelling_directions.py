@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .dictionary.autoencoder import SparseAutoencoder
+from ..dictionary.autoencoder import SparseAutoencoder
 from .labelling import SOURCES, TOLD, UNCLEAR
 from .labels import Label, Labels
 
