@@ -12,7 +12,7 @@ from torch import Tensor
 from ..sae.dictionary.autoencoder import SparseAutoencoder
 from ..sae.dictionary.fingerprint import fingerprint
 from ..sae.dictionary.statistics import FeatureStatistics
-from ..sae.features import RankedFeature
+from ..sae.finding.features import RankedFeature
 from ..sae.naming.labels import Label
 from ..sae.steering.calibration_file import Calibrations, read_calibrations
 from .feature_names import calibration_path, labels_of, log

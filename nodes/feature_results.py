@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..sae.chart import feature_chart
 from ..sae.dictionary.autoencoder import SparseAutoencoder
-from ..sae.features import RANKINGS, RankedFeature, feature_list, feature_table
+from ..sae.finding.features import RANKINGS, RankedFeature, feature_list, feature_table
 from .feature_names import names_of
 from .feature_payload import table_payload
 from .sockets import SaeFeatures

@@ -7,10 +7,10 @@ import torch
 from comfy_api.latest import io, ui
 
 from ..sae.dictionary.autoencoder import SparseAutoencoder
+from ..sae.finding.inspection import describe, report
+from ..sae.finding.selftest import RIVAL_TOKENS, SelfTest, Verdict, judge, rival_sites
 from ..sae.hosts import comfyui as host
-from ..sae.inspection import describe, report
 from ..sae.places.site import Site, resolve_site
-from ..sae.selftest import RIVAL_TOKENS, SelfTest, Verdict, judge, rival_sites
 from .sockets import CATEGORY, Sae, location_input, stream_input
 
 LATENT_SIDE = 32  # of the empty latent that is sampled when none is connected

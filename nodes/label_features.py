@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..sae.dictionary.autoencoder import SparseAutoencoder
 from ..sae.dictionary.fingerprint import fingerprint
-from ..sae.features import FeatureReader
+from ..sae.finding.features import FeatureReader
 from ..sae.hosts import comfyui as host
 from ..sae.naming.labelling import UNCLEAR, WordTally, merge, read_contexts, read_words
 from ..sae.naming.labels import Labels

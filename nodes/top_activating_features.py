@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..sae.dictionary.autoencoder import SparseAutoencoder
 from ..sae.dictionary.statistics import write_statistics
-from ..sae.features import FeatureReader, FeatureTally, rank_features
+from ..sae.finding.features import FeatureReader, FeatureTally, rank_features
 from ..sae.hosts import comfyui as host
 from ..sae.places.site import Site, resolve_site
 from .feature_results import count_input, feature_outputs, found_features, rank_input

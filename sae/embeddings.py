@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from .dictionary.autoencoder import SparseAutoencoder
-from .features import FeatureTally
+from .finding.features import FeatureTally
 from .formats.known import known_checkpoint
 from .steering.delta import Steering
 from .steering.edits import Edit

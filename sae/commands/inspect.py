@@ -5,8 +5,8 @@ from __future__ import annotations
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
+from ..finding.inspection import describe, report
 from ..formats import ARCHITECTURES, AUTO, load
-from ..inspection import describe, report
 
 HELP = "Says what an SAE file holds: layout, architecture, width, features, site, statistics, fingerprint."
 

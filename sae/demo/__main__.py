@@ -16,7 +16,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..dictionary.autoencoder import SparseAutoencoder
-from ..features import FeatureTally, RankedFeature, feature_list, feature_table
+from ..finding.features import FeatureTally, RankedFeature, feature_list, feature_table
 from ..places.site import resolve_site
 from ..sheet import contact_sheet
 from ..steering.delta import Steering

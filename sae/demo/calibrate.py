@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from ..dictionary.autoencoder import SparseAutoencoder
-from ..features import FeatureTally, feature_list
+from ..finding.features import FeatureTally, feature_list
 from ..naming.label_store import shipped_labels
 from ..naming.labels import read_labels
 from ..places.site import resolve_site

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ..features import FeatureTally
+from ..finding.features import FeatureTally
 from .calibrate import Bench, Effects
 from .evidence_report import write_report
 from .files import ATTENTION_SAE, IMAGE_SAE, SAE_NAMES, TEXT_SAE, load_decoder, load_sae, load_transformer

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..dictionary.autoencoder import SparseAutoencoder
-from ..heatmap import HeatReader, on_picture, region_of
+from ..finding.heatmap import HeatReader, on_picture, region_of
 from ..hosts.diffusers import capture
 from ..places.site import resolve_site
 from .latents import encode_pictures

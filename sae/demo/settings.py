@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ..dictionary.autoencoder import SparseAutoencoder
-from ..features import FeatureTally, feature_list
+from ..finding.features import FeatureTally, feature_list
 from ..places.site import resolve_site
 from ..steering.delta import Steering
 from ..steering.edits import Method, Unit

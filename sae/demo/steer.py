@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from ..dictionary.autoencoder import SparseAutoencoder
-from ..features import FeatureReader, FeatureTally, RankedFeature, rank_features
+from ..finding.features import FeatureReader, FeatureTally, RankedFeature, rank_features
 from ..hosts.diffusers import capture, tapped, window_of
 from ..hosts.diffusers import straight_percent_to_sigma as to_sigma
 from ..places.site import resolve_site

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from ..fit import Fit
+from ..finding.fit import Fit
 from ..places.site import Site, parse_location
 from ..training.data import ActivationBuffer
 from ..training.evaluate import evaluate

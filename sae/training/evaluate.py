@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..dictionary.activations import SparseCodes
 from ..dictionary.statistics import FeatureStatistics
-from ..fit import Fit, FitTally
+from ..finding.fit import Fit, FitTally
 from .topk import TopKModel
 
 

@@ -14,11 +14,11 @@ from layouts import D, F, K, linear
 from sae.demo.files import SAE_NAMES, WEIGHTS, load_sae
 from sae.dictionary.autoencoder import Architecture, SparseAutoencoder
 from sae.dictionary.fingerprint import fingerprint
-from sae.fit import Fit
+from sae.finding.fit import Fit
+from sae.finding.inspection import describe, report
+from sae.finding.selftest import SelfTest, judge, rival_sites
 from sae.formats import load
-from sae.inspection import describe, report
 from sae.places.site import Depth, parse_location
-from sae.selftest import SelfTest, judge, rival_sites
 from sae.steering.delta.intervention import Moment
 from small_saes import dense_codes, dense_decode, small_sae, tensors_of
 

@@ -11,7 +11,7 @@ from sae.demo.model import embed_prompts, noise_for, pack, sample, unpack, word_
 from sae.demo.reader import read_pictures
 from sae.demo.shapes import COLOURS, Prompt, all_prompts, draw, held_out_prompts, parse_prompt, training_prompts
 from sae.demo.steer import contrast, draw_steered, tally_prompt
-from sae.features import feature_list
+from sae.finding.features import feature_list
 from sae.hosts.diffusers import capture
 from sae.places.site import site_from_name
 from sae.steering.delta.delta import Steering

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ...dictionary.autoencoder import SparseAutoencoder
 from ...embeddings import blend_tokens, steer_tokens
-from ...features import FeatureTally, feature_list, rank_features
+from ...finding.features import FeatureTally, feature_list, rank_features
 from ...steering.delta import Steering
 from ...steering.edits import FeatureList, Method, Unit
 from ...steering.record import SteeringRecord

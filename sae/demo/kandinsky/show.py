@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from ...embeddings import steer_tokens
-from ...features import RankedFeature, feature_list
+from ...finding.features import RankedFeature, feature_list
 from ...steering.delta import Steering
 from ...steering.record import SteeringRecord
 from ..shapes import Prompt

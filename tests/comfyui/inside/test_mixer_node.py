@@ -98,7 +98,7 @@ def test_tables_tell_what_a_row_of_the_panel_needs(node_classes, shapes, text) -
 
 
 def test_thumbnails_show_the_last_step_of_the_first_picture(node_classes, shapes, text) -> None:
-    from sae_steering_pack.sae.features import FeatureReader
+    from sae_steering_pack.sae.finding.features import FeatureReader
     from sae_steering_pack.sae.places.site import resolve_site
 
     sae = shapes[4]

@@ -12,10 +12,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from .dictionary.autoencoder import SparseAutoencoder
+from ..dictionary.autoencoder import SparseAutoencoder
+from ..places.site import Depth, Kind, Point, Site
+from ..steering.intervention import Moment
 from .fit import Fit, FitTally
-from .places.site import Depth, Kind, Point, Site
-from .steering.intervention import Moment
 
 FITTING_VARIANCE = 0.5  # an SAE that explains less than this share is of no use there
 BETTER_BY = 0.05  # explained variance by which another site must win to be named as the right one

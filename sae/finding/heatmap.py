@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from .dictionary.autoencoder import SparseAutoencoder
+from ..dictionary.autoencoder import SparseAutoencoder
+from ..places.region import PATCH, token_grid
+from ..places.site import Site
+from ..steering.intervention import Moment
 from .features import cond_rows
-from .places.region import PATCH, token_grid
-from .places.site import Site
-from .steering.intervention import Moment
 
 
 class HeatReader:

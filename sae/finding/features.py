@@ -9,12 +9,12 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from .dictionary.autoencoder import SparseAutoencoder, SparseCodes
-from .dictionary.statistics import FeatureStatistics
-from .places.region import check_mask, token_grid, token_weights
-from .places.site import Site
-from .steering.edits import Edit, FeatureList
-from .steering.intervention import COND, Moment
+from ..dictionary.autoencoder import SparseAutoencoder, SparseCodes
+from ..dictionary.statistics import FeatureStatistics
+from ..places.region import check_mask, token_grid, token_weights
+from ..places.site import Site
+from ..steering.edits import Edit, FeatureList
+from ..steering.intervention import COND, Moment
 
 RankBy = Literal["mean", "max", "frequency"]
 RANKINGS: tuple[RankBy, ...] = get_args(RankBy)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from .dictionary.autoencoder import SparseAutoencoder
-from .dictionary.fingerprint import Progress, fingerprint
-from .embeddings import ALL, family, home_of
+from ..dictionary.autoencoder import SparseAutoencoder
+from ..dictionary.fingerprint import Progress, fingerprint
+from ..embeddings import ALL, family, home_of
+from ..formats.provenance import provenance
 from .fit import Fit
-from .formats.provenance import provenance
 from .selftest import Verdict
 
 _NORMALIZATIONS = {

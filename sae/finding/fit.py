@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from .dictionary.activations import SparseCodes
+from ..dictionary.activations import SparseCodes
 from .features import FeatureTally
 
 
