@@ -16,9 +16,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..dictionary.autoencoder import SparseAutoencoder
+from ..drawing.sheet import contact_sheet
 from ..finding.features import FeatureTally, RankedFeature, feature_list, feature_table
 from ..places.site import resolve_site
-from ..sheet import contact_sheet
 from ..steering.delta import Steering
 from ..steering.intervention import Intervention
 from .files import TEXT_SAE, load_decoder, load_sae, load_transformer

@@ -11,9 +11,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from sae.chart import BAR, feature_chart
 from sae.dictionary.autoencoder import SparseCodes
 from sae.dictionary.statistics import FeatureStatistics, read_statistics, statistics_path, write_statistics
+from sae.drawing.chart import BAR, feature_chart
 from sae.finding.features import FeatureReader, FeatureTally, RankedFeature, feature_list, feature_table, rank_features
 from sae.places.site import parse_location
 from sae.steering.delta.intervention import COND, UNCOND, Moment

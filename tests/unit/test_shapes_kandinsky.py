@@ -13,10 +13,10 @@ from sae.demo.kandinsky.words import MAX_TOKENS, build_tokenizer, end_token, tok
 from sae.demo.reader import read_pictures
 from sae.demo.shapes import WORDS, Prompt, held_out_prompts
 from sae.demo.steer import contrast
+from sae.drawing.sheet import to_image
 from sae.embeddings import home_of, steer_tokens
 from sae.finding.features import feature_list
 from sae.hosts.kandinsky import encode_pictures
-from sae.sheet import to_image
 from sae.steering.delta.delta import Steering
 from sae.steering.delta.record import SteeringRecord
 

@@ -14,7 +14,7 @@ from sae.demo.kandinsky.models import build_clip, build_movq, build_prior, build
 from sae.demo.kandinsky.words import build_tokenizer
 from sae.demo.loop import fit
 from sae.demo.shapes import Prompt, parse_prompt, training_prompts
-from sae.sheet import to_image
+from sae.drawing.sheet import to_image
 
 
 def seeded():

@@ -9,7 +9,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from .finding.features import RankedFeature
+from ..finding.features import RankedFeature
 
 WIDTH = 768
 ROW = 34
