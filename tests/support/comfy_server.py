@@ -16,7 +16,7 @@ from comfy_client import ComfyClient
 from comfy_install import ComfyInstall
 from project_files import ROOT, project_files, relative
 
-PACK_FOLDER = "sae.steering.delta-pack-test"  # no blank: ComfyUI serves no web files of a folder with one
+PACK_FOLDER = "sae.steering-pack-test"  # no blank: ComfyUI serves no web files of a folder with one
 PROBES = ROOT / "tests" / "support" / "probe_pack"  # nodes for the tests alone
 START_SECONDS = 600
 
