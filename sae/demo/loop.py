@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import AveragedModel
 
+from .muon import Muon
+
 log = logging.getLogger(__name__)
 
 PULL = 0.004  # of a step's weights on the averaged ones
@@ -84,12 +86,7 @@ def _optimizers(model: nn.Module, rate: float, muon: Choose) -> list[torch.optim
     adamw = torch.optim.AdamW(rest, lr=rate, weight_decay=WEIGHT_DECAY)
     if not chosen:
         return [adamw]
-    return [
-        torch.optim.Muon(
-            chosen, lr=rate, weight_decay=WEIGHT_DECAY, momentum=0.95, adjust_lr_fn="match_rms_adamw"
-        ),
-        adamw,
-    ]  # fmt: skip
+    return [Muon(chosen, rate, WEIGHT_DECAY), adamw]
 
 
 def _follow(average: Tensor, current: Tensor, updates: Tensor | int) -> Tensor:
