@@ -21,9 +21,9 @@ from sae.demo.steer import draw_steered
 from sae.dictionary.autoencoder import SparseAutoencoder
 from sae.formats import load
 from sae.places.site import parse_location
-from sae.steering.delta.delta import Steering
-from sae.steering.delta.edits import Edit
-from sae.steering.delta.intervention import Intervention
+from sae.steering.delta import Steering
+from sae.steering.edits import Edit
+from sae.steering.intervention import Intervention
 
 D_SAE, D_IN = 49_152, 3_072
 STEPS, ROUNDS, PICTURES = 8, 5, 16

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from sae.steering.delta.calibration import (
+from sae.steering.calibration import (
     CLEAR,
     HALVINGS,
     MOST_READINGS,
@@ -16,11 +16,11 @@ from sae.steering.delta.calibration import (
     calibrate,
     compare,
 )
-from sae.steering.delta.calibration_file import read_calibrations, update_calibrations
-from sae.steering.delta.delta import Steering
-from sae.steering.delta.edits import Calibration, Edit
-from sae.steering.delta.recipe import NeededSae, Recipe, read_recipe, write_recipe
-from sae.steering.delta.record import LARGE_DELTA
+from sae.steering.calibration_file import read_calibrations, update_calibrations
+from sae.steering.delta import Steering
+from sae.steering.edits import Calibration, Edit
+from sae.steering.recipe import NeededSae, Recipe, read_recipe, write_recipe
+from sae.steering.record import LARGE_DELTA
 from small_saes import small_sae
 
 PRINT = "ab" * 32

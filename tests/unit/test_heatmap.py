@@ -7,7 +7,7 @@ from sae.dictionary.autoencoder import Architecture, SparseAutoencoder
 from sae.drawing.overlay import RAMP, heat_overlay, ramp, token_bars
 from sae.finding.heatmap import HeatReader, on_picture, region_of
 from sae.places.site import parse_location
-from sae.steering.delta.intervention import COND, UNCOND, Moment
+from sae.steering.intervention import COND, UNCOND, Moment
 
 WIDTH = 6
 

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from sae.hosts.diffusers import capture, depth_of, steer
 from sae.places.site import Depth, Site, parse_location
-from sae.steering.delta.delta import Steering
-from sae.steering.delta.edits import Edit
-from sae.steering.delta.intervention import COND, UNCOND, Intervention, Moment, Schedule
+from sae.steering.delta import Steering
+from sae.steering.edits import Edit
+from sae.steering.intervention import COND, UNCOND, Intervention, Moment, Schedule
 from small_saes import dense_codes, dense_decode, dense_directions, small_sae
 
 flux = pytest.importorskip("diffusers.models.transformers.transformer_flux")

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from sae.dictionary.statistics import FeatureStatistics
-from sae.steering.delta.edits import Calibration, Edit
-from sae.steering.delta.mix import EMPTY, parse_mix
+from sae.steering.edits import Calibration, Edit
+from sae.steering.mix import EMPTY, parse_mix
 
 RANGE = {"method": "add", "low": 0.1, "clear": 0.2, "high": 0.4}
 STATISTICS = FeatureStatistics(None, torch.tensor([0.0, 2.0, 3.0]), None, 10)

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from sae.steering.delta.edits import Edit
-from sae.steering.delta.recipe import NeededSae, Recipe, read_recipe, write_recipe
+from sae.steering.edits import Edit
+from sae.steering.recipe import NeededSae, Recipe, read_recipe, write_recipe
 
 OURS = "ab" * 32
 SAE = NeededSae(OURS, "cc3m-transformer_blocks.18-1/model", "https://example.org/model.safetensors")

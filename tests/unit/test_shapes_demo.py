@@ -14,8 +14,8 @@ from sae.demo.steer import contrast, draw_steered, tally_prompt
 from sae.finding.features import feature_list
 from sae.hosts.diffusers import capture
 from sae.places.site import site_from_name
-from sae.steering.delta.delta import Steering
-from sae.steering.delta.intervention import Intervention
+from sae.steering.delta import Steering
+from sae.steering.intervention import Intervention
 
 PROMPT = Prompt("red", "square", "center", "big", "grey")
 

@@ -17,8 +17,8 @@ from sae.drawing.sheet import to_image
 from sae.embeddings import home_of, steer_tokens
 from sae.finding.features import feature_list
 from sae.hosts.kandinsky import encode_pictures
-from sae.steering.delta.delta import Steering
-from sae.steering.delta.record import SteeringRecord
+from sae.steering.delta import Steering
+from sae.steering.record import SteeringRecord
 
 FINDING = Prompt("red", "square", "center", "big", "grey")
 

@@ -12,7 +12,7 @@ from sae.demo.model import build_transformer, sample
 from sae.demo.shapes import Prompt
 from sae.formats import load
 from sae.places.site import parse_location, site_from_name
-from sae.steering.delta.intervention import COND, Moment
+from sae.steering.intervention import COND, Moment
 
 pytest.importorskip("diffusers")
 
