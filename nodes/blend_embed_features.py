@@ -6,7 +6,7 @@ from comfy_api.latest import io
 
 from ..sae.dictionary.autoencoder import SparseAutoencoder
 from ..sae.embeddings import ALL, AUTO, blend_tokens
-from ..sae.hosts.embeddings import edited, is_conditioning, place_in, read
+from ..sae.hosts.comfyui.embeddings import edited, is_conditioning, place_in, read
 from ..sae.steering.edits import FeatureList
 from ..sae.steering.record import SteeringRecord
 from .embed_sockets import EMBED_TYPES, describe_place, embed_input, target_input, tokens_input

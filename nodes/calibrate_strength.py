@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..sae.dictionary.autoencoder import SparseAutoencoder
 from ..sae.dictionary.fingerprint import fingerprint
-from ..sae.hosts import comfyui as host
+from ..sae.hosts.comfyui import model as host
 from ..sae.places.site import Site, resolve_site
 from ..sae.steering.calibration import CALIBRATED_METHODS, MOST_READINGS, Reading, calibrate, compare
 from ..sae.steering.calibration_file import update_calibrations

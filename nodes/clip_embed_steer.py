@@ -7,7 +7,7 @@ from comfy_api.latest import io
 
 from ..sae.dictionary.autoencoder import SparseAutoencoder
 from ..sae.embeddings import ALL, AUTO, steer_tokens
-from ..sae.hosts.embeddings import edited, place_in
+from ..sae.hosts.comfyui.embeddings import edited, place_in
 from ..sae.steering.delta import Steering
 from ..sae.steering.edits import FeatureList, Method, Unit
 from ..sae.steering.record import SteeringRecord

@@ -10,7 +10,7 @@ from torch import Tensor
 from ..sae.dictionary.autoencoder import SparseAutoencoder
 from ..sae.drawing.overlay import heat_overlay, token_bars
 from ..sae.finding.heatmap import HeatReader, on_picture, region_of
-from ..sae.hosts import comfyui as host
+from ..sae.hosts.comfyui import model as host
 from ..sae.places.site import resolve_site
 from ..sae.steering.edits import FeatureList
 from .sockets import CATEGORY, Sae, SaeFeatures, location_input, stream_input

@@ -7,7 +7,7 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ..sae.dictionary.autoencoder import SparseAutoencoder
-from ..sae.hosts import comfyui as host
+from ..sae.hosts.comfyui import model as host
 from ..sae.places.site import Depth, Site, resolve_site
 from ..sae.steering.delta import Steering
 from ..sae.steering.edits import FeatureList, Method, Unit

@@ -9,7 +9,7 @@ from comfy_api.latest import io, ui
 from ..sae.dictionary.autoencoder import SparseAutoencoder
 from ..sae.finding.inspection import describe, report
 from ..sae.finding.selftest import RIVAL_TOKENS, SelfTest, Verdict, judge, rival_sites
-from ..sae.hosts import comfyui as host
+from ..sae.hosts.comfyui import model as host
 from ..sae.places.site import Site, resolve_site
 from .sockets import CATEGORY, Sae, location_input, stream_input
 

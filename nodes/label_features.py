@@ -13,7 +13,7 @@ from torch import Tensor
 from ..sae.dictionary.autoencoder import SparseAutoencoder
 from ..sae.dictionary.fingerprint import fingerprint
 from ..sae.finding.features import FeatureReader
-from ..sae.hosts import comfyui as host
+from ..sae.hosts.comfyui import model as host
 from ..sae.naming.labelling import UNCLEAR, WordTally, merge, read_contexts, read_words
 from ..sae.naming.labels import Labels
 from ..sae.places.site import Site, resolve_site

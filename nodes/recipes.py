@@ -11,7 +11,7 @@ from ..sae.dictionary.fingerprint import fingerprint
 from ..sae.files.small_json import write_json
 from ..sae.formats.known import known_checkpoint
 from ..sae.formats.provenance import provenance
-from ..sae.hosts import comfyui as host
+from ..sae.hosts.comfyui import model as host
 from ..sae.places.site import parse_location, resolve_site
 from ..sae.steering.delta import Steering
 from ..sae.steering.edits import FeatureList, Method, Unit

@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from ..sae.dictionary.autoencoder import SparseAutoencoder
 from ..sae.drawing.sheet import contact_sheet
-from ..sae.hosts import comfyui as host
+from ..sae.hosts.comfyui import model as host
 from ..sae.places.site import Site, resolve_site
 from ..sae.steering.delta import Steering
 from ..sae.steering.edits import METHODS, UNITS, Edit, FeatureList, Method, Unit

@@ -10,7 +10,7 @@ from torch import Tensor
 from ..sae.dictionary.autoencoder import SparseAutoencoder
 from ..sae.dictionary.statistics import write_statistics
 from ..sae.finding.features import FeatureReader, FeatureTally, rank_features
-from ..sae.hosts import comfyui as host
+from ..sae.hosts.comfyui import model as host
 from ..sae.places.site import Site, resolve_site
 from .feature_results import count_input, feature_outputs, found_features, rank_input
 from .model_folder import measured_statistics, output_folder

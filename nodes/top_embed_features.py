@@ -7,7 +7,7 @@ from comfy_api.latest import io
 from ..sae.dictionary.autoencoder import SparseAutoencoder
 from ..sae.embeddings import ALL, AUTO, tally_tokens
 from ..sae.finding.features import RankBy, rank_features
-from ..sae.hosts.embeddings import place_in, read
+from ..sae.hosts.comfyui.embeddings import place_in, read
 from .embed_sockets import describe_place, embed_input, target_input, tokens_input
 from .feature_results import count_input, feature_outputs, found_features, rank_input
 from .sockets import CATEGORY, Sae

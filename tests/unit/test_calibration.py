@@ -6,16 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from sae.steering.calibration import (
-    CLEAR,
-    HALVINGS,
-    MOST_READINGS,
-    UNRELATED,
-    VISIBLE,
-    Reading,
-    calibrate,
-    compare,
-)
+from sae.steering.calibration import CLEAR, HALVINGS, MOST_READINGS, UNRELATED, VISIBLE, Reading, calibrate, compare
 from sae.steering.calibration_file import read_calibrations, update_calibrations
 from sae.steering.delta import Steering
 from sae.steering.edits import Calibration, Edit

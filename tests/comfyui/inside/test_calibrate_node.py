@@ -8,7 +8,7 @@ import torch
 
 from sae_steering_pack.nodes.feature_names import calibration_path
 from sae_steering_pack.sae.dictionary.fingerprint import fingerprint
-from sae_steering_pack.sae.hosts import comfyui as host
+from sae_steering_pack.sae.hosts.comfyui import model as host
 from sae_steering_pack.sae.steering.calibration import CLEAR, UNRELATED, VISIBLE, compare
 from sae_steering_pack.sae.steering.calibration_file import read_calibrations
 from sae_steering_pack.sae.steering.edits import Edit, FeatureList

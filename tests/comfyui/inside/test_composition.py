@@ -8,8 +8,8 @@ from comfy.patcher_extension import WrappersMP
 from comfy_api.torch_helpers import set_torch_compile_wrapper
 from comfy_extras.nodes_torch_compile import skip_torch_compile_dict
 
-from sae_steering_pack.sae.hosts import comfyui as host
-from sae_steering_pack.sae.hosts.flux_blocks import with_taps
+from sae_steering_pack.sae.hosts.comfyui import model as host
+from sae_steering_pack.sae.hosts.comfyui.blocks import with_taps
 from sae_steering_pack.sae.steering.intervention import Moment
 from sae_steering_pack.sae.steering.record import SteeringRecord
 from tiny_flux import intervention, make_sae, relative_difference, sae_tensors, sample, steer

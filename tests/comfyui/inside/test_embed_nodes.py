@@ -13,7 +13,7 @@ from embeds import conditioning, sae_for, tensors_for, vision
 from sae_steering_pack.nodes.feature_names import label_store
 from sae_steering_pack.sae.dictionary.fingerprint import fingerprint
 from sae_steering_pack.sae.dictionary.statistics import FeatureStatistics
-from sae_steering_pack.sae.hosts.embeddings import word_positions
+from sae_steering_pack.sae.hosts.comfyui.embeddings import word_positions
 from sae_steering_pack.sae.naming.labels import Label
 from sae_steering_pack.sae.steering.edits import Edit, FeatureList
 from tiny_flux import run_node

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from sae_steering_pack.sae.dictionary.fingerprint import fingerprint
-from sae_steering_pack.sae.hosts import comfyui as host
+from sae_steering_pack.sae.hosts.comfyui import model as host
 from sae_steering_pack.sae.steering.edits import Edit, FeatureList
 from tiny_flux import run_node
 

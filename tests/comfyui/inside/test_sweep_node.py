@@ -11,7 +11,7 @@ from PIL import Image
 
 from sae_steering_pack.nodes.model_folder import output_folder
 from sae_steering_pack.sae.drawing.sheet import GAP, HEAD, SIDE
-from sae_steering_pack.sae.hosts import comfyui as host
+from sae_steering_pack.sae.hosts.comfyui import model as host
 from sae_steering_pack.sae.steering.delta import Steering
 from sae_steering_pack.sae.steering.edits import Edit, FeatureList
 from sae_steering_pack.sae.steering.intervention import Intervention

@@ -20,16 +20,16 @@ from comfy.model_patcher import ModelPatcher as Model
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor, nn
 
-from ..dictionary.autoencoder import SparseAutoencoder
-from ..dictionary.weights import PartName
-from ..places.region import PATCH
-from ..places.site import Depth, Site
-from ..places.taps import Observer, Tap
-from ..steering.control import RandomDirection
-from ..steering.intervention import COND, Intervention, Moment, Schedule, SigmaWindow
-from ..steering.record import RunSummary, SteeringRecord
-from .comfyui_weights import patcher_of
-from .flux_blocks import with_taps
+from ...dictionary.autoencoder import SparseAutoencoder
+from ...dictionary.weights import PartName
+from ...places.region import PATCH
+from ...places.site import Depth, Site
+from ...places.taps import Observer, Tap
+from ...steering.control import RandomDirection
+from ...steering.intervention import COND, Intervention, Moment, Schedule, SigmaWindow
+from ...steering.record import RunSummary, SteeringRecord
+from .blocks import with_taps
+from .weights import patcher_of
 
 log = logging.getLogger(__name__)
 

@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..dictionary.autoencoder import SparseAutoencoder
-from ..embeddings import AUTO, Place, Target, chosen_tokens, place_for, with_tokens
+from ...dictionary.autoencoder import SparseAutoencoder
+from ...embeddings import AUTO, Place, Target, chosen_tokens, place_for, with_tokens
 
 VISION_TARGETS: tuple[Target, ...] = ("image_embeds", "last_hidden_state", "penultimate_hidden_states")
 POOLED: Target = "pooled_output"
