@@ -18,9 +18,9 @@ from torch import Tensor
 
 from ..finding.fit import Fit
 from ..places.site import Site, parse_location
-from ..training.data import ActivationBuffer
+from ..training.buffer import ActivationBuffer
 from ..training.evaluate import evaluate
-from ..training.export import export_topk
+from ..training.publish import export_topk
 from ..training.topk import TopKConfig
 from ..training.trainer import Progress, TopKTrainer
 from .collect import collect_tokens

@@ -12,7 +12,7 @@ import torch
 
 from ..dictionary.autoencoder import SparseAutoencoder
 from ..dictionary.statistics import statistics_path, write_statistics
-from ..formats.files import BESIDE, SUFFIXES
+from ..formats.named_tensors import BESIDE, SUFFIXES
 from . import dictionary_learning, own, reny_topk, saelens
 from .files import Progress, write_tensors
 from .planned import Layout

@@ -12,7 +12,7 @@ import torch
 
 from ..dictionary.autoencoder import SparseAutoencoder
 from ..formats.provenance import provenance, trained_k
-from .place import hook_name, refuse_place
+from .hook_name import hook_name, refuse_place
 from .plain import Plain, cannot_fold, plain, shared_threshold
 from .planned import Layout, Stored
 

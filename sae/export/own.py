@@ -11,7 +11,7 @@ import torch
 from ..dictionary.autoencoder import SparseAutoencoder
 from ..formats.own import FORMAT, LAYOUTS, MODULATION
 from ..formats.provenance import provenance, trained_k
-from .place import hook_name
+from .hook_name import hook_name
 from .plain import matrix
 from .planned import Layout, Stored
 

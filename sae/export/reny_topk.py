@@ -12,7 +12,7 @@ import torch
 from ..dictionary.autoencoder import SparseAutoencoder
 from ..formats.provenance import provenance
 from ..formats.reny import HOOK
-from .place import hook_name, refuse_place
+from .hook_name import hook_name, refuse_place
 from .plain import cannot_fold, plain
 from .planned import Layout, Stored
 

@@ -11,7 +11,7 @@ import torch
 
 from ..dictionary.autoencoder import SparseAutoencoder
 from ..formats.provenance import provenance
-from .place import hook_name, refuse_place
+from .hook_name import hook_name, refuse_place
 from .plain import cannot_fold, decoder_norms, plain, same_biases
 from .planned import Layout, Stored
 

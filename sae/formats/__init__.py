@@ -29,8 +29,8 @@ from . import (
 )
 from .beside import read_statistics_beside, with_statistics
 from .checkpoint import Checkpoint, Config, Family, Header
-from .files import Container, Places, open_container, read_json, stem_of, weight_file
 from .known import known_site
+from .named_tensors import Container, Places, open_container, read_json, stem_of, weight_file
 
 __all__ = ["ARCHITECTURES", "AUTO", "FAMILIES", "load", "with_statistics"]
 

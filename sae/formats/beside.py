@@ -12,7 +12,7 @@ from ..dictionary.statistics import FeatureStatistics, read_statistics, statisti
 from ..files.pickle_file import open_tensor
 from ..files.safetensors_file import open_safetensors
 from . import sdxl_unbox
-from .files import Places, stem_of
+from .named_tensors import Places, stem_of
 
 SPARSITY = "sparsity.safetensors"  # SAELens: the decimal logarithm of each feature's density, plus a trifle
 SPARSITY_FLOOR = 1e-10  # the trifle

@@ -15,7 +15,7 @@ from ..dictionary.activations import VECTORS, Architecture
 from ..dictionary.modulation import TENSORS, Modulation
 from ..places.site import Site, parse_location
 from .checkpoint import Checkpoint, Config, Reading
-from .files import parse_json
+from .named_tensors import parse_json
 
 CONFIG_NAME = "config.json"
 LAYOUTS = "SAE Steering"

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 from ..dictionary.activations import Architecture
 from .checkpoint import Checkpoint, Config, Reading
-from .files import HEADER
+from .named_tensors import HEADER
 
 CONFIG_NAME = "config.json"
 LAYOUTS = "saev"

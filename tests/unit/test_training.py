@@ -12,9 +12,9 @@ from torch.nn.functional import normalize
 
 from sae.dictionary.statistics import FeatureStatistics
 from sae.formats import load
-from sae.training.data import ActivationBuffer
+from sae.training.buffer import ActivationBuffer
 from sae.training.evaluate import evaluate
-from sae.training.export import export_topk
+from sae.training.publish import export_topk
 from sae.training.topk import TopKConfig, TopKModel, geometric_median
 from sae.training.trainer import TopKTrainer
 

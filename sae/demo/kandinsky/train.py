@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from ...training.data import ActivationBuffer
+from ...training.buffer import ActivationBuffer
 from ...training.evaluate import evaluate
-from ...training.export import export_topk
+from ...training.publish import export_topk
 from ...training.topk import TopKConfig
 from ...training.trainer import TopKTrainer
 from ..loop import fit
