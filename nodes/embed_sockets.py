@@ -6,7 +6,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..sae.embeddings import ALL, AUTO, TARGETS, Place, family
+from ..sae.embeddings.editing import ALL, AUTO, TARGETS, Place, family
 from ..sae.hosts.comfyui.embeddings import TOKENS, Words, is_conditioning, tensors_of, word_positions
 
 EMBED_TYPES = [io.ClipVisionOutput, io.Conditioning]

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from ..dictionary.autoencoder import SparseAutoencoder
 from ..dictionary.fingerprint import Progress, fingerprint
-from ..embeddings import ALL, family, home_of
+from ..embeddings.editing import ALL, family, home_of
 from ..formats.provenance import provenance
 from .fit import Fit
 from .selftest import Verdict

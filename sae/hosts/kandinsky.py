@@ -16,7 +16,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ..embeddings import family
+from ..embeddings.editing import family
 
 INDEX = "model_index.json"
 Half = Literal["prior", "decoder"]

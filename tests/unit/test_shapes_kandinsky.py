@@ -14,7 +14,7 @@ from sae.demo.reader import read_pictures
 from sae.demo.shapes import WORDS, Prompt, held_out_prompts
 from sae.demo.steer import contrast
 from sae.drawing.sheet import to_image
-from sae.embeddings import home_of, steer_tokens
+from sae.embeddings.editing.editing import home_of, steer_tokens
 from sae.finding.features import feature_list
 from sae.hosts.kandinsky import encode_pictures
 from sae.steering.delta import Steering

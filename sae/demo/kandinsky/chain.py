@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ...embeddings import tally_tokens
+from ...embeddings.editing import tally_tokens
 from ...finding.features import FeatureTally
 from ...hosts.kandinsky import KandinskyHalf, draw, run_prior
 from ..files import load_sae

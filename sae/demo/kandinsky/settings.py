@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from ...dictionary.autoencoder import SparseAutoencoder
-from ...embeddings import blend_tokens, steer_tokens
+from ...embeddings.editing import blend_tokens, steer_tokens
 from ...finding.features import FeatureTally, feature_list, rank_features
 from ...steering.delta import Steering
 from ...steering.edits import FeatureList, Method, Unit

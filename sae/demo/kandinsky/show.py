@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from ...embeddings import steer_tokens
+from ...embeddings.editing import steer_tokens
 from ...finding.features import RankedFeature, feature_list
 from ...steering.delta import Steering
 from ...steering.record import SteeringRecord

@@ -13,12 +13,12 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from .dictionary.autoencoder import SparseAutoencoder
-from .finding.features import FeatureTally
-from .formats.known import known_checkpoint
-from .steering.delta import Steering
-from .steering.edits import Edit
-from .steering.record import SteeringRecord
+from ..dictionary.autoencoder import SparseAutoencoder
+from ..finding.features import FeatureTally
+from ..formats.known import known_checkpoint
+from ..steering.delta import Steering
+from ..steering.edits import Edit
+from ..steering.record import SteeringRecord
 
 Target = Literal["image_embeds", "last_hidden_state", "penultimate_hidden_states", "pooled_output", "token_embeddings"]
 TARGETS: tuple[Target, ...] = get_args(Target)  # where two fit, the earlier one is taken
