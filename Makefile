@@ -12,16 +12,16 @@ SAE_LENS_READY := $(SAE_LENS)/.ready
 .PHONY: demo test evidence lint bench sae-lens
 
 demo: $(READY)
-	$(RUN) -m sae.demo
+	$(RUN) -m lab.demo
 
 test: $(READY)
 	$(RUN) -m pytest tests
 
 evidence: $(READY)
-	$(RUN) -m sae.demo.evidence
+	$(RUN) -m lab.evidence
 
 bench: $(READY)
-	$(RUN) -m benchmarks
+	$(RUN) -m lab.bench
 
 lint: $(READY)
 	$(RUN) -m ruff check .

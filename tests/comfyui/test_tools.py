@@ -5,7 +5,7 @@ import json
 import pytest
 
 from comfy_client import PromptFailed
-from sae.demo.reader import read_pictures
+from lab.judge.reader import read_pictures
 from workflows import by_type, pictures_of, read_workflow, to_prompt, workflow_files
 
 FILES = {path.stem: path for path in workflow_files()}

@@ -5,7 +5,7 @@ import torch
 from PIL import Image
 
 from comfy_client import PromptFailed, PromptRefused
-from sae.demo.reader import read_pictures
+from lab.judge.reader import read_pictures
 from sae.hosts.kandinsky import INDEX
 from workflows import by_type, pictures_of, read_workflow, to_prompt, workflow_files
 

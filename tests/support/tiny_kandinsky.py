@@ -7,13 +7,14 @@ from pathlib import Path
 import torch
 from diffusers import DDPMScheduler, KandinskyV22Pipeline, KandinskyV22PriorPipeline
 
+from lab.kandinsky import models
 
-def save_random(folder: Path, demo: str = "sae.demo.kandinsky.models") -> tuple[Path, Path]:
-    """The folders of a prior and of a decoder. `demo` is the module that knows the shapes of the parts.
+
+def save_random(folder: Path) -> tuple[Path, Path]:
+    """The folders of a prior and of a decoder, of the demo's shapes.
 
     The decoder's schedule is that of the real one: noise predicted, with a learned variance, and noise at each step.
     """
-    models = __import__(demo, fromlist=["*"])
     torch.manual_seed(4)
     prior = models.build_prior()
     prior.clip_mean.data.normal_()

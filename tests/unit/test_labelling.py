@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from lab.evidence.name_features import measure_names, name_embed_features, selectivity
 from sae.demo.files import ATTENTION_SAE, TEXT_SAE, load_sae, load_transformer
 from sae.demo.kandinsky.files import EMBED_SAE
-from sae.demo.name_features import measure_names, name_embed_features, selectivity
 from sae.demo.shapes import Prompt, all_prompts, read_prompt
 from sae.dictionary.fingerprint import fingerprint
 from sae.naming.label_store import shipped_labels

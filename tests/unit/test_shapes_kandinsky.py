@@ -5,14 +5,14 @@ import torch
 
 pytest.importorskip("diffusers")
 
-from sae.demo.kandinsky.chain import Chain
-from sae.demo.kandinsky.evidence import random_twin
+from lab.judge.reader import read_pictures
+from lab.judge.steer import contrast
+from lab.kandinsky.chain import Chain
+from lab.kandinsky.evidence import random_twin
+from lab.kandinsky.losses import drawings
+from lab.kandinsky.words import MAX_TOKENS, build_tokenizer, end_token, token_count, word_merges
 from sae.demo.kandinsky.files import DECODER, EMBED_SAE, PRIOR
-from sae.demo.kandinsky.losses import drawings
-from sae.demo.kandinsky.words import MAX_TOKENS, build_tokenizer, end_token, token_count, word_merges
-from sae.demo.reader import read_pictures
 from sae.demo.shapes import WORDS, Prompt, held_out_prompts
-from sae.demo.steer import contrast
 from sae.drawing.sheet import to_image
 from sae.embeddings.editing.editing import home_of, steer_tokens
 from sae.finding.features import feature_list

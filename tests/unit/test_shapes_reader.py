@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 import torch
 
+from lab.judge.reader import COLOUR_TOLERANCE, measure_pictures, read_pictures, shape_masks
 from sae.demo.latents import encode_pictures, thumbnails_of
-from sae.demo.reader import COLOUR_TOLERANCE, measure_pictures, read_pictures, shape_masks
 from sae.demo.shapes import BACKGROUNDS, COLOURS, Prompt, all_prompts, draw, draw_coverage
 
 PROMPT = Prompt("blue", "square", "left", "big", "white")

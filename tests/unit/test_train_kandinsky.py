@@ -8,11 +8,11 @@ from torch import nn
 
 pytest.importorskip("diffusers")
 
-from sae.demo.kandinsky import train
-from sae.demo.kandinsky.losses import ClipLoss, MovqLoss, PriorLoss, UnetLoss, drawings, shuffled_caption
-from sae.demo.kandinsky.models import build_clip, build_movq, build_prior, build_unet, prior_pipeline
-from sae.demo.kandinsky.words import build_tokenizer
-from sae.demo.loop import fit
+from lab.kandinsky import train
+from lab.kandinsky.losses import ClipLoss, MovqLoss, PriorLoss, UnetLoss, drawings, shuffled_caption
+from lab.kandinsky.models import build_clip, build_movq, build_prior, build_unet, prior_pipeline
+from lab.kandinsky.words import build_tokenizer
+from lab.train.loop import fit
 from sae.demo.shapes import Prompt, parse_prompt, training_prompts
 from sae.drawing.sheet import to_image
 

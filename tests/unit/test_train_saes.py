@@ -6,8 +6,9 @@ import sys
 import pytest
 import torch
 
-from sae.demo import collect, train_saes
-from sae.demo.collect import TokenStore, collect_tokens
+from lab.train import collect
+from lab.train import saes as train_saes
+from lab.train.collect import TokenStore, collect_tokens
 from sae.demo.model import build_transformer, sample
 from sae.demo.shapes import Prompt
 from sae.formats import load

@@ -15,8 +15,8 @@ if not (comfyui_root() / "main.py").is_file():
     pytest.exit(f"no ComfyUI in {comfyui_root()}; set COMFYUI_PATH", returncode=4)
 
 BASE = tempfile.mkdtemp(prefix="comfyui-inside-")
-# The project's own `nodes` must not stand in front of ComfyUI's.
-sys.path[:] = [str(comfyui_root()), *(entry for entry in sys.path if entry not in ("", str(ROOT)))]
+# The project's root (for `lab`) last: its `nodes` must not stand in front of ComfyUI's.
+sys.path[:] = [str(comfyui_root()), *(entry for entry in sys.path if entry not in ("", str(ROOT))), str(ROOT)]
 
 import comfy.cli_args  # noqa: E402
 

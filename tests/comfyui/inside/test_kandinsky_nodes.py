@@ -24,7 +24,7 @@ SIZE = {"width": 64, "height": 48}
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
     base = tmp_path_factory.mktemp("diffusers")
-    save_random(base, "sae_steering_pack.sae.demo.kandinsky.models")
+    save_random(base)
     (base / "empty").mkdir()
     return base
 

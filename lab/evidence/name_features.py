@@ -10,20 +10,20 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
-from ..dictionary.autoencoder import SparseAutoencoder
-from ..dictionary.fingerprint import fingerprint
-from ..hosts.diffusers import capture
-from ..hosts.kandinsky import KandinskyHalf, embed_texts
-from ..naming.label_store import shipped_labels
-from ..naming.labelling import SLOT, UNCLEAR, WordTally
-from ..naming.labelling_directions import label_directions, text_rows
-from ..naming.labels import Labels, write_labels
-from ..places.site import resolve_site
-from ..steering.intervention import Moment
-from .files import SAE_NAMES, load_sae, load_transformer
-from .kandinsky.files import EMBED_SAE, PRIOR
-from .model import sample
-from .shapes import SLOTS, WORDS, Prompt, read_prompt, training_prompts
+from sae.demo.files import SAE_NAMES, load_sae, load_transformer
+from sae.demo.kandinsky.files import EMBED_SAE, PRIOR
+from sae.demo.model import sample
+from sae.demo.shapes import SLOTS, WORDS, Prompt, read_prompt, training_prompts
+from sae.dictionary.autoencoder import SparseAutoencoder
+from sae.dictionary.fingerprint import fingerprint
+from sae.hosts.diffusers import capture
+from sae.hosts.kandinsky import KandinskyHalf, embed_texts
+from sae.naming.label_store import shipped_labels
+from sae.naming.labelling import SLOT, UNCLEAR, WordTally
+from sae.naming.labelling_directions import label_directions, text_rows
+from sae.naming.labels import Labels, write_labels
+from sae.places.site import resolve_site
+from sae.steering.intervention import Moment
 
 if TYPE_CHECKING:
     from diffusers import FluxTransformer2DModel

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING
 import torch
 from torch.nn import functional
 
-from .latents import ShapesDecoder, encode_pictures
+from sae.demo.latents import ShapesDecoder, encode_pictures
+from sae.demo.model import build_transformer, embed_prompts, pack, predict
+from sae.demo.shapes import SLOTS, Prompt, draw, training_prompts
+
 from .loop import block_matrices, fit
-from .model import build_transformer, embed_prompts, pack, predict
-from .shapes import SLOTS, Prompt, draw, training_prompts
 
 if TYPE_CHECKING:
     from diffusers import FluxTransformer2DModel

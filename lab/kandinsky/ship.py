@@ -1,4 +1,4 @@
-"""Puts the trained small Kandinsky into the pack: python -m sae.demo.kandinsky.ship --folder FOLDER.
+"""Puts the trained small Kandinsky into the pack: python -m lab.kandinsky.ship --folder FOLDER.
 
 Two diffusers folders and the SAE, all in half precision; the SAE's statistics stay as they are.
 """
@@ -11,9 +11,10 @@ from pathlib import Path
 
 import torch
 
-from ..files import WEIGHTS
-from ..ship import ship_sae
-from .files import DECODER, EMBED_SAE, PRIOR
+from sae.demo.files import WEIGHTS
+from sae.demo.kandinsky.files import DECODER, EMBED_SAE, PRIOR
+
+from ..train.ship import ship_sae
 from .models import build_clip, build_movq, build_prior, build_unet, decoder_pipeline, prior_pipeline
 from .train import load_part
 

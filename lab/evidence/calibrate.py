@@ -11,18 +11,19 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from ..dictionary.autoencoder import SparseAutoencoder
-from ..finding.features import FeatureTally, feature_list
-from ..naming.label_store import shipped_labels
-from ..naming.labels import read_labels
-from ..places.site import resolve_site
-from ..steering.calibration import Reading, calibrate, compare
-from ..steering.delta import Steering
-from ..steering.edits import Calibration, Edit, Method
-from ..steering.intervention import Intervention
-from .reader import measure_pictures
-from .shapes import COLOURS, Prompt, held_out_prompts
-from .steer import contrast, draw_steered
+from sae.demo.shapes import COLOURS, Prompt, held_out_prompts
+from sae.dictionary.autoencoder import SparseAutoencoder
+from sae.finding.features import FeatureTally, feature_list
+from sae.naming.label_store import shipped_labels
+from sae.naming.labels import read_labels
+from sae.places.site import resolve_site
+from sae.steering.calibration import Reading, calibrate, compare
+from sae.steering.delta import Steering
+from sae.steering.edits import Calibration, Edit, Method
+from sae.steering.intervention import Intervention
+
+from ..judge.reader import measure_pictures
+from ..judge.steer import contrast, draw_steered
 
 if TYPE_CHECKING:
     from diffusers import FluxTransformer2DModel

@@ -1,4 +1,4 @@
-"""Trains the small Kandinsky part by part: python -m sae.demo.kandinsky.train PART --folder FOLDER.
+"""Trains the small Kandinsky part by part: python -m lab.kandinsky.train PART --folder FOLDER.
 
 clip and movq come first, then unet and prior, then sae; each part resumes from its checkpoint in the folder.
 """
@@ -15,13 +15,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from ...training.buffer import ActivationBuffer
-from ...training.evaluate import evaluate
-from ...training.publish import export_topk
-from ...training.topk import TopKConfig
-from ...training.trainer import TopKTrainer
-from ..loop import fit
-from ..shapes import Prompt, held_out_prompts, training_prompts
+from sae.demo.shapes import Prompt, held_out_prompts, training_prompts
+from sae.training.buffer import ActivationBuffer
+from sae.training.evaluate import evaluate
+from sae.training.publish import export_topk
+from sae.training.topk import TopKConfig
+from sae.training.trainer import TopKTrainer
+
+from ..train.loop import fit
 from .losses import ClipLoss, MovqLoss, Pool, PriorLoss, UnetLoss, drawings
 from .models import EMBED_WIDTH, PICTURE_SIDE, build_clip, build_movq, build_prior, build_unet, clip_pixels
 

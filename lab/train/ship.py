@@ -1,4 +1,4 @@
-"""Puts trained weights into the pack: python -m sae.demo.ship --transformer FILE --decoder FILE --saes FOLDER.
+"""Puts trained weights into the pack: python -m lab.train.ship --transformer FILE --decoder FILE --saes FOLDER.
 
 Everything is stored in half precision; the SAEs' statistics stay as they are.
 """
@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
-from .files import DECODER, SAE_NAMES, TRANSFORMER, WEIGHTS
+from sae.demo.files import DECODER, SAE_NAMES, TRANSFORMER, WEIGHTS
 
 
 def ship(transformer: Path, decoder: Path, saes: Path) -> None:

@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from ..dictionary.autoencoder import SparseAutoencoder
-from ..finding.features import FeatureReader, FeatureTally, RankedFeature, rank_features
-from ..hosts.diffusers import capture, tapped, window_of
-from ..hosts.diffusers import straight_percent_to_sigma as to_sigma
-from ..places.site import resolve_site
-from ..steering.control import RandomDirection
-from ..steering.intervention import COND, Intervention
-from ..steering.record import SteeringRecord
-from .model import sample
-from .shapes import Prompt
+from sae.demo.model import sample
+from sae.demo.shapes import Prompt
+from sae.dictionary.autoencoder import SparseAutoencoder
+from sae.finding.features import FeatureReader, FeatureTally, RankedFeature, rank_features
+from sae.hosts.diffusers import capture, tapped, window_of
+from sae.hosts.diffusers import straight_percent_to_sigma as to_sigma
+from sae.places.site import resolve_site
+from sae.steering.control import RandomDirection
+from sae.steering.intervention import COND, Intervention
+from sae.steering.record import SteeringRecord
 
 if TYPE_CHECKING:
     from diffusers import FluxTransformer2DModel

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
-from ..dictionary.autoencoder import SparseAutoencoder
-from ..finding.heatmap import HeatReader, on_picture, region_of
-from ..hosts.diffusers import capture
-from ..places.site import resolve_site
-from .latents import encode_pictures
-from .model import LATENT_SIDE, embed_prompts, noise_for, pack, predict
-from .shapes import COLOURS, PICTURE_SIZE, Prompt, draw, held_out_prompts, training_prompts
+from sae.demo.latents import encode_pictures
+from sae.demo.model import LATENT_SIDE, embed_prompts, noise_for, pack, predict
+from sae.demo.shapes import COLOURS, PICTURE_SIZE, Prompt, draw, held_out_prompts, training_prompts
+from sae.dictionary.autoencoder import SparseAutoencoder
+from sae.finding.heatmap import HeatReader, on_picture, region_of
+from sae.hosts.diffusers import capture
+from sae.places.site import resolve_site
 
 if TYPE_CHECKING:
     from diffusers import FluxTransformer2DModel

@@ -1,4 +1,4 @@
-"""python -m sae.demo.evidence: measures steering on the Shapes model against its controls; writes docs/evidence.md.
+"""python -m lab.evidence: measures steering on the Shapes model against its controls; writes docs/evidence.md.
 
 Features come from TopActivatingFeatures' way of finding them, with one prompt of each colour against one of another
 colour as baseline, and from nothing else. Pictures are judged by rule (reader.py), prompts are held out.
@@ -16,20 +16,21 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ..finding.features import FeatureTally
+from sae.demo.files import ATTENTION_SAE, IMAGE_SAE, SAE_NAMES, TEXT_SAE, load_decoder, load_sae, load_transformer
+from sae.demo.model import sample
+from sae.demo.shapes import COLOURS, Prompt, held_out_prompts
+from sae.finding.features import FeatureTally
+
+from ..judge.kept import KEPT
+from ..judge.reader import Readings, measure_pictures
+from ..judge.score import Score
+from ..judge.steer import STEPS, draw_steered, tally_prompt
+from ..kandinsky.evidence import EmbedEvidence, EmbedMeasurement
 from .calibrate import Bench, Effects
-from .evidence_report import write_report
-from .files import ATTENTION_SAE, IMAGE_SAE, SAE_NAMES, TEXT_SAE, load_decoder, load_sae, load_transformer
 from .heat import Heat, measure_heat
-from .judge import KEPT
-from .kandinsky.evidence import EmbedEvidence, EmbedMeasurement
-from .model import sample
 from .name_features import Names, measure_names
-from .reader import Readings, measure_pictures
-from .score import Score
+from .report import write_report
 from .settings import BEST, SETTINGS, Case
-from .shapes import COLOURS, Prompt, held_out_prompts
-from .steer import STEPS, draw_steered, tally_prompt
 
 FINDING = Prompt("red", "square", "center", "big", "grey")  # with each colour in turn
 FINDING_SEEDS = range(4)

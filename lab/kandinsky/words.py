@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from ..shapes import WORDS
+from sae.demo.shapes import WORDS
 
 if TYPE_CHECKING:
     from transformers import CLIPTokenizer

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from .judge import KEPT, kept_attributes
+from .kept import KEPT, kept_attributes
 from .reader import Readings
 
 

@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from ..hosts.diffusers import capture
-from ..places.site import Site
-from ..steering.intervention import Moment
-from .latents import encode_pictures
-from .model import embed_prompts, pack, predict, sample
-from .shapes import Prompt, draw, training_prompts
-from .train_model import forget_words
+from sae.demo.latents import encode_pictures
+from sae.demo.model import embed_prompts, pack, predict, sample
+from sae.demo.shapes import Prompt, draw, training_prompts
+from sae.hosts.diffusers import capture
+from sae.places.site import Site
+from sae.steering.intervention import Moment
+
+from .transformer import forget_words
 
 if TYPE_CHECKING:
     from diffusers import FluxTransformer2DModel

@@ -8,15 +8,16 @@ from dataclasses import dataclass
 from torch import Tensor
 from torch.nn import functional
 
-from ..dictionary.autoencoder import SparseAutoencoder
-from ..finding.features import FeatureTally, feature_list
-from ..places.site import resolve_site
-from ..steering.delta import Steering
-from ..steering.edits import Method, Unit
-from ..steering.intervention import Intervention
-from .files import ATTENTION_SAE, IMAGE_SAE, TEXT_SAE
-from .reader import shape_masks
-from .steer import contrast
+from sae.demo.files import ATTENTION_SAE, IMAGE_SAE, TEXT_SAE
+from sae.dictionary.autoencoder import SparseAutoencoder
+from sae.finding.features import FeatureTally, feature_list
+from sae.places.site import resolve_site
+from sae.steering.delta import Steering
+from sae.steering.edits import Method, Unit
+from sae.steering.intervention import Intervention
+
+from ..judge.reader import shape_masks
+from ..judge.steer import contrast
 
 FEATURES = 8  # at most, from each side of a contrast
 MASK_MARGIN = 4  # pixels around the shape, for its antialiased rim

@@ -1,4 +1,4 @@
-"""python -m benchmarks: time per step steered against unsteered, and what loading an SAE for `add` takes."""
+"""python -m lab.bench: time per step steered against unsteered, and what loading an SAE for `add` takes."""
 
 from __future__ import annotations
 
@@ -17,13 +17,14 @@ from safetensors.torch import save_file
 from sae.demo.files import TEXT_SAE, load_sae, load_transformer
 from sae.demo.model import sample
 from sae.demo.shapes import Prompt
-from sae.demo.steer import draw_steered
 from sae.dictionary.autoencoder import SparseAutoencoder
 from sae.formats import load
 from sae.places.site import parse_location
 from sae.steering.delta import Steering
 from sae.steering.edits import Edit
 from sae.steering.intervention import Intervention
+
+from ..judge.steer import draw_steered
 
 D_SAE, D_IN = 49_152, 3_072
 STEPS, ROUNDS, PICTURES = 8, 5, 16
@@ -91,7 +92,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         write_large(Path(folder))
         # A fresh process: the peak of this one already holds the weights that were written.
-        subprocess.run([sys.executable, "-m", "benchmarks", "--measure-loading", folder], check=True)
+        subprocess.run([sys.executable, "-m", "lab.bench", "--measure-loading", folder], check=True)
 
 
 if __name__ == "__main__":

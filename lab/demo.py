@@ -1,4 +1,4 @@
-"""python -m sae.demo: finds the features of a prompt against a baseline, steers with them, shows the pictures.
+"""python -m lab.demo: finds the features of a prompt against a baseline, steers with them, shows the pictures.
 
 Twice: inside the small FLUX, and before the generator, on the embedding that the small Kandinsky draws.
 """
@@ -15,24 +15,25 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ..dictionary.autoencoder import SparseAutoencoder
-from ..drawing.sheet import contact_sheet
-from ..finding.features import FeatureTally, RankedFeature, feature_list, feature_table
-from ..places.site import resolve_site
-from ..steering.delta import Steering
-from ..steering.intervention import Intervention
-from .files import TEXT_SAE, load_decoder, load_sae, load_transformer
-from .judge import kept_attributes
+from sae.demo.files import TEXT_SAE, load_decoder, load_sae, load_transformer
+from sae.demo.shapes import Prompt, held_out_prompts, parse_prompt
+from sae.dictionary.autoencoder import SparseAutoencoder
+from sae.drawing.sheet import contact_sheet
+from sae.finding.features import FeatureTally, RankedFeature, feature_list, feature_table
+from sae.places.site import resolve_site
+from sae.steering.delta import Steering
+from sae.steering.intervention import Intervention
+
+from .judge.kept import kept_attributes
+from .judge.reader import measure_pictures
+from .judge.steer import STEPS, contrast, draw_steered, tally_prompt
 from .kandinsky.chain import Chain
 from .kandinsky.show import EmbedDemo
-from .reader import measure_pictures
-from .shapes import Prompt, held_out_prompts, parse_prompt
-from .steer import STEPS, contrast, draw_steered, tally_prompt
 
 if TYPE_CHECKING:
     from diffusers import FluxTransformer2DModel
 
-    from .latents import ShapesDecoder
+    from sae.demo.latents import ShapesDecoder
 
 STRENGTHS = (0.5, 0.75, 1.0, 1.25)
 FIND_SEEDS = range(4)

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from .shapes import BACKGROUNDS, COLOURS, PLACES, SHAPES, SIZES, Prompt, draw_coverage
+from sae.demo.shapes import BACKGROUNDS, COLOURS, PLACES, SHAPES, SIZES, Prompt, draw_coverage
 
 # Distances are Euclidean in RGB 0..1. The two closest colours (orange, yellow) are 0.385 apart: below half of that no
 # picture can pass for two names.

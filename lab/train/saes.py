@@ -1,4 +1,4 @@
-"""Trains the Shapes demo's SAEs: python -m sae.demo.train_saes --transformer FILE --out FOLDER.
+"""Trains the Shapes demo's SAEs: python -m lab.train.saes --transformer FILE --out FOLDER.
 
 Collects activations at the wanted sites, trains one TopK SAE each, measures it on fresh activations, and writes it with
 its statistics into a folder of its own. `evaluation.json` in the out folder keeps the numbers.
@@ -16,15 +16,16 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from ..finding.fit import Fit
-from ..places.site import Site, parse_location
-from ..training.buffer import ActivationBuffer
-from ..training.evaluate import evaluate
-from ..training.publish import export_topk
-from ..training.topk import TopKConfig
-from ..training.trainer import Progress, TopKTrainer
+from sae.demo.model import build_transformer
+from sae.finding.fit import Fit
+from sae.places.site import Site, parse_location
+from sae.training.buffer import ActivationBuffer
+from sae.training.evaluate import evaluate
+from sae.training.publish import export_topk
+from sae.training.topk import TopKConfig
+from sae.training.trainer import Progress, TopKTrainer
+
 from .collect import collect_tokens
-from .model import build_transformer
 
 if TYPE_CHECKING:
     from diffusers import FluxTransformer2DModel

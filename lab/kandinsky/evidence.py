@@ -9,9 +9,10 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from ..reader import Readings, measure_pictures
-from ..score import Score
-from ..shapes import COLOURS, Prompt
+from sae.demo.shapes import COLOURS, Prompt
+
+from ..judge.reader import Readings, measure_pictures
+from ..judge.score import Score
 from .chain import Chain
 from .settings import SETTINGS, EmbedCase
 

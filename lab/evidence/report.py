@@ -6,18 +6,19 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .evidence_tools import calibration_section, names_section
-from .files import SAE_NAMES, load_sae
-from .kandinsky.files import EMBED_SAE
-from .kandinsky.settings import BEST as EMBED_BEST
-from .kandinsky.settings import SETTINGS as EMBED_SETTINGS
+from sae.demo.files import SAE_NAMES, load_sae
+from sae.demo.kandinsky.files import EMBED_SAE
+
+from ..kandinsky.settings import BEST as EMBED_BEST
+from ..kandinsky.settings import SETTINGS as EMBED_SETTINGS
 from .settings import BEST, FEATURES, SETTINGS
+from .tools import calibration_section, names_section
 
 if TYPE_CHECKING:
-    from .evidence import Evidence
+    from ..judge.score import Score
+    from ..kandinsky.evidence import EmbedEvidence
+    from .__main__ import Evidence
     from .heat import Heat
-    from .kandinsky.evidence import EmbedEvidence
-    from .score import Score
 
 INTRODUCTION = """# Evidence: does steering the features of one colour change that colour, and only it?
 

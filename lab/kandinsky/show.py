@@ -1,4 +1,4 @@
-"""The second half of `python -m sae.demo`: the same change of colour, before the generator."""
+"""The second half of `python -m lab.demo`: the same change of colour, before the generator."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from ...embeddings.editing import steer_tokens
-from ...finding.features import RankedFeature, feature_list
-from ...steering.delta import Steering
-from ...steering.record import SteeringRecord
-from ..shapes import Prompt
+from sae.demo.shapes import Prompt
+from sae.embeddings.editing import steer_tokens
+from sae.finding.features import RankedFeature, feature_list
+from sae.steering.delta import Steering
+from sae.steering.record import SteeringRecord
+
 from .chain import Chain
 from .evidence import random_twin
 

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from ...dictionary.autoencoder import SparseAutoencoder
-from ...embeddings.editing import blend_tokens, steer_tokens
-from ...finding.features import FeatureTally, feature_list, rank_features
-from ...steering.delta import Steering
-from ...steering.edits import FeatureList, Method, Unit
-from ...steering.record import SteeringRecord
+from sae.dictionary.autoencoder import SparseAutoencoder
+from sae.embeddings.editing import blend_tokens, steer_tokens
+from sae.finding.features import FeatureTally, feature_list, rank_features
+from sae.steering.delta import Steering
+from sae.steering.edits import FeatureList, Method, Unit
+from sae.steering.record import SteeringRecord
 
 FEATURES = 8  # at most, from each side of a contrast
 

@@ -7,12 +7,13 @@ from typing import Any
 
 from torch import Tensor
 
-from ...embeddings.editing import tally_tokens
-from ...finding.features import FeatureTally
-from ...hosts.kandinsky import KandinskyHalf, draw, run_prior
-from ..files import load_sae
-from ..shapes import Prompt
-from .files import DECODER, EMBED_SAE, PRIOR
+from sae.demo.files import load_sae
+from sae.demo.kandinsky.files import DECODER, EMBED_SAE, PRIOR
+from sae.demo.shapes import Prompt
+from sae.embeddings.editing import tally_tokens
+from sae.finding.features import FeatureTally
+from sae.hosts.kandinsky import KandinskyHalf, draw, run_prior
+
 from .models import PICTURE_SIDE
 
 PRIOR_STEPS, PRIOR_GUIDANCE = 10, 1.0
