@@ -9,8 +9,8 @@ from ..sae.embeddings.editing import ALL, AUTO, blend_tokens
 from ..sae.hosts.comfyui.embeddings import edited, is_conditioning, place_in, read
 from ..sae.steering.edits import FeatureList
 from ..sae.steering.record import SteeringRecord
-from .embed_sockets import EMBED_TYPES, describe_place, embed_input, target_input, tokens_input
-from .sockets import CATEGORY, Sae, SaeFeatures
+from .shared.embed_sockets import EMBED_TYPES, describe_place, embed_input, target_input, tokens_input
+from .shared.sockets import CATEGORY, Sae, SaeFeatures
 
 
 class BlendEmbedFeatures(io.ComfyNode):

@@ -17,8 +17,8 @@ from ..sae.steering.delta import Steering
 from ..sae.steering.edits import Calibration, Edit, FeatureList, Method
 from ..sae.steering.intervention import Intervention
 from ..sae.steering.record import RunSummary
-from .feature_names import calibration_path, names_of
-from .sockets import CATEGORY, Sae, SaeFeatures, location_input, stream_input
+from .shared.feature_names import calibration_path, names_of
+from .shared.sockets import CATEGORY, Sae, SaeFeatures, location_input, stream_input
 
 
 class CalibrateStrength(io.ComfyNode):

@@ -11,7 +11,7 @@ from ..sae.hosts.comfyui.embeddings import edited, place_in
 from ..sae.steering.delta import Steering
 from ..sae.steering.edits import FeatureList, Method, Unit
 from ..sae.steering.record import SteeringRecord
-from .embed_sockets import (
+from .shared.embed_sockets import (
     EMBED_TYPES,
     describe_place,
     embed_warnings,
@@ -20,7 +20,7 @@ from .embed_sockets import (
     word_inputs,
     words_of,
 )
-from .sockets import CATEGORY, Sae, SaeFeatures, steering_inputs, steering_warnings
+from .shared.sockets import CATEGORY, Sae, SaeFeatures, steering_inputs, steering_warnings
 
 log = logging.getLogger(__name__)
 

@@ -9,8 +9,8 @@ from comfy_api.latest import io, ui
 
 from ..sae.dictionary.autoencoder import SparseAutoencoder
 from ..sae.export import TARGETS, Progress, export
-from .model_folder import output_folder
-from .sockets import CATEGORY, Sae
+from .shared.model_folder import output_folder
+from .shared.sockets import CATEGORY, Sae
 
 AS_STORED = "as stored"
 DTYPES = {AS_STORED: None, "float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}

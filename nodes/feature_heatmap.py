@@ -13,7 +13,7 @@ from ..sae.finding.heatmap import HeatReader, on_picture, region_of
 from ..sae.hosts.comfyui import model as host
 from ..sae.places.site import resolve_site
 from ..sae.steering.edits import FeatureList
-from .sockets import CATEGORY, Sae, SaeFeatures, location_input, stream_input
+from .shared.sockets import CATEGORY, Sae, SaeFeatures, location_input, stream_input
 
 MOST_PICTURES = 64  # features times pictures that one sheet may have
 

@@ -5,8 +5,8 @@ from comfy_api.latest import io
 from ..sae.dictionary.autoencoder import SparseAutoencoder
 from ..sae.steering.edits import FeatureList
 from ..sae.steering.mix import EMPTY, parse_mix
-from .feature_payload import sae_payload
-from .sockets import CATEGORY, Sae, SaeFeatures
+from .shared.feature_payload import sae_payload
+from .shared.sockets import CATEGORY, Sae, SaeFeatures
 
 
 @io.comfytype(io_type="SAE_STEERING_MIX")

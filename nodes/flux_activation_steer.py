@@ -13,8 +13,8 @@ from ..sae.steering.delta import Steering
 from ..sae.steering.edits import FeatureList, Method, Unit
 from ..sae.steering.intervention import SIDES, Intervention, Schedule, Side
 from ..sae.steering.record import RunSummary
-from .messages import show_on_node
-from .sockets import CATEGORY, Sae, SaeFeatures, location_input, steering_inputs, steering_warnings, stream_input
+from .shared.messages import show_on_node
+from .shared.sockets import CATEGORY, Sae, SaeFeatures, location_input, steering_inputs, steering_warnings, stream_input
 
 log = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ from ..sae.finding.inspection import describe, report
 from ..sae.finding.selftest import RIVAL_TOKENS, SelfTest, Verdict, judge, rival_sites
 from ..sae.hosts.comfyui import model as host
 from ..sae.places.site import Site, resolve_site
-from .sockets import CATEGORY, Sae, location_input, stream_input
+from .shared.sockets import CATEGORY, Sae, location_input, stream_input
 
 LATENT_SIDE = 32  # of the empty latent that is sampled when none is connected
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ..sae.hosts.kandinsky import KandinskyHalf, Window, check_embeds, check_size, draw, movq_scale
-from .kandinsky_sockets import (
+from .shared.kandinsky_sockets import (
     KANDINSKY,
     NEGATIVE_TIP,
     KandinskyDecoder,

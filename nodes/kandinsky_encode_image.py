@@ -6,7 +6,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..sae.hosts.kandinsky import KandinskyHalf, encode_pictures
-from .kandinsky_sockets import KANDINSKY, NEGATIVE_TIP, KandinskyPriorModel, embedding, load_parts
+from .shared.kandinsky_sockets import KANDINSKY, NEGATIVE_TIP, KandinskyPriorModel, embedding, load_parts
 
 
 class KandinskyEncodeImage(io.ComfyNode):

@@ -3,7 +3,7 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ..sae.hosts.kandinsky import KandinskyHalf, run_prior
-from .kandinsky_sockets import (
+from .shared.kandinsky_sockets import (
     KANDINSKY,
     NEGATIVE_TIP,
     KandinskyPriorModel,

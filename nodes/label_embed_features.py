@@ -11,9 +11,9 @@ from ..sae.dictionary.autoencoder import SparseAutoencoder
 from ..sae.hosts.kandinsky import KandinskyHalf, embed_texts
 from ..sae.naming.labelling import SLOT, read_contexts, read_words
 from ..sae.naming.labelling_directions import label_directions, text_rows
-from .kandinsky_sockets import KandinskyPriorModel, load_parts
 from .label_features import word_inputs, written
-from .sockets import CATEGORY, Sae
+from .shared.kandinsky_sockets import KandinskyPriorModel, load_parts
+from .shared.sockets import CATEGORY, Sae
 
 
 class LabelEmbedFeatures(io.ComfyNode):

@@ -18,9 +18,9 @@ from ..sae.naming.labelling import UNCLEAR, WordTally, merge, read_contexts, rea
 from ..sae.naming.labels import Labels
 from ..sae.places.site import Site, resolve_site
 from ..sae.steering.intervention import Moment
-from .feature_names import label_store, labels_of
-from .model_folder import output_folder
-from .sockets import CATEGORY, Sae, location_input, stream_input
+from .shared.feature_names import label_store, labels_of
+from .shared.model_folder import output_folder
+from .shared.sockets import CATEGORY, Sae, location_input, stream_input
 
 SAVE_EVERY = 60.0  # seconds between two savings of what is done
 MOST_LINES = 200  # of the table

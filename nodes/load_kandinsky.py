@@ -5,8 +5,8 @@ import torch
 from comfy_api.latest import io
 
 from ..sae.hosts.kandinsky import Half, KandinskyHalf
-from .kandinsky_folders import NONE, diffusers_names, diffusers_path
-from .kandinsky_sockets import KANDINSKY, KandinskyDecoder, KandinskyPriorModel
+from .shared.kandinsky_folders import NONE, diffusers_names, diffusers_path
+from .shared.kandinsky_sockets import KANDINSKY, KandinskyDecoder, KandinskyPriorModel
 
 AUTO = "auto"
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}

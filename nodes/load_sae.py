@@ -8,8 +8,8 @@ from comfy_api.latest import io
 from ..sae.dictionary.autoencoder import SparseAutoencoder
 from ..sae.formats import ARCHITECTURES, AUTO, load, with_statistics
 from ..sae.places.site import parse_location, resolve_site
-from .model_folder import KIND, measured_statistics, sae_folders, sae_names, sae_path
-from .sockets import CATEGORY, Sae, location_input, stream_input
+from .shared.model_folder import KIND, measured_statistics, sae_folders, sae_names, sae_path
+from .shared.sockets import CATEGORY, Sae, location_input, stream_input
 
 
 class LoadSAE(io.ComfyNode):

@@ -18,10 +18,10 @@ from ..sae.steering.edits import FeatureList, Method, Unit
 from ..sae.steering.intervention import SIDES, Intervention, Schedule, Side
 from ..sae.steering.recipe import NeededSae, Recipe, read_recipe, write_recipe
 from ..sae.version import VERSION
-from .feature_names import names_of
 from .flux_activation_steer import UNIT_TIP, steered
-from .model_folder import output_folder
-from .sockets import CATEGORY, Sae, SaeFeatures, location_input, steering_inputs, stream_input
+from .shared.feature_names import names_of
+from .shared.model_folder import output_folder
+from .shared.sockets import CATEGORY, Sae, SaeFeatures, location_input, steering_inputs, stream_input
 
 FOLDER = "recipes"
 

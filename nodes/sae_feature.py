@@ -3,7 +3,7 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ..sae.steering.edits import Edit, FeatureList
-from .sockets import CATEGORY, SaeFeatures
+from .shared.sockets import CATEGORY, SaeFeatures
 
 
 class SAEFeature(io.ComfyNode):

@@ -13,7 +13,7 @@ from ..sae.demo.files import ATTENTION_SAE, IMAGE_SAE, TEXT_SAE, TRANSFORMER, lo
 from ..sae.demo.latents import encode_pictures
 from ..sae.demo.model import POOLED_WIDTH, embed_prompts
 from ..sae.demo.shapes import SLOTS, Prompt, parse_prompt, read_prompt
-from .sockets import CATEGORY, Sae
+from .shared.sockets import CATEGORY, Sae
 
 DEMO = f"{CATEGORY}/Shapes demo"
 

@@ -5,9 +5,9 @@ from comfy_api.latest import io
 from ..sae.demo.files import load_sae
 from ..sae.demo.kandinsky.files import DECODER, EMBED_SAE, PRIOR
 from ..sae.hosts.kandinsky import KandinskyHalf
-from .kandinsky_sockets import KandinskyDecoder, KandinskyPriorModel
 from .shapes_demo import DEMO
-from .sockets import Sae
+from .shared.kandinsky_sockets import KandinskyDecoder, KandinskyPriorModel
+from .shared.sockets import Sae
 
 
 class LoadShapesKandinsky(io.ComfyNode):

@@ -21,9 +21,9 @@ from ..sae.steering.delta import Steering
 from ..sae.steering.edits import METHODS, UNITS, Edit, FeatureList, Method, Unit
 from ..sae.steering.intervention import Intervention
 from ..sae.steering.sweep import Cell, captions, parse_strengths, plan
-from .feature_names import names_of
-from .model_folder import output_folder
-from .sockets import CATEGORY, LOCATION_TIP, METHOD_TIP, Sae, SaeFeatures, stream_input
+from .shared.feature_names import names_of
+from .shared.model_folder import output_folder
+from .shared.sockets import CATEGORY, LOCATION_TIP, METHOD_TIP, Sae, SaeFeatures, stream_input
 
 log = logging.getLogger(__name__)
 

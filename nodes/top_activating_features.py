@@ -12,9 +12,9 @@ from ..sae.dictionary.statistics import write_statistics
 from ..sae.finding.features import FeatureReader, FeatureTally, rank_features
 from ..sae.hosts.comfyui import model as host
 from ..sae.places.site import Site, resolve_site
-from .feature_results import count_input, feature_outputs, found_features, rank_input
-from .model_folder import measured_statistics, output_folder
-from .sockets import CATEGORY, Sae, location_input, stream_input
+from .shared.feature_results import count_input, feature_outputs, found_features, rank_input
+from .shared.model_folder import measured_statistics, output_folder
+from .shared.sockets import CATEGORY, Sae, location_input, stream_input
 
 
 def _save_statistics_input() -> io.Boolean.Input:

@@ -8,9 +8,9 @@ from ..sae.dictionary.autoencoder import SparseAutoencoder
 from ..sae.embeddings.editing import ALL, AUTO, tally_tokens
 from ..sae.finding.features import RankBy, rank_features
 from ..sae.hosts.comfyui.embeddings import place_in, read
-from .embed_sockets import describe_place, embed_input, target_input, tokens_input
-from .feature_results import count_input, feature_outputs, found_features, rank_input
-from .sockets import CATEGORY, Sae
+from .shared.embed_sockets import describe_place, embed_input, target_input, tokens_input
+from .shared.feature_results import count_input, feature_outputs, found_features, rank_input
+from .shared.sockets import CATEGORY, Sae
 
 
 class TopEmbedFeatures(io.ComfyNode):

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from sae_steering_pack.lab.evidence.name_features import activations
-from sae_steering_pack.nodes.feature_names import label_store, labels_of
-from sae_steering_pack.nodes.model_folder import output_folder
+from sae_steering_pack.nodes.shared.feature_names import label_store, labels_of
+from sae_steering_pack.nodes.shared.model_folder import output_folder
 from sae_steering_pack.sae.demo.files import load_transformer
 from sae_steering_pack.sae.demo.shapes import read_prompt
 from sae_steering_pack.sae.dictionary.fingerprint import fingerprint

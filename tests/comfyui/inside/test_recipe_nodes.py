@@ -7,8 +7,8 @@ import json
 import pytest
 import torch
 
-from sae_steering_pack.nodes.feature_names import label_store
-from sae_steering_pack.nodes.model_folder import output_folder
+from sae_steering_pack.nodes.shared.feature_names import label_store
+from sae_steering_pack.nodes.shared.model_folder import output_folder
 from sae_steering_pack.sae.dictionary.fingerprint import fingerprint
 from sae_steering_pack.sae.naming.labels import Label
 from sae_steering_pack.sae.places.site import parse_location

@@ -9,10 +9,10 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 
-from sae_steering_pack.nodes.feature_names import calibration_path, label_store
-from sae_steering_pack.nodes.messages import KEY, MOST
-from sae_steering_pack.nodes.routes import add_routes, find_features
-from sae_steering_pack.nodes.sae_sources import SaeSources
+from sae_steering_pack.nodes.shared.feature_names import calibration_path, label_store
+from sae_steering_pack.nodes.shared.messages import KEY, MOST
+from sae_steering_pack.nodes.shared.routes import add_routes, find_features
+from sae_steering_pack.nodes.shared.sae_sources import SaeSources
 from sae_steering_pack.sae.demo.files import TEXT_SAE, load_sae
 from sae_steering_pack.sae.dictionary.fingerprint import fingerprint
 from sae_steering_pack.sae.steering.calibration_file import update_calibrations

@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from sae_steering_pack.nodes.model_folder import output_folder
+from sae_steering_pack.nodes.shared.model_folder import output_folder
 from sae_steering_pack.sae.drawing.sheet import GAP, HEAD, SIDE
 from sae_steering_pack.sae.hosts.comfyui import model as host
 from sae_steering_pack.sae.steering.delta import Steering

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import folder_paths
 
-from ..sae.hosts.kandinsky import INDEX
+from ...sae.hosts.kandinsky import INDEX
 
 KIND = "diffusers"
 NONE = "none"

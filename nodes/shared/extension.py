@@ -2,7 +2,7 @@
 
 from comfy_api.latest import ComfyExtension, io
 
-from . import NODES
+from .. import NODES
 from .model_folder import register
 from .routes import add_routes
 

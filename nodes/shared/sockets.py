@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..sae.places.site import STREAMS
-from ..sae.steering.delta import Steering
-from ..sae.steering.edits import METHODS, UNITS
+from ...sae.places.site import STREAMS
+from ...sae.steering.delta import Steering
+from ...sae.steering.edits import METHODS, UNITS
 
 CATEGORY = "SAE Steering"
 

@@ -8,10 +8,10 @@ from typing import Any
 
 from aiohttp import web
 
-from ..sae.dictionary.fingerprint import fingerprint
-from ..sae.files.small_json import parse_object
-from ..sae.naming.label_store import shipped_labels
-from ..sae.naming.labels import Label, Labels, labels_from, search
+from ...sae.dictionary.fingerprint import fingerprint
+from ...sae.files.small_json import parse_object
+from ...sae.naming.label_store import shipped_labels
+from ...sae.naming.labels import Label, Labels, labels_from, search
 from .feature_names import label_store
 from .feature_payload import calibrations_of, feature_payload
 from .messages import KEY, Reports

@@ -6,8 +6,8 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..sae.embeddings.editing import ALL, AUTO, TARGETS, Place, family
-from ..sae.hosts.comfyui.embeddings import TOKENS, Words, is_conditioning, tensors_of, word_positions
+from ...sae.embeddings.editing import ALL, AUTO, TARGETS, Place, family
+from ...sae.hosts.comfyui.embeddings import TOKENS, Words, is_conditioning, tensors_of, word_positions
 
 EMBED_TYPES = [io.ClipVisionOutput, io.Conditioning]
 FLUX_TEXT = {"pooled_output": 768, "token_embeddings": 4096}

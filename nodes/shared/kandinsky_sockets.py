@@ -11,8 +11,8 @@ import comfy.utils
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..sae.hosts.comfyui.weights import load_whole
-from ..sae.hosts.kandinsky import Half, KandinskyHalf
+from ...sae.hosts.comfyui.weights import load_whole
+from ...sae.hosts.kandinsky import Half, KandinskyHalf
 from .sockets import CATEGORY
 
 KANDINSKY = f"{CATEGORY}/Kandinsky 2.2"

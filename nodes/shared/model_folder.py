@@ -7,8 +7,8 @@ from pathlib import Path
 
 import folder_paths
 
-from ..sae.dictionary.statistics import statistics_path
-from ..sae.formats.named_tensors import BESIDE, SUFFIXES
+from ...sae.dictionary.statistics import statistics_path
+from ...sae.formats.named_tensors import BESIDE, SUFFIXES
 
 KIND = "sae"
 _LATER_SHARD = re.compile(r".*-(?!00001)\d{5}-of-\d{5}\.[a-z]+")

@@ -8,12 +8,12 @@ from weakref import WeakValueDictionary
 
 from aiohttp import web
 
-from ..sae.demo.files import ATTENTION_SAE, IMAGE_SAE, TEXT_SAE
-from ..sae.demo.files import load_sae as load_demo_sae
-from ..sae.demo.kandinsky.files import EMBED_SAE
-from ..sae.dictionary.autoencoder import SparseAutoencoder
-from ..sae.formats import AUTO
-from .load_sae import load_named, state_of
+from ...sae.demo.files import ATTENTION_SAE, IMAGE_SAE, TEXT_SAE
+from ...sae.demo.files import load_sae as load_demo_sae
+from ...sae.demo.kandinsky.files import EMBED_SAE
+from ...sae.dictionary.autoencoder import SparseAutoencoder
+from ...sae.formats import AUTO
+from ..load_sae import load_named, state_of
 
 DEMO = {
     ("LoadShapesDemo", "sae_text"): TEXT_SAE,

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..sae.dictionary.autoencoder import SparseAutoencoder
-from ..sae.drawing.chart import feature_chart
-from ..sae.finding.features import RANKINGS, RankedFeature, feature_list, feature_table
+from ...sae.dictionary.autoencoder import SparseAutoencoder
+from ...sae.drawing.chart import feature_chart
+from ...sae.finding.features import RANKINGS, RankedFeature, feature_list, feature_table
 from .feature_names import names_of
 from .feature_payload import table_payload
 from .sockets import SaeFeatures

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import folder_paths
 
-from ..sae.dictionary.autoencoder import SparseAutoencoder
-from ..sae.dictionary.fingerprint import Progress, fingerprint
-from ..sae.naming.label_store import LabelStore, shipped_labels
-from ..sae.naming.labels import Labels
-from ..sae.steering.calibration_file import SUFFIX
+from ...sae.dictionary.autoencoder import SparseAutoencoder
+from ...sae.dictionary.fingerprint import Progress, fingerprint
+from ...sae.naming.label_store import LabelStore, shipped_labels
+from ...sae.naming.labels import Labels
+from ...sae.steering.calibration_file import SUFFIX
 
 log = logging.getLogger(__name__)
 

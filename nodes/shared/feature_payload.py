@@ -9,12 +9,12 @@ from typing import Any
 
 from torch import Tensor
 
-from ..sae.dictionary.autoencoder import SparseAutoencoder
-from ..sae.dictionary.fingerprint import fingerprint
-from ..sae.dictionary.statistics import FeatureStatistics
-from ..sae.finding.features import RankedFeature
-from ..sae.naming.labels import Label
-from ..sae.steering.calibration_file import Calibrations, read_calibrations
+from ...sae.dictionary.autoencoder import SparseAutoencoder
+from ...sae.dictionary.fingerprint import fingerprint
+from ...sae.dictionary.statistics import FeatureStatistics
+from ...sae.finding.features import RankedFeature
+from ...sae.naming.labels import Label
+from ...sae.steering.calibration_file import Calibrations, read_calibrations
 from .feature_names import calibration_path, labels_of, log
 from .sae_sources import introduce
 
