@@ -5,7 +5,8 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..sae.dictionary.autoencoder import SparseAutoencoder
-from ..sae.embeddings.editing import ALL, AUTO, blend_tokens
+from ..sae.embeddings.editing import blend_tokens
+from ..sae.embeddings.place import ALL, AUTO
 from ..sae.hosts.comfyui.embeddings import edited, is_conditioning, place_in, read
 from ..sae.steering.edits import FeatureList
 from ..sae.steering.record import SteeringRecord

@@ -6,7 +6,8 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..sae.dictionary.autoencoder import SparseAutoencoder
-from ..sae.embeddings.editing import ALL, AUTO, steer_tokens
+from ..sae.embeddings.editing import steer_tokens
+from ..sae.embeddings.place import ALL, AUTO
 from ..sae.hosts.comfyui.embeddings import edited, place_in
 from ..sae.steering.delta import Steering
 from ..sae.steering.edits import FeatureList, Method, Unit

@@ -8,10 +8,11 @@ from torch import Tensor
 
 from ..sae.dictionary.autoencoder import SparseAutoencoder
 from ..sae.hosts.comfyui import model as host
+from ..sae.places.moment import SIDES, Schedule, Side
 from ..sae.places.site import Depth, Site, resolve_site
 from ..sae.steering.delta import Steering
 from ..sae.steering.edits import FeatureList, Method, Unit
-from ..sae.steering.intervention import SIDES, Intervention, Schedule, Side
+from ..sae.steering.intervention import Intervention
 from ..sae.steering.record import RunSummary
 from .shared.messages import show_on_node
 from .shared.sockets import CATEGORY, Sae, SaeFeatures, location_input, steering_inputs, steering_warnings, stream_input

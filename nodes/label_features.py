@@ -16,8 +16,8 @@ from ..sae.finding.features import FeatureReader
 from ..sae.hosts.comfyui import model as host
 from ..sae.naming.labelling import UNCLEAR, WordTally, merge, read_contexts, read_words
 from ..sae.naming.labels import Labels
+from ..sae.places.moment import Moment
 from ..sae.places.site import Site, resolve_site
-from ..sae.steering.intervention import Moment
 from .shared.feature_names import label_store, labels_of
 from .shared.model_folder import output_folder
 from .shared.sockets import CATEGORY, Sae, location_input, stream_input

@@ -12,10 +12,11 @@ from ..sae.files.small_json import write_json
 from ..sae.formats.known import known_checkpoint
 from ..sae.formats.provenance import provenance
 from ..sae.hosts.comfyui import model as host
+from ..sae.places.moment import SIDES, Schedule, Side
 from ..sae.places.site import parse_location, resolve_site
 from ..sae.steering.delta import Steering
 from ..sae.steering.edits import FeatureList, Method, Unit
-from ..sae.steering.intervention import SIDES, Intervention, Schedule, Side
+from ..sae.steering.intervention import Intervention
 from ..sae.steering.recipe import NeededSae, Recipe, read_recipe, write_recipe
 from ..sae.version import VERSION
 from .flux_activation_steer import UNIT_TIP, steered

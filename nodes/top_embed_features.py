@@ -5,7 +5,8 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..sae.dictionary.autoencoder import SparseAutoencoder
-from ..sae.embeddings.editing import ALL, AUTO, tally_tokens
+from ..sae.embeddings.place import ALL, AUTO
+from ..sae.finding.embedding_tally import tally_tokens
 from ..sae.finding.features import RankBy, rank_features
 from ..sae.hosts.comfyui.embeddings import place_in, read
 from .shared.embed_sockets import describe_place, embed_input, target_input, tokens_input

@@ -22,8 +22,8 @@ from sae.naming.label_store import shipped_labels
 from sae.naming.labelling import SLOT, UNCLEAR, WordTally
 from sae.naming.labelling_directions import label_directions, text_rows
 from sae.naming.labels import Labels, write_labels
+from sae.places.moment import Moment
 from sae.places.site import resolve_site
-from sae.steering.intervention import Moment
 
 if TYPE_CHECKING:
     from diffusers import FluxTransformer2DModel

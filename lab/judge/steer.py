@@ -13,9 +13,10 @@ from sae.dictionary.autoencoder import SparseAutoencoder
 from sae.finding.features import FeatureReader, FeatureTally, RankedFeature, rank_features
 from sae.hosts.diffusers import capture, tapped, window_of
 from sae.hosts.diffusers import straight_percent_to_sigma as to_sigma
+from sae.places.moment import COND
 from sae.places.site import resolve_site
 from sae.steering.control import RandomDirection
-from sae.steering.intervention import COND, Intervention
+from sae.steering.intervention import Intervention
 from sae.steering.record import SteeringRecord
 
 if TYPE_CHECKING:

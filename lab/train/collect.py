@@ -15,8 +15,8 @@ from sae.demo.latents import encode_pictures
 from sae.demo.model import embed_prompts, pack, predict, sample
 from sae.demo.shapes import Prompt, draw, training_prompts
 from sae.hosts.diffusers import capture
+from sae.places.moment import Moment
 from sae.places.site import Site
-from sae.steering.intervention import Moment
 
 from .transformer import forget_words
 

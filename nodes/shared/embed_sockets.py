@@ -6,7 +6,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ...sae.embeddings.editing import ALL, AUTO, TARGETS, Place, family
+from ...sae.embeddings.place import ALL, AUTO, TARGETS, Place, tensor_name
 from ...sae.hosts.comfyui.embeddings import TOKENS, Words, is_conditioning, tensors_of, word_positions
 
 EMBED_TYPES = [io.ClipVisionOutput, io.Conditioning]
@@ -74,7 +74,7 @@ def describe_place(embed: Any, place: Place) -> str:
     """Which tensor was taken, and why."""
     width = tensors_of(embed)[0][place.target].shape[-1]
     tokens = "" if place.tokens.strip() == ALL else f", tokens {place.tokens}"
-    return f"{family(place.target, width)}{tokens}: {place.reason}."
+    return f"{tensor_name(place.target, width)}{tokens}: {place.reason}."
 
 
 def embed_warnings(embed: Any, place: Place) -> list[str]:

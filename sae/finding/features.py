@@ -11,10 +11,10 @@ from torch import Tensor
 
 from ..dictionary.autoencoder import SparseAutoencoder, SparseCodes
 from ..dictionary.statistics import FeatureStatistics
+from ..places.moment import COND, Moment
 from ..places.region import check_mask, token_grid, token_weights
 from ..places.site import Site
 from ..steering.edits import Edit, FeatureList
-from ..steering.intervention import COND, Moment
 
 RankBy = Literal["mean", "max", "frequency"]
 RANKINGS: tuple[RankBy, ...] = get_args(RankBy)

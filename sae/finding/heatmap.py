@@ -9,9 +9,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from ..dictionary.autoencoder import SparseAutoencoder
+from ..places.moment import Moment
 from ..places.region import PATCH, token_grid
 from ..places.site import Site
-from ..steering.intervention import Moment
 from .features import cond_rows
 
 

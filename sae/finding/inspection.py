@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from ..dictionary.autoencoder import SparseAutoencoder
 from ..dictionary.fingerprint import Progress, fingerprint
-from ..embeddings.editing import ALL, family, home_of
+from ..embeddings.place import ALL, home_of, tensor_name
 from ..formats.provenance import provenance
 from .fit import Fit
 from .selftest import Verdict
@@ -65,7 +65,7 @@ def _place(sae: SparseAutoencoder) -> str:
     if home is None:
         return "not told by the file; give a location, or a target where it is an SAE of embeddings"
     target, tokens = home
-    return f"before the generator: {family(target, sae.d_in)}" + ("" if tokens == ALL else f", token {tokens}")
+    return f"before the generator: {tensor_name(target, sae.d_in)}" + ("" if tokens == ALL else f", token {tokens}")
 
 
 def _selection(sae: SparseAutoencoder) -> str:

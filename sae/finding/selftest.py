@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from ..dictionary.autoencoder import SparseAutoencoder
+from ..places.moment import Moment
 from ..places.site import Depth, Kind, Point, Site
-from ..steering.intervention import Moment
 from .fit import Fit, FitTally
 
 FITTING_VARIANCE = 0.5  # an SAE that explains less than this share is of no use there

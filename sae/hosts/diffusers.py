@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from ..places.moment import COND, Moment, Schedule, SigmaWindow
 from ..places.site import Depth, Site
 from ..places.taps import Observer, Tap, tap_image, tap_text, tap_tokens
-from ..steering.intervention import COND, Intervention, Moment, Schedule, SigmaWindow
+from ..steering.intervention import Intervention
 from ..steering.record import SteeringRecord
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ..embeddings.editing import family
+from ..embeddings.place import tensor_name
 
 INDEX = "model_index.json"
 Half = Literal["prior", "decoder"]
@@ -247,11 +247,13 @@ def movq_scale(half: KandinskyHalf) -> int:
 def check_embeds(half: KandinskyHalf, name: str, embeds: Tensor | None) -> Tensor:
     """The embedding as the decoder takes it, (batch, width); ValueError for one of another encoder."""
     width = half.part("unet").config.encoder_hid_dim
-    wanted = family("image_embeds", width)
+    wanted = tensor_name("image_embeds", width)
     if embeds is None or embeds.ndim != 2:
         raise ValueError(f"{name}: it has no image_embeds; this decoder needs {wanted}.")
     if embeds.shape[-1] != width:
-        raise ValueError(f"{name}: it has {family('image_embeds', embeds.shape[-1])}, but this decoder needs {wanted}.")
+        raise ValueError(
+            f"{name}: it has {tensor_name('image_embeds', embeds.shape[-1])}, but this decoder needs {wanted}."
+        )
     if not embeds.shape[0] or not torch.isfinite(embeds).all():
         raise ValueError(f"{name}: its image_embeds are empty, NaN or infinite; encode again.")
     return embeds

@@ -9,7 +9,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from ..steering.intervention import Moment
+from ..places.moment import Moment
 from .site import Site, Stream
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..places.moment import Moment
 from ..places.site import Site
-from .intervention import ActiveIntervention, Moment
+from .intervention import ActiveIntervention
 
 
 class RandomDirection:

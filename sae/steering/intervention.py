@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field, replace
-from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
+from ..places.moment import COND, EVERY_SIGMA, SIDES, UNCOND, WHOLE_RUN, Moment, Schedule, Side, SigmaWindow
 from ..places.region import check_mask, token_weights
 from ..places.site import Site
 from .delta import Steering
 from .record import SteeringRecord
 
-Side = Literal["both", "cond", "uncond", "opposite"]
-SIDES: tuple[Side, ...] = get_args(Side)
-COND, UNCOND = 0, 1
-SIGMA_ROUNDING = 1e-6  # a step's float32 sigma may lie this much beside the bound that it stands on
 # factor of Δ on the cond and on the uncond rows
 _FACTORS: dict[Side, tuple[float, float]] = {
     "both": (1.0, 1.0),
@@ -28,70 +23,12 @@ _FACTORS: dict[Side, tuple[float, float]] = {
 
 
 @dataclass(frozen=True)
-class Moment:
-    """One call of the model: its noise level, which rows are which side, and how its tokens lie.
-
-    `sides` holds COND or UNCOND for each equal part of the batch, in order, as ComfyUI's `cond_or_uncond` does.
-    """
-
-    sigma: float
-    sides: tuple[int, ...]
-    text_tokens: int
-    latent_height: int
-    latent_width: int
-
-    @property
-    def image_tokens(self) -> int:
-        """Tokens of the main picture; reference latents come after these."""
-        return -(-self.latent_height // 2) * -(-self.latent_width // 2)
-
-    def rows_of_a_side(self, batch: int) -> int:
-        """Rows of the batch that each entry of `sides` stands for; ValueError where they do not divide it."""
-        if not self.sides or batch % len(self.sides):
-            raise ValueError(
-                f"sides: {len(self.sides)} came for a batch of {batch} rows; give one for each equal part of the batch."
-            )
-        return batch // len(self.sides)
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """The part of a run in which steering acts, as fractions of the run: 0 is its first step, 1 its end."""
-
-    start_percent: float = 0.0
-    end_percent: float = 1.0
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.start_percent <= 1 or not 0 <= self.end_percent <= 1:
-            raise ValueError(
-                f"start_percent, end_percent: {self.start_percent:g} and {self.end_percent:g} came, but both must lie "
-                "between 0 and 1."
-            )
-        if self.start_percent > self.end_percent:
-            raise ValueError(
-                f"start_percent: {self.start_percent:g} lies after end_percent {self.end_percent:g}; the start must "
-                "come first."
-            )
-
-
-@dataclass(frozen=True)
-class SigmaWindow:
-    """Noise levels at which steering acts; the start belongs to it and the end does not, so that windows can meet."""
-
-    start: float = math.inf
-    end: float = 0.0
-
-    def __contains__(self, sigma: float) -> bool:
-        return self.end < sigma - SIGMA_ROUNDING <= self.start
-
-
-@dataclass(frozen=True)
 class Intervention:
     """A steering, its site, when it acts, on which side, and on which part of the picture. Holds no state of a run."""
 
     steering: Steering
     site: Site
-    schedule: Schedule = Schedule()
+    schedule: Schedule = WHOLE_RUN
     side: Side = "both"
     mask: Tensor | None = None
 
@@ -107,7 +44,7 @@ class Intervention:
             )
         object.__setattr__(self, "mask", check_mask(self.mask))
 
-    def begin(self, record: SteeringRecord, window: SigmaWindow = SigmaWindow()) -> ActiveIntervention:
+    def begin(self, record: SteeringRecord, window: SigmaWindow = EVERY_SIGMA) -> ActiveIntervention:
         """This intervention for one run. What the run caches on a device dies with the returned object."""
         return ActiveIntervention(self, replace(self.steering, _cache={}), record, window)
 

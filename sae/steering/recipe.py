@@ -16,9 +16,9 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from ..files.small_json import parse_object
+from ..places.moment import SIDES, Schedule, Side
 from ..places.site import parse_location
 from .edits import METHODS, UNITS, Calibration, Edit, Method, Unit
-from .intervention import SIDES, Schedule, Side
 
 FORMAT, VERSION = "sae-steering recipe", 1
 MODEL = "FLUX"

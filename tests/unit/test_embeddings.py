@@ -4,7 +4,9 @@ import pytest
 import torch
 
 from embeds import conditioning, gytis_edit, load_gytis, sae_for, siglip, tensors_for, vision
-from sae.embeddings.editing.editing import blend_tokens, home_of, place_for, steer_tokens, tally_tokens, token_positions
+from sae.embeddings.editing import blend_tokens, steer_tokens
+from sae.embeddings.place import home_of, place_for, token_positions
+from sae.finding.embedding_tally import tally_tokens
 from sae.hosts.comfyui.embeddings import edited, place_in, read, tensors_of, word_positions
 from sae.steering.delta import Steering
 from sae.steering.edits import Edit

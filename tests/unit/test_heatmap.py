@@ -6,8 +6,8 @@ import torch
 from sae.dictionary.autoencoder import Architecture, SparseAutoencoder
 from sae.drawing.overlay import RAMP, heat_overlay, ramp, token_bars
 from sae.finding.heatmap import HeatReader, on_picture, region_of
+from sae.places.moment import COND, UNCOND, Moment
 from sae.places.site import parse_location
-from sae.steering.intervention import COND, UNCOND, Moment
 
 WIDTH = 6
 

@@ -10,10 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from sae.hosts.diffusers import capture, depth_of, steer
+from sae.places.moment import COND, UNCOND, Moment, Schedule
 from sae.places.site import Depth, Site, parse_location
 from sae.steering.delta import Steering
 from sae.steering.edits import Edit
-from sae.steering.intervention import COND, UNCOND, Intervention, Moment, Schedule
+from sae.steering.intervention import Intervention
 from small_saes import dense_codes, dense_decode, dense_directions, small_sae
 
 flux = pytest.importorskip("diffusers.models.transformers.transformer_flux")

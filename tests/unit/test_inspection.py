@@ -18,8 +18,8 @@ from sae.finding.fit import Fit
 from sae.finding.inspection import describe, report
 from sae.finding.selftest import SelfTest, judge, rival_sites
 from sae.formats import load
+from sae.places.moment import Moment
 from sae.places.site import Depth, parse_location
-from sae.steering.intervention import Moment
 from small_saes import dense_codes, dense_decode, small_sae, tensors_of
 
 SITE = parse_location("transformer_blocks.1", "image")

@@ -11,12 +11,13 @@ import torch
 from torch import Tensor
 
 from sae.hosts.diffusers import straight_percent_to_sigma, window_of
+from sae.places.moment import COND, SIDES, UNCOND, Moment, Schedule, SigmaWindow
 from sae.places.region import check_mask, token_weights
 from sae.places.site import parse_location
 from sae.places.taps import tap_image, tap_text, tap_tokens
 from sae.steering.delta import Steering
 from sae.steering.edits import Edit
-from sae.steering.intervention import COND, SIDES, UNCOND, Intervention, Moment, Schedule, SigmaWindow
+from sae.steering.intervention import Intervention
 from sae.steering.record import SteeringRecord
 from small_saes import D_IN, dense_codes, dense_directions, small_sae
 

@@ -12,8 +12,8 @@ from lab.train.collect import TokenStore, collect_tokens
 from sae.demo.model import build_transformer, sample
 from sae.demo.shapes import Prompt
 from sae.formats import load
+from sae.places.moment import COND, Moment
 from sae.places.site import parse_location, site_from_name
-from sae.steering.intervention import COND, Moment
 
 pytest.importorskip("diffusers")
 

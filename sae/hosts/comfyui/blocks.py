@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ...places.moment import Moment
 from ...places.taps import Tap, tap_image, tap_text, tap_tokens
-from ...steering.intervention import Moment
 
 Args = dict[str, Any]
 RunBlock = Callable[[Args], Args]

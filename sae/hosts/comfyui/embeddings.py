@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from ...dictionary.autoencoder import SparseAutoencoder
-from ...embeddings.editing import AUTO, Place, Target, chosen_tokens, place_for, with_tokens
+from ...embeddings.editing import chosen_tokens, with_tokens
+from ...embeddings.place import AUTO, Place, Target, place_for
 
 VISION_TARGETS: tuple[Target, ...] = ("image_embeds", "last_hidden_state", "penultimate_hidden_states")
 POOLED: Target = "pooled_output"

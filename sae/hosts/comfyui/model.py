@@ -22,11 +22,12 @@ from torch import Tensor, nn
 
 from ...dictionary.autoencoder import SparseAutoencoder
 from ...dictionary.weights import PartName
+from ...places.moment import COND, Moment, Schedule, SigmaWindow
 from ...places.region import PATCH
 from ...places.site import Depth, Site
 from ...places.taps import Observer, Tap
 from ...steering.control import RandomDirection
-from ...steering.intervention import COND, Intervention, Moment, Schedule, SigmaWindow
+from ...steering.intervention import Intervention
 from ...steering.record import RunSummary, SteeringRecord
 from .blocks import with_taps
 from .weights import patcher_of

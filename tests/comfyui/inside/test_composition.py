@@ -10,7 +10,7 @@ from comfy_extras.nodes_torch_compile import skip_torch_compile_dict
 
 from sae_steering_pack.sae.hosts.comfyui import model as host
 from sae_steering_pack.sae.hosts.comfyui.blocks import with_taps
-from sae_steering_pack.sae.steering.intervention import Moment
+from sae_steering_pack.sae.places.moment import Moment
 from sae_steering_pack.sae.steering.record import SteeringRecord
 from tiny_flux import intervention, make_sae, relative_difference, sae_tensors, sample, steer
 

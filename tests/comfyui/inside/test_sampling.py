@@ -8,7 +8,7 @@ from comfy.ldm.flux.model import Flux
 from comfy.patcher_extension import WrappersMP
 
 from sae_steering_pack.sae.hosts.comfyui import model as host
-from sae_steering_pack.sae.steering.intervention import Schedule
+from sae_steering_pack.sae.places.moment import Schedule
 from tiny_flux import (
     Watch,
     conditioning,

@@ -1,0 +1,76 @@
+"""When steering acts: one call of the model, the part of a run, the side of guidance."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+Side = Literal["both", "cond", "uncond", "opposite"]
+SIDES: tuple[Side, ...] = get_args(Side)
+COND, UNCOND = 0, 1
+SIGMA_ROUNDING = 1e-6  # a step's float32 sigma may lie this much beside the bound that it stands on
+
+
+@dataclass(frozen=True)
+class Moment:
+    """One call of the model: its noise level, which rows are which side, and how its tokens lie.
+
+    `sides` holds COND or UNCOND for each equal part of the batch, in order, as ComfyUI's `cond_or_uncond` does.
+    """
+
+    sigma: float
+    sides: tuple[int, ...]
+    text_tokens: int
+    latent_height: int
+    latent_width: int
+
+    @property
+    def image_tokens(self) -> int:
+        """Tokens of the main picture; reference latents come after these."""
+        return -(-self.latent_height // 2) * -(-self.latent_width // 2)
+
+    def rows_of_a_side(self, batch: int) -> int:
+        """Rows of the batch that each entry of `sides` stands for; ValueError where they do not divide it."""
+        if not self.sides or batch % len(self.sides):
+            raise ValueError(
+                f"sides: {len(self.sides)} came for a batch of {batch} rows; give one for each equal part of the batch."
+            )
+        return batch // len(self.sides)
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """The part of a run in which steering acts, as fractions of the run: 0 is its first step, 1 its end."""
+
+    start_percent: float = 0.0
+    end_percent: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.start_percent <= 1 or not 0 <= self.end_percent <= 1:
+            raise ValueError(
+                f"start_percent, end_percent: {self.start_percent:g} and {self.end_percent:g} came, but both must lie "
+                "between 0 and 1."
+            )
+        if self.start_percent > self.end_percent:
+            raise ValueError(
+                f"start_percent: {self.start_percent:g} lies after end_percent {self.end_percent:g}; the start must "
+                "come first."
+            )
+
+
+WHOLE_RUN = Schedule()
+
+
+@dataclass(frozen=True)
+class SigmaWindow:
+    """Noise levels at which steering acts; the start belongs to it and the end does not, so that windows can meet."""
+
+    start: float = math.inf
+    end: float = 0.0
+
+    def __contains__(self, sigma: float) -> bool:
+        return self.end < sigma - SIGMA_ROUNDING <= self.start
+
+
+EVERY_SIGMA = SigmaWindow()
