@@ -7,14 +7,14 @@ from comfy_api.latest import io
 
 from ..sae.dictionary.autoencoder import SparseAutoencoder
 from ..sae.embeddings.editing import steer_tokens
-from ..sae.embeddings.place import ALL, AUTO
-from ..sae.hosts.comfyui.embeddings import edited, place_in
+from ..sae.embeddings.spot import ALL, AUTO
+from ..sae.hosts.comfyui.embeddings import edited, spot_in
 from ..sae.steering.delta import Steering
 from ..sae.steering.edits import FeatureList, Method, Unit
 from ..sae.steering.record import SteeringRecord
 from .shared.embed_sockets import (
     EMBED_TYPES,
-    describe_place,
+    describe_spot,
     embed_warnings,
     target_input,
     tokens_input,
@@ -85,22 +85,22 @@ class ClipEmbedSteer(io.ComfyNode):
     ) -> io.NodeOutput:
         if features.muted:
             return io.NodeOutput(embed, ui={"text": ["Every feature is switched off, so nothing is steered."]})
-        place = place_in(embed, sae, target, tokens)
-        words = words_of(embed, clip, text, place.tokens)
+        spot = spot_in(embed, sae, target, tokens)
+        words = words_of(embed, clip, text, spot.tokens)
         steering = Steering(sae, features, method, strength, unit, replaces or ())
         record = SteeringRecord()
-        steered = edited(embed, place, lambda x: steer_tokens(x, steering, record), words)
-        lines = _report(embed, steering, place, record)
+        steered = edited(embed, spot, lambda x: steer_tokens(x, steering, record), words)
+        lines = _report(embed, steering, spot, record)
         return io.NodeOutput(steered, ui={"text": lines})
 
 
-def _report(embed: Any, steering: Steering, place: Any, record: SteeringRecord) -> list[str]:
+def _report(embed: Any, steering: Steering, spot: Any, record: SteeringRecord) -> list[str]:
     summary = record.summary()
     ratio = f"‖Δ‖/‖x‖ {summary.mean_ratio:.3g}" if summary.steps else "nothing changed, the strength is neutral"
-    warnings = [*summary.warnings, *embed_warnings(embed, place), *steering_warnings(steering)]
+    warnings = [*summary.warnings, *embed_warnings(embed, spot), *steering_warnings(steering)]
     for warning in warnings:
         log.warning("ClipEmbedSteer: %s", warning)
-    return [f"{steering.method} {steering.edits}: {ratio}.", describe_place(embed, place), *warnings]
+    return [f"{steering.method} {steering.edits}: {ratio}.", describe_spot(embed, spot), *warnings]
 
 
 NODES = [ClipEmbedSteer]

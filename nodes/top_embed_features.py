@@ -5,11 +5,11 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..sae.dictionary.autoencoder import SparseAutoencoder
-from ..sae.embeddings.place import ALL, AUTO
+from ..sae.embeddings.spot import ALL, AUTO
 from ..sae.finding.embedding_tally import tally_tokens
 from ..sae.finding.features import RankBy, rank_features
-from ..sae.hosts.comfyui.embeddings import place_in, read
-from .shared.embed_sockets import describe_place, embed_input, target_input, tokens_input
+from ..sae.hosts.comfyui.embeddings import read, spot_in
+from .shared.embed_sockets import describe_spot, embed_input, target_input, tokens_input
 from .shared.feature_results import count_input, feature_outputs, found_features, rank_input
 from .shared.sockets import CATEGORY, Sae
 
@@ -54,18 +54,18 @@ class TopEmbedFeatures(io.ComfyNode):
         target: str = AUTO,
         tokens: str = ALL,
     ) -> io.NodeOutput:
-        place = place_in(embed, sae, target, tokens)
-        tally = tally_tokens(sae, read(embed, place))
+        spot = spot_in(embed, sae, target, tokens)
+        tally = tally_tokens(sae, read(embed, spot))
         below = None
         if baseline is not None:
-            below = tally_tokens(sae, read(baseline, place_in(baseline, sae, place.target, place.tokens)))
+            below = tally_tokens(sae, read(baseline, spot_in(baseline, sae, spot.target, spot.tokens)))
         ranked = rank_features(tally, rank_by, count, below)
         if not ranked:
             raise ValueError(
                 f"sae: no feature of {sae.name} fires {'more' if baseline else 'at all'} for this embedding; check "
                 "that the SAE belongs to this encoder, or use another baseline."
             )
-        return found_features(sae, ranked, f"on {place.target}", describe_place(embed, place))
+        return found_features(sae, ranked, f"on {spot.target}", describe_spot(embed, spot))
 
 
 NODES = [TopEmbedFeatures]

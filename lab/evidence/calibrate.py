@@ -93,7 +93,7 @@ class Bench:
 
     def _steer(self, source: str, target: str, method: Method, strength: float) -> Intervention:
         tally, k = self.tallies[target], self.features[target]
-        edit = Edit(k, 1.0, float(tally.mean_where_active[k]), float(tally.max[k]), float(tally.share[k]))
+        edit = Edit(k, 1.0, float(tally.mean_where_active[k]), float(tally.max[k]), float(tally.density[k]))
         lost = contrast(self.tallies[source], tally, FEATURES) if method == "swap" else []
         return Intervention(Steering(self.sae, [edit], method, strength, "token_norm", feature_list(lost)), self.site)
 

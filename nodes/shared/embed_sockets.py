@@ -6,7 +6,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ...sae.embeddings.place import ALL, AUTO, TARGETS, Place, tensor_name
+from ...sae.embeddings.spot import ALL, AUTO, TARGETS, Spot, tensor_name
 from ...sae.hosts.comfyui.embeddings import TOKENS, Words, is_conditioning, tensors_of, word_positions
 
 EMBED_TYPES = [io.ClipVisionOutput, io.Conditioning]
@@ -70,14 +70,14 @@ def words_of(embed: Any, clip: Any, text: str, tokens: str) -> Words | None:
     return word_positions(lambda part: clip.tokenize(part, return_word_ids=True), text, length)
 
 
-def describe_place(embed: Any, place: Place) -> str:
+def describe_spot(embed: Any, spot: Spot) -> str:
     """Which tensor was taken, and why."""
-    width = tensors_of(embed)[0][place.target].shape[-1]
-    tokens = "" if place.tokens.strip() == ALL else f", tokens {place.tokens}"
-    return f"{tensor_name(place.target, width)}{tokens}: {place.reason}."
+    width = tensors_of(embed)[0][spot.target].shape[-1]
+    tokens = "" if spot.tokens.strip() == ALL else f", tokens {spot.tokens}"
+    return f"{tensor_name(spot.target, width)}{tokens}: {spot.reason}."
 
 
-def embed_warnings(embed: Any, place: Place) -> list[str]:
+def embed_warnings(embed: Any, spot: Spot) -> list[str]:
     tensors = tensors_of(embed)[0]
     widths = {name: tensor.shape[-1] for name, tensor in tensors.items()}
-    return [FLUX_POOLED] if place.target == "pooled_output" and widths == FLUX_TEXT else []
+    return [FLUX_POOLED] if spot.target == "pooled_output" and widths == FLUX_TEXT else []

@@ -38,7 +38,7 @@ def table_payload(
             **feature_payload(row.feature, labels.get(row.feature), None, ranges),
             "mean": row.mean_where_active,
             "max": row.max,
-            "share": row.share,
+            "share": row.density,
             "value": row.score if row.difference is None else row.difference,
             "strength": row.specific,
             **({"heat": heat_payload(heat[row.feature])} if heat and row.feature in heat else {}),

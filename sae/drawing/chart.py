@@ -39,7 +39,7 @@ def feature_chart(ranked: Sequence[RankedFeature], title: str, names: Mapping[in
         length = room * value / longest if longest > 0 else 0
         draw.text((left - 12, top + ROW // 2), f"{row.feature}", INK, small, anchor="rm")
         draw.rectangle((left, top + 6, left + max(length, 1), top + ROW - 6), BAR)
-        told = f"{value:.3g}  ·  {row.share:.0%}  {named.get(row.feature, '')[:NAME]}"
+        told = f"{value:.3g}  ·  {row.density:.0%}  {named.get(row.feature, '')[:NAME]}"
         draw.text((left + length + 10, top + ROW // 2), told, QUIET, small, anchor="lm")
     if not ranked:
         draw.text((MARGIN, MARGIN + 2 * ROW), "No feature fires.", INK, small)

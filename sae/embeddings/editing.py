@@ -11,7 +11,7 @@ from ..dictionary.autoencoder import SparseAutoencoder
 from ..steering.delta import Steering
 from ..steering.edits import Edit
 from ..steering.record import SteeringRecord
-from .place import ALL, Target, token_positions
+from .spot import ALL, Target, token_positions
 
 
 def check_embedding(x: Tensor, target: Target) -> None:

@@ -43,7 +43,7 @@ class FeatureTally:
         return (self.sum / max(self.tokens, 1)).float()
 
     @property
-    def share(self) -> Tensor:
+    def density(self) -> Tensor:
         """Share of the tokens on which each feature fires, (d_sae,)."""
         return self.count.float() / max(self.tokens, 1)
 
@@ -52,10 +52,10 @@ class FeatureTally:
         return (self.sum / self.count.clamp_min(1)).float()
 
     def score(self, by: RankBy) -> Tensor:
-        return {"mean": self.mean, "max": self.max, "frequency": self.share}[by]
+        return {"mean": self.mean, "max": self.max, "frequency": self.density}[by]
 
     def statistics(self) -> FeatureStatistics:
-        return FeatureStatistics(self.mean_where_active, self.max, self.share, self.tokens)
+        return FeatureStatistics(self.mean_where_active, self.max, self.density, self.tokens)
 
 
 def cond_rows(x: Tensor, moment: Moment) -> Iterator[Tensor]:
@@ -118,7 +118,7 @@ class RankedFeature:
     feature: int
     mean: float
     max: float
-    share: float
+    density: float
     mean_where_active: float
     score: float
     difference: float | None = None
@@ -126,7 +126,7 @@ class RankedFeature:
 
     def edit(self) -> Edit:
         """With a baseline, a feature counts by what is specific to the prompt."""
-        return Edit(self.feature, self.specific, self.mean_where_active, self.max, self.share)
+        return Edit(self.feature, self.specific, self.mean_where_active, self.max, self.density)
 
 
 def rank_features(
@@ -149,7 +149,7 @@ def _row(tally: FeatureTally, k: int, score: Tensor, difference: Tensor | None, 
         feature=k,
         mean=float(tally.mean[k]),
         max=float(tally.max[k]),
-        share=float(tally.share[k]),
+        density=float(tally.density[k]),
         mean_where_active=float(tally.mean_where_active[k]),
         score=float(score[k]),
         difference=None if difference is None else float(difference[k]),
@@ -168,7 +168,7 @@ def feature_table(ranked: Sequence[RankedFeature], title: str, names: Mapping[in
     head = f"{'feature':>8} {'mean':>9} {'max':>9} {'tokens':>7}" + (f" {'difference':>11}" if contrast else "")
     lines = [title, head + ("  name" if any(named.values()) else "")]
     for row in ranked:
-        line = f"{row.feature:>8} {row.mean:>9.4g} {row.max:>9.4g} {row.share:>7.1%}"
+        line = f"{row.feature:>8} {row.mean:>9.4g} {row.max:>9.4g} {row.density:>7.1%}"
         line += f" {row.difference:>+11.4g}" if row.difference is not None else ""
         lines.append(f"{line}  {named[row.feature]}".rstrip())
     return "\n".join(lines)

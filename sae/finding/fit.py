@@ -53,7 +53,7 @@ class FitTally:
         total = self.square_sum - self.token_sum.square().sum() / self.tokens
         return Fit(
             explained_variance=1 - float(self.error_sum / total.clamp_min(1e-30)),
-            l0=float(self.features.share.sum()),
+            l0=float(self.features.density.sum()),
             dead_share=float((self.features.count == 0).float().mean()),
             cosine=float(self.cosine_sum) / self.tokens,
             tokens=self.tokens,

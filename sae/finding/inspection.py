@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from ..dictionary.autoencoder import SparseAutoencoder
 from ..dictionary.fingerprint import Progress, fingerprint
-from ..embeddings.place import ALL, home_of, tensor_name
+from ..embeddings.spot import ALL, home_of, tensor_name
 from ..formats.provenance import provenance
 from .fit import Fit
 from .selftest import Verdict

@@ -30,7 +30,7 @@ from . import (
 from .beside import read_statistics_beside, with_statistics
 from .checkpoint import Checkpoint, Config, Family, Header
 from .known import known_site
-from .named_tensors import Container, Places, open_container, read_json, stem_of, weight_file
+from .named_tensors import AllowedFolders, Container, open_container, read_json, stem_of, weight_file
 
 __all__ = ["ARCHITECTURES", "AUTO", "FAMILIES", "load", "with_statistics"]
 
@@ -62,9 +62,9 @@ def load(
     own_name = (name or f"{path.parent.name}/{path.name}").removesuffix(path.suffix)
     label = own_name + path.suffix  # as messages call the file
     own_name = own_name.removesuffix(path.stem) + stem_of(path) if own_name.endswith(path.stem) else own_name
-    places = Places(within)
-    container = open_container(path, label, places)
-    configs = {file: _read_config(path, file, label, places) for file in {family.CONFIG_NAME for family in FAMILIES}}
+    allowed = AllowedFolders(within)
+    container = open_container(path, label, allowed)
+    configs = {file: _read_config(path, file, label, allowed) for file in {family.CONFIG_NAME for family in FAMILIES}}
     _refuse_others(label, container.source.infos, [*configs.values(), _inner_config(container)])
     family, checkpoint = _find_family(path, label, container, configs, architecture)
     reading = family.read(checkpoint)
@@ -77,17 +77,17 @@ def load(
         modulation=reading.modulation,
         origin=Origin(reading.layout, container.files, reading.config or checkpoint.config or {}, reading.hook),
     )
-    sae.statistics = read_statistics_beside(path, sae, places)
+    sae.statistics = read_statistics_beside(path, sae, allowed)
     return sae
 
 
-def _read_config(path: Path, config_name: str, label: str, places: Places) -> Config | None:
+def _read_config(path: Path, config_name: str, label: str, allowed: AllowedFolders) -> Config | None:
     """`<stem>.json` where several SAEs share a folder, else the family's own name for it."""
     own = path.with_name(f"{stem_of(path)}.json")
     above = path.parent.parent / config_name  # dictionary_learning keeps intermediate SAEs one folder down
     candidates = [own, path.with_name(config_name), *([above] if path.parent.name == "checkpoints" else [])]
     found = next((file for file in candidates if file.is_file()), candidates[1])
-    return read_json(found, label, places)
+    return read_json(found, label, allowed)
 
 
 def _inner_config(container: Container) -> Config | None:

@@ -12,14 +12,14 @@ from ..dictionary.statistics import FeatureStatistics, read_statistics, statisti
 from ..files.pickle_file import open_tensor
 from ..files.safetensors_file import open_safetensors
 from . import sdxl_unbox
-from .named_tensors import Places, stem_of
+from .named_tensors import AllowedFolders, stem_of
 
 SPARSITY = "sparsity.safetensors"  # SAELens: the decimal logarithm of each feature's density, plus a trifle
 SPARSITY_FLOOR = 1e-10  # the trifle
 MEAN = "mean.pt"  # sdxl-unbox: each feature's mean activation, saved on a GPU
 
 
-def read_statistics_beside(path: Path, sae: SparseAutoencoder, places: Places) -> FeatureStatistics | None:
+def read_statistics_beside(path: Path, sae: SparseAutoencoder, allowed: AllowedFolders) -> FeatureStatistics | None:
     """What is known of the SAE's features; our own file comes before other projects'."""
     own = statistics_path(path.with_name(stem_of(path) + path.suffix))
     known = [(own, read_statistics), (path.with_name(SPARSITY), _read_sparsity)]
@@ -28,7 +28,7 @@ def read_statistics_beside(path: Path, sae: SparseAutoencoder, places: Places) -
     for file, read in known:
         if not file.is_file():
             continue
-        places.check(file, sae.name)
+        allowed.check(file, sae.name)
         statistics = read(file)
         check_count(statistics, file, sae)
         return statistics

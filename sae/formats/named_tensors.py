@@ -37,7 +37,7 @@ class Container:
 
 
 @dataclass(frozen=True)
-class Places:
+class AllowedFolders:
     """Where files may lie; without folders, anywhere."""
 
     folders: Sequence[Path]
@@ -79,13 +79,13 @@ def stem_of(path: Path) -> str:
     return shard["stem"] if shard else path.stem
 
 
-def open_container(path: Path, label: str, places: Places) -> Container:
+def open_container(path: Path, label: str, allowed: AllowedFolders) -> Container:
     """Opens a weight file, together with the other shards where it is one of several."""
     if path.suffix not in SUFFIXES:
         kind = "".join(path.suffixes[-2:]) or "file without suffix"
         raise ValueError(f"{label}: a {kind} is not read; give a file of the kinds {', '.join(SUFFIXES)}.")
-    paths = _shards(path, label, places)
-    opened = [_open(file, label if len(paths) == 1 else f"{label} ({file.name})", places) for file in paths]
+    paths = _shards(path, label, allowed)
+    opened = [_open(file, label if len(paths) == 1 else f"{label} ({file.name})", allowed) for file in paths]
     if len(opened) == 1:
         return opened[0]
     joined = Container(JoinedTensors([part.source for part in opened], label), tuple(paths))
@@ -95,8 +95,8 @@ def open_container(path: Path, label: str, places: Places) -> Container:
     return joined
 
 
-def _open(path: Path, label: str, places: Places) -> Container:
-    places.check(path, label)
+def _open(path: Path, label: str, allowed: AllowedFolders) -> Container:
+    allowed.check(path, label)
     if path.suffix == ".safetensors":
         source, metadata = open_safetensors(path, label)
         return Container(source, (path,), metadata)
@@ -118,7 +118,7 @@ def _first_line(path: Path, label: str) -> tuple[Mapping[str, Any] | None, int]:
     return header, len(line) + 1
 
 
-def _shards(path: Path, label: str, places: Places) -> list[Path]:
+def _shards(path: Path, label: str, allowed: AllowedFolders) -> list[Path]:
     shard = _SHARD.fullmatch(path.stem)
     if shard is None:
         return [path]
@@ -131,13 +131,13 @@ def _shards(path: Path, label: str, places: Places) -> list[Path]:
     beyond = sorted(name for name in others - set(names) if (found := _SHARD.match(name)) and found["stem"] == stem)
     if beyond:
         raise ValueError(f"{label}: {beyond[0]} is a shard of another split; keep the {count} files of one download.")
-    _check_index(path.with_name(f"{stem}{path.suffix}.index.json"), set(names), label, places)
+    _check_index(path.with_name(f"{stem}{path.suffix}.index.json"), set(names), label, allowed)
     return [path.with_name(name) for name in names]
 
 
-def _check_index(index: Path, names: set[str], label: str, places: Places) -> None:
+def _check_index(index: Path, names: set[str], label: str, allowed: AllowedFolders) -> None:
     """The index names the shard of each tensor; where it lies beside them, it must mean these."""
-    content = read_json(index, label, places)
+    content = read_json(index, label, allowed)
     if content is None:
         return
     listed = content.get("weight_map")
@@ -147,13 +147,13 @@ def _check_index(index: Path, names: set[str], label: str, places: Places) -> No
         )
 
 
-def read_json(path: Path, label: str, places: Places) -> dict[str, Any] | None:
+def read_json(path: Path, label: str, allowed: AllowedFolders) -> dict[str, Any] | None:
     """The JSON object in a file, None where there is no file."""
     if not path.is_file():
         if path.is_symlink() or path.is_dir():
             raise ValueError(f"{label}: {path.name} beside it is no file (a broken link or a folder); remove it.")
         return None
-    places.check(path, label)
+    allowed.check(path, label)
     try:
         with path.open("rb") as file:
             text = file.read(MAX_JSON_BYTES + 1)

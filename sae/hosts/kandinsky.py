@@ -16,7 +16,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ..embeddings.place import tensor_name
+from ..embeddings.spot import tensor_name
 
 INDEX = "model_index.json"
 Half = Literal["prior", "decoder"]

@@ -9,7 +9,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from ..places.moment import Moment
+from .moment import Moment
 from .site import Site, Stream
 
 

@@ -174,8 +174,8 @@ class Steering:
         scales = torch.tensor([self._scale_of(edit, unit) for edit, unit in zip(self.edits, self.units, strict=True)])
         if self.method != "swap":
             return strengths * scales, torch.empty(0), torch.empty(0)
-        natural = _statistics(self, self.edits, "mean") * _statistics(self, self.edits, "share")
-        means = _statistics(self, self.replaces, "mean") * _statistics(self, self.replaces, "share")
+        natural = _statistics(self, self.edits, "mean") * _statistics(self, self.edits, "density")
+        means = _statistics(self, self.replaces, "mean") * _statistics(self, self.replaces, "density")
         level = (self._weights * means).sum()
         if not level > 0:
             raise ValueError(
@@ -201,15 +201,12 @@ class Steering:
         return 1.0
 
 
-_STORED = {"mean": "mean", "max": "max", "share": "density"}  # an edit's own statistic, and its name in a file
-
-
 def _statistics(steering: Steering, edits: Sequence[Edit], name: str) -> Tensor:
     """One statistic of each edit's feature, (n,); what was measured in the graph comes before the SAE's file."""
     values = [getattr(edit, name) for edit in edits]
     statistics = steering.sae.statistics
     if statistics is not None:
-        stored = getattr(statistics, _STORED[name])
+        stored = getattr(statistics, name)
         if stored is not None:
             values = [float(stored[edit.feature]) if v is None else v for edit, v in zip(edits, values, strict=True)]
     if None in values:

@@ -39,7 +39,7 @@ class Calibration:
 class Edit:
     """One feature with a strength, and its own activation where that was measured in the graph.
 
-    `mean` is taken over the tokens where the feature fires, `share` is the share of such tokens. `unit` is what the
+    `mean` is taken over the tokens where the feature fires, `density` is the share of such tokens. `unit` is what the
     strength is given in; None leaves that to the steering.
     """
 
@@ -47,7 +47,7 @@ class Edit:
     strength: float = 1.0
     mean: float | None = None
     max: float | None = None
-    share: float | None = None
+    density: float | None = None
     unit: Unit | None = None
     calibration: Calibration | None = None
 

@@ -16,7 +16,7 @@ from .edits import Calibration, Edit, FeatureList, Unit
 EMPTY = '{"rows": []}'
 MOST_ROWS = 500
 MOST_CHARACTERS = 1_000_000
-_NUMBERS = ("mean", "max", "share")
+_NUMBERS = {"mean": "mean", "max": "max", "share": "density"}  # in a row, in an Edit
 _KEYS = {"feature", "strength", "on", "unit", "name", "calibration", *_NUMBERS}
 
 
@@ -45,7 +45,9 @@ def _edit(row: Any, number: int, d_sae: int, statistics: FeatureStatistics | Non
         raise ValueError(f"{where} names feature {str(feature)[:40]!r}, but the SAE has 0 to {d_sae - 1}.")
     if not isinstance(row.get("on", True), bool) or not isinstance(row.get("name", ""), str):
         raise ValueError(f"{where}: on must be true or false, and name a text.")
-    known = {name: _number(row[name], f"{where}: {name}") for name in _NUMBERS if row.get(name) is not None}
+    known = {
+        ours: _number(row[name], f"{where}: {name}") for name, ours in _NUMBERS.items() if row.get(name) is not None
+    }
     calibration = _calibration(row.get("calibration"), where)
     unit = row.get("unit") or _best_unit(feature, known, calibration, statistics)
     try:

@@ -24,7 +24,7 @@ FORMAT, VERSION = "sae-steering recipe", 1
 MODEL = "FLUX"
 MOST_FEATURES = 1000
 MOST_CHARACTERS = 1_000_000
-_NUMBERS = ("mean", "max", "share")
+_NUMBERS = {"mean": "mean", "max": "max", "share": "density"}  # in a recipe, in an Edit
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ _PLAIN = ("method", "strength", "unit", "location", "stream", "start_percent", "
 
 
 def _written(edit: Edit, names: Mapping[int, str]) -> dict[str, Any]:
-    known = {name: getattr(edit, name) for name in _NUMBERS if getattr(edit, name) is not None}
+    known = {name: getattr(edit, ours) for name, ours in _NUMBERS.items() if getattr(edit, ours) is not None}
     named = {"name": names[edit.feature]} if edit.feature in names else {}
     unit = {"unit": edit.unit} if edit.unit is not None else {}
     calibrated = {"calibration": asdict(edit.calibration)} if edit.calibration is not None else {}
@@ -140,7 +140,7 @@ def _edits(found: Any, key: str, names: dict[int, str]) -> Sequence[Edit]:
     for entry in found:
         if not isinstance(entry, dict) or not {"feature", "strength"} <= set(entry):
             raise ValueError(f"recipe: {key} has {_short(entry)}, but each needs a feature and a strength.")
-        known = {name: _number(entry[name], name) for name in _NUMBERS if entry.get(name) is not None}
+        known = {ours: _number(entry[name], name) for name, ours in _NUMBERS.items() if entry.get(name) is not None}
         edit = Edit(
             entry["feature"], _number(entry["strength"], "strength"), **known, unit=entry.get("unit"),
             calibration=_calibration(entry.get("calibration")),

@@ -5,9 +5,9 @@ import torch
 
 from embeds import conditioning, gytis_edit, load_gytis, sae_for, siglip, tensors_for, vision
 from sae.embeddings.editing import blend_tokens, steer_tokens
-from sae.embeddings.place import home_of, place_for, token_positions
+from sae.embeddings.spot import home_of, spot_for, token_positions
 from sae.finding.embedding_tally import tally_tokens
-from sae.hosts.comfyui.embeddings import edited, place_in, read, tensors_of, word_positions
+from sae.hosts.comfyui.embeddings import edited, read, spot_in, tensors_of, word_positions
 from sae.steering.delta import Steering
 from sae.steering.edits import Edit
 from sae.steering.record import SteeringRecord
@@ -20,7 +20,7 @@ def steer(
 ):
     edits = [edit if isinstance(edit, Edit) else Edit(edit) for edit in features]
     steering = Steering(sae, edits, method, strength, unit, more.pop("replaces", ()))
-    place = place_in(embed, sae, target, tokens)
+    place = spot_in(embed, sae, target, tokens)
     record = SteeringRecord()
     return edited(embed, place, lambda x: steer_tokens(x, steering, record), more.pop("words", None)), record.summary()
 
@@ -46,18 +46,18 @@ def names_of(output):
     ],
 )
 def test_auto_takes_what_the_sae_was_trained_on_else_its_width(name, width, embed, target, tokens):
-    place = place_in(embed, sae_for(width, name))
+    place = spot_in(embed, sae_for(width, name))
     assert (place.target, place.tokens) == (target, tokens)
 
 
 def test_auto_explains_its_choice():
-    assert place_in(vision(), sae_for(1280)).reason == "the only one of width 1280"
-    two = place_in(vision(), sae_for(1664)).reason
+    assert spot_in(vision(), sae_for(1280)).reason == "the only one of width 1280"
+    two = spot_in(vision(), sae_for(1664)).reason
     assert two == (
         "last_hidden_state and penultimate_hidden_states have width 1664; auto takes the first, target chooses another"
     )
-    assert place_in(vision(), sae_for(1280, "clip-sae-128/x")).reason == "what it was trained on"
-    chosen = place_in(vision(), sae_for(1664), "penultimate_hidden_states")
+    assert spot_in(vision(), sae_for(1280, "clip-sae-128/x")).reason == "what it was trained on"
+    chosen = spot_in(vision(), sae_for(1664), "penultimate_hidden_states")
     assert (chosen.target, chosen.reason) == ("penultimate_hidden_states", "as chosen")
 
 
@@ -102,7 +102,7 @@ def refusals():
 @pytest.mark.parametrize(("embed", "name", "width", "more", "message"), list(refusals()))
 def test_what_does_not_fit_is_told(embed, name, width, more, message):
     with pytest.raises(ValueError, match=message):
-        place_in(embed, sae_for(width, name), **more)
+        spot_in(embed, sae_for(width, name), **more)
 
 
 # Which tokens
@@ -261,7 +261,7 @@ def test_gytis_layout_edits_as_his_playground_does(tmp_path, method, strength, u
 def test_reading_ranks_what_fires():
     embed = conditioning(entries=2)
     sae = sae_for(4096)
-    x = read(embed, place_in(embed, sae, tokens="1-3"))
+    x = read(embed, spot_in(embed, sae, tokens="1-3"))
     assert x.shape == (1, 6, 4096)
     t = tensors_for(4096)
     codes = torch.relu(torch.cat([entry[0][0, 1:4] for entry in embed]) @ t["encoder"].T + t["encoder_bias"])
@@ -291,4 +291,4 @@ def test_blending_gives_the_features_of_the_source_and_leaves_the_rest():
 
 def test_widths_without_a_known_family_are_named_by_their_number():
     with pytest.raises(ValueError, match="this embedding has image_embeds 77;"):
-        place_for(sae_for(12), {"image_embeds": 77})
+        spot_for(sae_for(12), {"image_embeds": 77})

@@ -42,7 +42,7 @@ def assert_tally(tally: FeatureTally, f: Tensor) -> None:
     assert tally.tokens == len(f) and 0 < active.mean() < 1
     torch.testing.assert_close(tally.mean, f.mean(0), rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(tally.max, f.max(0).values, rtol=1e-5, atol=1e-6)
-    torch.testing.assert_close(tally.share, active.mean(0))
+    torch.testing.assert_close(tally.density, active.mean(0))
     torch.testing.assert_close(tally.mean_where_active, f.sum(0) / active.sum(0).clamp(min=1), rtol=1e-5, atol=1e-6)
 
 
@@ -52,13 +52,13 @@ def test_a_tally_over_several_calls_is_the_dense_one(kind: str) -> None:
     tally = read(kind, *calls)
     assert_tally(tally, torch.cat([dense_codes(kind, x).flatten(0, 1) for x in calls]))
     statistics = tally.statistics()
-    assert torch.equal(statistics.mean, tally.mean_where_active) and torch.equal(statistics.density, tally.share)
+    assert torch.equal(statistics.mean, tally.mean_where_active) and torch.equal(statistics.density, tally.density)
     assert torch.equal(statistics.dead, tally.max == 0) and statistics.tokens == 6 * ROWS * COLUMNS
 
 
 def test_an_empty_tally_is_zero() -> None:
     tally = FeatureTally(4)
-    assert not any(tensor.any() for tensor in (tally.mean, tally.max, tally.share, tally.mean_where_active))
+    assert not any(tensor.any() for tensor in (tally.mean, tally.max, tally.density, tally.mean_where_active))
     tally.add(SparseCodes(torch.zeros(3, 0), torch.zeros(3, 0, dtype=torch.int64)))
     assert tally.tokens == 3 and rank_features(tally) == []
 
@@ -129,10 +129,10 @@ def test_ranking(by: str, contrast: bool) -> None:
         assert row.score == pytest.approx(float(score[row.feature]), rel=1e-5)
         assert row.mean == pytest.approx(float(codes.mean()), rel=1e-5)
         assert row.max == pytest.approx(float(codes.max()), rel=1e-5)
-        assert row.share == pytest.approx(float((codes > 0).float().mean()), rel=1e-5)
+        assert row.density == pytest.approx(float((codes > 0).float().mean()), rel=1e-5)
         assert row.mean_where_active == pytest.approx(float(codes[codes > 0].mean()), rel=1e-5)
         edit = row.edit()
-        assert (edit.feature, edit.share) == (row.feature, row.share)
+        assert (edit.feature, edit.density) == (row.feature, row.density)
         common = float(dense_codes("relu", other)[..., row.feature].mean()) if contrast else 0.0
         assert edit.strength == pytest.approx(max(0.0, 1 - common / float(codes.mean())), abs=1e-5)
         assert (edit.mean, edit.max) == (row.mean_where_active, row.max)

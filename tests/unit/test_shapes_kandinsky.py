@@ -15,7 +15,7 @@ from sae.demo.kandinsky.files import DECODER, EMBED_SAE, PRIOR
 from sae.demo.shapes import WORDS, Prompt, held_out_prompts
 from sae.drawing.sheet import to_image
 from sae.embeddings.editing import steer_tokens
-from sae.embeddings.place import home_of
+from sae.embeddings.spot import home_of
 from sae.finding.features import feature_list
 from sae.hosts.kandinsky import encode_pictures
 from sae.steering.delta import Steering

@@ -171,7 +171,7 @@ def test_mean_and_max_are_multiples_of_the_features_own_activation(
 
 
 def test_what_was_measured_in_the_graph_comes_before_the_file(x: Tensor, statistics: FeatureStatistics) -> None:
-    edits = [Edit(3, 1.0, mean=5.0, max=9.0, share=0.5)]
+    edits = [Edit(3, 1.0, mean=5.0, max=9.0, density=0.5)]
     for sae in (small_sae("relu", statistics=statistics), small_sae("relu")):
         close(Steering(sae, edits, unit="mean").delta(x), (5 * dense_directions("relu")[3]).expand(x.shape))
         close(Steering(sae, edits, unit="max").delta(x), (9 * dense_directions("relu")[3]).expand(x.shape))
@@ -205,8 +205,8 @@ def test_swap_has_the_closed_form(kind: str, x: Tensor, statistics: FeatureStati
 def test_swap_on_average_is_the_natural_difference(x: Tensor) -> None:
     """Where the replaced feature fires with its mean, it goes and the other comes with its mean over all tokens."""
     f = dense_codes("relu", x)[..., 3]
-    replaced = Edit(3, mean=float(f[f > 0].mean()), share=float((f > 0).float().mean()))
-    inserted = Edit(8, mean=4.0, share=0.25)
+    replaced = Edit(3, mean=float(f[f > 0].mean()), density=float((f > 0).float().mean()))
+    inserted = Edit(8, mean=4.0, density=0.25)
     delta = Steering(small_sae("relu"), [inserted], "swap", replaces=[replaced]).delta(x)
     d = dense_directions("relu")
     close(delta.mean((0, 1)), 4.0 * 0.25 * d[8] - f.mean() * d[3])
@@ -276,7 +276,7 @@ def refused(message: str, edits: list[Edit] | None = None, **given: object) -> N
 def test_mistakes_in_the_list() -> None:
     refused("features: the list is empty, so there is nothing to steer with; connect SAEFeature", edits=[])
     refused("features: feature 40 does not exist in my topk, which has the features 0 to 39", [Edit(39), Edit(40)])
-    refused("features: feature 99 does not exist in my topk", method="swap", replaces=[Edit(99, mean=1.0, share=1.0)])
+    refused("features: feature 99 does not exist in my topk", method="swap", replaces=[Edit(99, mean=1.0, density=1.0)])
     for method in ("set", "scale"):
         refused(
             f"features: feature 5 is named twice, which '{method}' cannot", [Edit(5), Edit(6), Edit(5)], method=method
@@ -305,13 +305,13 @@ def test_missing_statistics(method: str, unit: str) -> None:
 
 
 def test_mistakes_of_a_swap(statistics: FeatureStatistics) -> None:
-    known = Edit(3, mean=1.0, share=0.5)
+    known = Edit(3, mean=1.0, density=0.5)
     refused("replaces: 'swap' needs the features to take out, but none came", method="swap")
     refused("replaces: only 'swap' takes features out, but the method is 'add'", replaces=[Edit(9)])
     refused("method: 'swap' needs the activation of feature 9", [known], method="swap", replaces=[Edit(9)])
     refused("method: 'swap' needs the activation of feature 9", [Edit(9)], method="swap", replaces=[known])
     refused("replaces: feature 3 is named twice", [known], method="swap", replaces=[known, known])
-    silent = Edit(9, mean=0.0, share=0.0)
+    silent = Edit(9, mean=0.0, density=0.0)
     refused("replaces: feature 9 never fires", [known], method="swap", replaces=[silent])
 
 

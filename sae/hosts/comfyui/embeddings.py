@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ...dictionary.autoencoder import SparseAutoencoder
 from ...embeddings.editing import chosen_tokens, with_tokens
-from ...embeddings.place import AUTO, Place, Target, place_for
+from ...embeddings.spot import AUTO, Spot, Target, spot_for
 
 VISION_TARGETS: tuple[Target, ...] = ("image_embeds", "last_hidden_state", "penultimate_hidden_states")
 POOLED: Target = "pooled_output"
@@ -53,50 +53,49 @@ def _of_text(tokens: Tensor, extra: Mapping[str, Any]) -> dict[Target, Tensor]:
     return {POOLED: pooled, TOKENS: tokens} if isinstance(pooled, Tensor) else {TOKENS: tokens}
 
 
-def place_in(embed: Any, sae: SparseAutoencoder, target: str = AUTO, tokens: str = "all") -> Place:
+def spot_in(embed: Any, sae: SparseAutoencoder, target: str = AUTO, tokens: str = "all") -> Spot:
     """The tensor of this embedding that the SAE reads; ValueError where none fits, in any of its entries."""
     places = [
-        place_for(sae, {name: tensor.shape[-1] for name, tensor in tensors.items()}, target, tokens)
+        spot_for(sae, {name: tensor.shape[-1] for name, tensor in tensors.items()}, target, tokens)
         for tensors in tensors_of(embed)
     ]
     return places[0]
 
 
-def read(embed: Any, place: Place, words: Words | None = None) -> Tensor:
+def read(embed: Any, spot: Spot, words: Words | None = None) -> Tensor:
     """The chosen tokens (batch, tokens, width) of every entry, on one device; entries are put in a row."""
     parts = [
-        chosen_tokens(tensors[place.target].detach(), place.target, place.tokens, words)
-        for tensors in tensors_of(embed)
+        chosen_tokens(tensors[spot.target].detach(), spot.target, spot.tokens, words) for tensors in tensors_of(embed)
     ]
     if len(parts) == 1:
         return parts[0]
     return torch.cat([part.reshape(1, -1, part.shape[-1]) for part in parts], dim=1)
 
 
-def edited(embed: Any, place: Place, edit: Edit, words: Words | None = None) -> Any:
+def edited(embed: Any, spot: Spot, edit: Edit, words: Words | None = None) -> Any:
     """A copy of the embedding, of the same type, with `edit` applied to the chosen tokens of every entry.
 
     The very tensor is kept where `edit` returns what it got. Gradients are not followed.
     """
     if not is_conditioning(embed):
-        before = getattr(embed, place.target)
+        before = getattr(embed, spot.target)
         changed = copy.copy(embed)
-        setattr(changed, place.target, _edited(before, place, edit, words))
+        setattr(changed, spot.target, _edited(before, spot, edit, words))
         return changed
     entries = []
     for tokens, extra in embed:
-        if place.target == POOLED:
-            entries.append([tokens, {**extra, POOLED: _edited(extra[POOLED], place, edit, words)}])
+        if spot.target == POOLED:
+            entries.append([tokens, {**extra, POOLED: _edited(extra[POOLED], spot, edit, words)}])
         else:
-            entries.append([_edited(tokens, place, edit, words), dict(extra)])
+            entries.append([_edited(tokens, spot, edit, words), dict(extra)])
     return entries
 
 
-def _edited(x: Tensor, place: Place, edit: Edit, words: Words | None) -> Tensor:
+def _edited(x: Tensor, spot: Spot, edit: Edit, words: Words | None) -> Tensor:
     with torch.no_grad():
-        chosen = chosen_tokens(x.detach(), place.target, place.tokens, words)
+        chosen = chosen_tokens(x.detach(), spot.target, spot.tokens, words)
         result = edit(chosen)
-        return x if result is chosen else with_tokens(x.detach(), result, place.tokens, words)
+        return x if result is chosen else with_tokens(x.detach(), result, spot.tokens, words)
 
 
 Tokenized = Mapping[str, Sequence[Sequence[tuple[Any, ...]]]]  # encoder -> chunks of (token, weight, word id)

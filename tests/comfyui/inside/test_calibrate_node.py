@@ -64,7 +64,7 @@ def test_ranges_are_what_steering_shows(calibrate, node_classes, shapes) -> None
 
 
 def test_swap_and_not_saving(calibrate, shapes) -> None:
-    known = {"mean": 3.0, "max": 5.0, "share": 0.3}
+    known = {"mean": 3.0, "max": 5.0, "density": 0.3}
     result = calibrate(
         method="swap", save=False, features=FeatureList([Edit(65, **known)]), replaces=FeatureList([Edit(31, **known)])
     )

@@ -25,8 +25,8 @@ SIGMA = 0.6
 EXACT = 1e-4
 SHIFT = 1e-2  # of what steering changes, itself as small as a thousandth of the prediction
 SEEN = 1e-3  # least change that counts as steered, ten times what is allowed between the hosts
-TWO = (Edit(3, 1.0, mean=2.0, share=0.5), Edit(8, -0.5, mean=1.0, share=0.25))
-OUT = (Edit(18, mean=1.5, share=0.5), Edit(12, mean=0.5, share=1.0))
+TWO = (Edit(3, 1.0, mean=2.0, density=0.5), Edit(8, -0.5, mean=1.0, density=0.25))
+OUT = (Edit(18, mean=1.5, density=0.5), Edit(12, mean=0.5, density=1.0))
 
 
 def directions(features):

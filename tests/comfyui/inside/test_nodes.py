@@ -187,15 +187,15 @@ def test_dead_features_are_named(steer_node):
 def test_statistics_of_the_list_or_the_file_set_the_unit(steer_node, model):
     statistics = FeatureStatistics(torch.full((D_SAE,), 4.0), torch.full((D_SAE,), 9.0), torch.ones(D_SAE), 100)
     from_file = ksampler(steer_node(make_sae(statistics=statistics), unit="mean", strength=2.0).result[0])
-    listed = FeatureList([Edit(3, mean=4.0, max=9.0, share=1.0)])
+    listed = FeatureList([Edit(3, mean=4.0, max=9.0, density=1.0)])
     from_list = ksampler(steer_node(make_sae(), features=listed, unit="mean", strength=2.0).result[0])
     raw = ksampler(steer_node(make_sae(), unit="raw", strength=8.0).result[0])
     assert torch.equal(from_file, raw) and torch.equal(from_list, raw)
 
 
 def test_swap_takes_its_second_list(steer_node, sae, shown):
-    listed = FeatureList([Edit(3, mean=2.0, share=0.5)])
-    replaced = FeatureList([Edit(5, mean=1.5, share=0.5)])
+    listed = FeatureList([Edit(3, mean=2.0, density=0.5)])
+    replaced = FeatureList([Edit(5, mean=1.5, density=0.5)])
     steered = steer_node(sae, method="swap", features=listed, replaces=replaced, strength=1.0).result[0]
     assert ksampler(steered).isfinite().all() and shown[0][1]["text"].startswith("Steered 2 steps")
 

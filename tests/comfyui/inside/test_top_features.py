@@ -82,13 +82,13 @@ def test_the_list_equals_a_dense_tally(find, seen, location, stream, by):
         assert edit.strength == 1
         assert edit.max == pytest.approx(float(values.max()), rel=1e-4)
         assert edit.mean == pytest.approx(float(values[values > 0].mean()), rel=1e-4)
-        assert edit.share == pytest.approx(float((values > 0).float().mean()), abs=1e-6)
+        assert edit.density == pytest.approx(float((values > 0).float().mean()), abs=1e-6)
 
 
 def test_frequency_ranks_by_the_share_of_tokens(find, seen):
     features, *_ = find(rank_by="frequency", count=D_SAE).result
     share = scores(seen(*BLOCK), "frequency")
-    assert [edit.share for edit in features] == pytest.approx(share[share > 0].sort(descending=True).values.tolist())
+    assert [edit.density for edit in features] == pytest.approx(share[share > 0].sort(descending=True).values.tolist())
 
 
 def test_topk_codes(find, seen):
@@ -129,7 +129,7 @@ def test_the_table_and_the_chart_say_the_same(find, seen):
         assert [float(mean), float(peak)] == pytest.approx(
             [float(means[edit.feature]), float(peaks[edit.feature])], rel=1e-3
         )
-        assert re.fullmatch(r"\d+\.\d%", share) and float(share[:-1]) == pytest.approx(100 * edit.share, abs=0.06)
+        assert re.fullmatch(r"\d+\.\d%", share) and float(share[:-1]) == pytest.approx(100 * edit.density, abs=0.06)
     assert chart.shape[0] == 1 and chart.shape[2:] == (768, 3) and 0 <= chart.min() < chart.max() <= 1
     assert output.ui["text"] == [table] and len(output.ui["sae_steering"][0]["rows"]) == 3
 

@@ -35,7 +35,7 @@ ENCODERS: Mapping[Target, Mapping[int, str]] = {
 
 
 @dataclass(frozen=True)
-class Place:
+class Spot:
     """The tensor of an embedding that is read or edited, the tokens of it, and why."""
 
     target: Target
@@ -59,7 +59,7 @@ def tensor_name(target: Target, width: int) -> str:
     return f"{target} {width}" + (f" ({known})" if known else "")
 
 
-def place_for(sae: SparseAutoencoder, widths: Mapping[Target, int], target: str = AUTO, tokens: str = ALL) -> Place:
+def spot_for(sae: SparseAutoencoder, widths: Mapping[Target, int], target: str = AUTO, tokens: str = ALL) -> Spot:
     """Which of the tensors that an embedding has (with their widths) an SAE reads.
 
     `auto` follows what the SAE was trained on, else its width. Raises ValueError where nothing fits.
@@ -71,21 +71,21 @@ def place_for(sae: SparseAutoencoder, widths: Mapping[Target, int], target: str 
     home = home_of(sae)
     present = "; ".join(tensor_name(name, width) for name, width in widths.items()) or "no tensor"
     if target != AUTO:
-        return Place(_checked(sae, widths, target, present), _tokens(home, target, tokens), "as chosen")
+        return Spot(_checked(sae, widths, target, present), _tokens(home, target, tokens), "as chosen")
     if home is not None:
         if home[0] not in widths:
             raise ValueError(
                 f"embed: {sae.name} was trained on {home[0]}, but this embedding has {present}; connect one that has "
                 f"{home[0]}, or set target to try another."
             )
-        return Place(_checked(sae, widths, home[0], present), _tokens(home, home[0], tokens), "what it was trained on")
+        return Spot(_checked(sae, widths, home[0], present), _tokens(home, home[0], tokens), "what it was trained on")
     fitting = [name for name in TARGETS if widths.get(name) == sae.d_in]
     if not fitting:
         raise ValueError(f"embed: {sae.name} reads width {sae.d_in}, but this embedding has {present}; {_ADVICE}")
     reason = f"the only one of width {sae.d_in}"
     if len(fitting) > 1:
         reason = f"{' and '.join(fitting)} have width {sae.d_in}; auto takes the first, target chooses another"
-    return Place(fitting[0], tokens, reason)
+    return Spot(fitting[0], tokens, reason)
 
 
 _ADVICE = "encode with the encoder that the SAE was trained on."
