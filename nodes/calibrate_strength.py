@@ -9,7 +9,9 @@ from torch import Tensor
 
 from ..sae.dictionary.autoencoder import SparseAutoencoder
 from ..sae.dictionary.fingerprint import fingerprint
-from ..sae.hosts.comfyui import model as host
+from ..sae.hosts.comfyui.model import Model
+from ..sae.hosts.comfyui.sampling import Sampling, sample
+from ..sae.hosts.comfyui.steering import steer
 from ..sae.places.site import Site, resolve_site
 from ..sae.steering.calibration import CALIBRATED_METHODS, MOST_READINGS, Reading, calibrate, compare
 from ..sae.steering.calibration_file import update_calibrations
@@ -78,7 +80,7 @@ class CalibrateStrength(io.ComfyNode):
     @classmethod
     def execute(
         cls,
-        model: host.Model,
+        model: Model,
         sae: SparseAutoencoder,
         features: FeatureList,
         positive: Any,
@@ -93,7 +95,7 @@ class CalibrateStrength(io.ComfyNode):
     ) -> io.NodeOutput:
         bench = _Bench(
             model, sae, resolve_site(location, stream, sae.site), method, replaces or FeatureList(),
-            (positive, latent_image), host.Sampling(seed, steps), len(features),
+            (positive, latent_image), Sampling(seed, steps), len(features),
         )  # fmt: skip
         found = {edit.feature: calibrate(method, bench.measure(edit)) for edit in features}
         table = _table(found, names_of(sae), method)
@@ -116,8 +118,8 @@ class _Bench:
     """Short samplings that differ in one feature's strength only."""
 
     def __init__(
-        self, model: host.Model, sae: SparseAutoencoder, site: Site, method: Method, replaces: FeatureList,
-        inputs: tuple[Any, dict[str, Any]], how: host.Sampling, features: int,
+        self, model: Model, sae: SparseAutoencoder, site: Site, method: Method, replaces: FeatureList,
+        inputs: tuple[Any, dict[str, Any]], how: Sampling, features: int,
     ) -> None:  # fmt: skip
         if not features:
             raise ValueError("features: the list is empty; connect SAEFeature or TopActivatingFeatures.")
@@ -138,19 +140,19 @@ class _Bench:
                 self.sae, [replace(edit, strength=1.0, unit=None)], self.method, strength, "token_norm", self.replaces
             )
             reports: list[RunSummary] = []
-            steered = self._draw(host.steer(self.model, Intervention(steering, self.site), reports.append))
+            steered = self._draw(steer(self.model, Intervention(steering, self.site), reports.append))
             return compare(steered, self.unsteered, reports[-1].mean_ratio)
 
         return reading
 
-    def _draw(self, model: host.Model) -> Tensor:
+    def _draw(self, model: Model) -> Tensor:
         done = self.runs * self.how.steps
         self.runs += 1
 
         def callback(step: int, denoised: Tensor, x: Tensor, total: int) -> None:
             self.bar.update_absolute(min(done + step + 1, self.bar.total), self.bar.total)  # where Cancel is noticed
 
-        return host.sample(model, self.positive, self.latent, self.how, callback).float()
+        return sample(model, self.positive, self.latent, self.how, callback).float()
 
 
 def _table(found: dict[int, Calibration | None], names: dict[int, str], method: Method) -> str:

@@ -10,7 +10,9 @@ from torch import Tensor
 from ..sae.dictionary.autoencoder import SparseAutoencoder
 from ..sae.drawing.overlay import heat_overlay, token_bars
 from ..sae.finding.heatmap import HeatReader, on_picture, region_of
-from ..sae.hosts.comfyui import model as host
+from ..sae.hosts.comfyui.model import Model
+from ..sae.hosts.comfyui.sampling import look
+from ..sae.hosts.comfyui.steering import observe
 from ..sae.places.site import resolve_site
 from ..sae.steering.edits import FeatureList
 from .shared.sockets import CATEGORY, Sae, SaeFeatures, location_input, stream_input
@@ -84,7 +86,7 @@ class FeatureHeatmap(io.ComfyNode):
     @classmethod
     def execute(
         cls,
-        model: host.Model,
+        model: Model,
         sae: SparseAutoencoder,
         features: FeatureList,
         positive: Any,
@@ -102,8 +104,8 @@ class FeatureHeatmap(io.ComfyNode):
         _check(numbers, image, latent)
         reader = HeatReader(sae, site, numbers)
         progress = comfy.utils.ProgressBar(steps)
-        host.look(
-            host.observe(model, site, reader, sae), positive, latent, seed, percent, steps,
+        look(
+            observe(model, site, reader, sae), positive, latent, seed, percent, steps,
             lambda step, denoised, x, total: progress.update_absolute(step + 1, steps),
         )  # fmt: skip
         names = [f"feature {number} · {site}" for number in numbers]

@@ -7,7 +7,8 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ..sae.dictionary.autoencoder import SparseAutoencoder
-from ..sae.hosts.comfyui import model as host
+from ..sae.hosts.comfyui.model import Model, depth_of, host_warnings
+from ..sae.hosts.comfyui.steering import steer
 from ..sae.places.moment import SIDES, Schedule, Side
 from ..sae.places.site import Depth, Site, resolve_site
 from ..sae.steering.delta import Steering
@@ -95,7 +96,7 @@ class FluxActivationSteer(io.ComfyNode):
     @classmethod
     def execute(
         cls,
-        model: host.Model,
+        model: Model,
         sae: SparseAutoencoder,
         features: FeatureList,
         method: Method,
@@ -117,23 +118,23 @@ class FluxActivationSteer(io.ComfyNode):
         return steered(model, intervention, cls.hidden.unique_id)
 
 
-def steered(model: host.Model, intervention: Intervention, node_id: str | None, *more: Any) -> io.NodeOutput:
+def steered(model: Model, intervention: Intervention, node_id: str | None, *more: Any) -> io.NodeOutput:
     """The steered model and `more` outputs; the node shows what is known to fail, and after each run the report."""
     steering, site = intervention.steering, intervention.site
     warnings = _warnings(model, steering, site)
-    clone = host.steer(model, intervention, lambda summary: _report(summary, node_id, str(site), warnings))
+    clone = steer(model, intervention, lambda summary: _report(summary, node_id, str(site), warnings))
     for warning in warnings:
         log.warning("FluxActivationSteer: %s", warning)
     told = f"{steering.method} {FeatureList(steering.edits)} at {site}"
     return io.NodeOutput(clone, *more, ui={"text": [told, *warnings]})
 
 
-def _warnings(model: host.Model, steering: Steering, site: Site) -> list[str]:
+def _warnings(model: Model, steering: Steering, site: Site) -> list[str]:
     """What is known to fail, told before the run."""
-    found = host.host_warnings(model)
-    late = site.late_blocks(host.depth_of(model))
+    found = host_warnings(model)
+    late = site.late_blocks(depth_of(model))
     if late:
-        found.append(_late_warning(late, host.depth_of(model), site))
+        found.append(_late_warning(late, depth_of(model), site))
     found += steering_warnings(steering)
     return found
 

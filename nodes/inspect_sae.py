@@ -9,7 +9,9 @@ from comfy_api.latest import io, ui
 from ..sae.dictionary.autoencoder import SparseAutoencoder
 from ..sae.finding.inspection import describe, report
 from ..sae.finding.selftest import RIVAL_TOKENS, SelfTest, Verdict, judge, rival_sites
-from ..sae.hosts.comfyui import model as host
+from ..sae.hosts.comfyui.model import Model, depth_of, transformer_of
+from ..sae.hosts.comfyui.sampling import Sampling, sample
+from ..sae.hosts.comfyui.steering import observe
 from ..sae.places.site import Site, resolve_site
 from .shared.sockets import CATEGORY, Sae, location_input, stream_input
 
@@ -57,7 +59,7 @@ class InspectSAE(io.ComfyNode):
         stream: str,
         seed: int,
         steps: int,
-        model: host.Model | None = None,
+        model: Model | None = None,
         positive: Any = None,
         latent_image: dict[str, Any] | None = None,
     ) -> io.NodeOutput:
@@ -75,26 +77,26 @@ class InspectSAE(io.ComfyNode):
 
 
 def _tested(
-    facts: dict[str, str], model: host.Model, sae: SparseAutoencoder, site: Site, positive: Any,
+    facts: dict[str, str], model: Model, sae: SparseAutoencoder, site: Site, positive: Any,
     latent_image: dict[str, Any] | None, seed: int, steps: int, progress: comfy.utils.ProgressBar,
 ) -> str:  # fmt: skip
     """The report with a self-test at the site and, for comparison, at its rivals."""
-    width = host.transformer_of(model).hidden_size
+    width = transformer_of(model).hidden_size
     if width != sae.d_in:
         sentence = f"This SAE does not fit this model: its width is {sae.d_in}, but the model's is {width}."
         return report(facts, None, Verdict(False, sentence))
-    depth = host.depth_of(model)
+    depth = depth_of(model)
     here = SelfTest(sae)
     rivals = {place: SelfTest(sae, RIVAL_TOKENS) for place in rival_sites(site, depth)}
-    observed = host.observe(model, site, here, sae)
+    observed = observe(model, site, here, sae)
     for place, test in rivals.items():
-        observed = host.observe(observed, place, test, sae)
+        observed = observe(observed, place, test, sae)
     latent = latent_image or {"samples": torch.zeros(1, 4, LATENT_SIDE, LATENT_SIDE)}
 
     def callback(step: int, denoised: Any, x: Any, total: int) -> None:
         progress.update_absolute(50 + 50 * (step + 1) // steps, 100)  # where Cancel is noticed
 
-    host.sample(observed, positive, latent, host.Sampling(seed, steps), callback)
+    sample(observed, positive, latent, Sampling(seed, steps), callback)
     return report(facts, here.fit, judge(sae, site, here.fit, {place: test.fit for place, test in rivals.items()}))
 
 

@@ -13,7 +13,9 @@ from torch import Tensor
 from ..sae.dictionary.autoencoder import SparseAutoencoder
 from ..sae.dictionary.fingerprint import fingerprint
 from ..sae.finding.features import FeatureReader
-from ..sae.hosts.comfyui import model as host
+from ..sae.hosts.comfyui.model import Model
+from ..sae.hosts.comfyui.sampling import Sampling, sample
+from ..sae.hosts.comfyui.steering import observe
 from ..sae.naming.labelling import UNCLEAR, WordTally, merge, read_contexts, read_words
 from ..sae.naming.labels import Labels
 from ..sae.places.moment import Moment
@@ -68,7 +70,7 @@ class LabelFeatures(io.ComfyNode):
     @classmethod
     def execute(
         cls,
-        model: host.Model,
+        model: Model,
         clip: Any,
         sae: SparseAutoencoder,
         latent_image: dict[str, Any],
@@ -82,7 +84,7 @@ class LabelFeatures(io.ComfyNode):
     ) -> io.NodeOutput:
         site = resolve_site(location, stream, sae.site)
         said, around = read_words(words), read_contexts(contexts)
-        how = host.Sampling(seed, steps)
+        how = Sampling(seed, steps)
         listener = _Listener(model, sae, site, latent_image, how)
         shape = list(latent_image["samples"].shape)
         family = str(model.model.model_config.unet_config)
@@ -112,12 +114,10 @@ def word_inputs(contexts: str, threshold: float, threshold_tip: str) -> list[io.
 class _Listener:
     """Runs prompts and tells the mean activation of each feature; one observed model for all of them."""
 
-    def __init__(
-        self, model: host.Model, sae: SparseAutoencoder, site: Site, latent: dict[str, Any], how: host.Sampling
-    ) -> None:
+    def __init__(self, model: Model, sae: SparseAutoencoder, site: Site, latent: dict[str, Any], how: Sampling) -> None:
         self.sae, self.site, self.latent, self.how = sae, site, latent, how
         self.reader = FeatureReader(sae, site)
-        self.model = host.observe(model, site, self._see, sae)
+        self.model = observe(model, site, self._see, sae)
 
     def _see(self, x: Tensor, moment: Moment) -> None:
         self.reader(x, moment)
@@ -129,7 +129,7 @@ class _Listener:
             bar.update_absolute(done + step + 1, bar.total)  # where Cancel is noticed
 
         self.reader = FeatureReader(self.sae, self.site)
-        host.sample(self.model, conditioning, self.latent, self.how, callback)
+        sample(self.model, conditioning, self.latent, self.how, callback)
         return self.reader.tally.mean
 
 

@@ -11,7 +11,7 @@ from ..sae.dictionary.fingerprint import fingerprint
 from ..sae.files.small_json import write_json
 from ..sae.formats.known import known_checkpoint
 from ..sae.formats.provenance import provenance
-from ..sae.hosts.comfyui import model as host
+from ..sae.hosts.comfyui.model import Model
 from ..sae.places.moment import SIDES, Schedule, Side
 from ..sae.places.site import parse_location, resolve_site
 from ..sae.steering.delta import Steering
@@ -123,7 +123,7 @@ class LoadRecipe(io.ComfyNode):
     @classmethod
     def execute(
         cls,
-        model: host.Model,
+        model: Model,
         recipe: str,
         strength: float,
         sae: SparseAutoencoder | None = None,

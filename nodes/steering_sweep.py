@@ -15,7 +15,9 @@ from torch.nn import functional
 
 from ..sae.dictionary.autoencoder import SparseAutoencoder
 from ..sae.drawing.sheet import contact_sheet
-from ..sae.hosts.comfyui import model as host
+from ..sae.hosts.comfyui.model import Model
+from ..sae.hosts.comfyui.sampling import Sampling, sample
+from ..sae.hosts.comfyui.steering import steer
 from ..sae.places.site import Site, resolve_site
 from ..sae.steering.delta import Steering
 from ..sae.steering.edits import METHODS, UNITS, Edit, FeatureList, Method, Unit
@@ -53,7 +55,7 @@ class SteeringSweep(io.ComfyNode):
     @classmethod
     def execute(
         cls,
-        model: host.Model,
+        model: Model,
         vae: Any,
         sae: SparseAutoencoder,
         features: FeatureList,
@@ -77,7 +79,7 @@ class SteeringSweep(io.ComfyNode):
         sites = [resolve_site(part, stream, sae.site) for part in location.split(";")]
         places = [(edit, site) for site in sites for edit in features]  # one row of the sheet each
         cells = plan([edit for edit, _ in places], wanted, controls)
-        how = host.Sampling(seed, steps, cfg, sampler_name, scheduler, denoise)
+        how = Sampling(seed, steps, cfg, sampler_name, scheduler, denoise)
         rows_of = [site for _, site in places]
         sweep = _Sweep(model, vae, sae, method, unit, rows_of, how, (positive, negative, latent_image))
         names = names_of(sae)
@@ -140,8 +142,8 @@ class _Sweep:
     """Draws pictures with everything but the steering fixed."""
 
     def __init__(
-        self, model: host.Model, vae: Any, sae: SparseAutoencoder, method: Method, unit: Unit, sites: list[Site],
-        how: host.Sampling, inputs: tuple[Any, Any, dict[str, Any]],
+        self, model: Model, vae: Any, sae: SparseAutoencoder, method: Method, unit: Unit, sites: list[Site],
+        how: Sampling, inputs: tuple[Any, Any, dict[str, Any]],
     ) -> None:  # fmt: skip
         self.model, self.vae, self.sae, self.method, self.unit, self.how = model, vae, sae, method, unit, how
         self.sites = sites  # of each row
@@ -160,10 +162,10 @@ class _Sweep:
         for number, cell in enumerate(cells):
             steering = Steering(self.sae, [cell.edit], self.method, cell.strength, self.unit)
             control = RANDOM_SEED if cell.random else None
-            steered = host.steer(self.model, Intervention(steering, self.sites[cell.row]), None, control)
+            steered = steer(self.model, Intervention(steering, self.sites[cell.row]), None, control)
             pictures[cell.row].append(self._draw(steered, bar, 1 + number))
 
-    def _draw(self, model: host.Model, bar: comfy.utils.ProgressBar, number: int) -> Tensor:
+    def _draw(self, model: Model, bar: comfy.utils.ProgressBar, number: int) -> Tensor:
         """A picture (3, height, width) as it goes onto the sheet."""
         previewer = latent_preview.get_previewer(model.load_device, model.model.latent_format)
         done = number * self.how.steps
@@ -172,7 +174,7 @@ class _Sweep:
             preview = previewer.decode_latent_to_preview_image("JPEG", denoised) if previewer else None
             bar.update_absolute(done + (step + 1) * self.how.steps // max(total, 1), bar.total, preview)
 
-        latent = host.sample(model, self.positive, self.latent, self.how, callback, self.negative)
+        latent = sample(model, self.positive, self.latent, self.how, callback, self.negative)
         picture = self.vae.decode(latent)[0, ..., :3].movedim(-1, 0).float().cpu()
         factor = self.side / max(picture.shape[1:])
         if factor >= 1:

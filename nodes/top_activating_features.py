@@ -10,7 +10,9 @@ from torch import Tensor
 from ..sae.dictionary.autoencoder import SparseAutoencoder
 from ..sae.dictionary.statistics import write_statistics
 from ..sae.finding.features import FeatureReader, FeatureTally, rank_features
-from ..sae.hosts.comfyui import model as host
+from ..sae.hosts.comfyui.model import Model
+from ..sae.hosts.comfyui.sampling import Sampling, sample
+from ..sae.hosts.comfyui.steering import observe
 from ..sae.places.site import Site, resolve_site
 from .shared.feature_results import count_input, feature_outputs, found_features, rank_input
 from .shared.model_folder import measured_statistics, output_folder
@@ -75,7 +77,7 @@ class TopActivatingFeatures(io.ComfyNode):
     @classmethod
     def execute(
         cls,
-        model: host.Model,
+        model: Model,
         sae: SparseAutoencoder,
         positive: Any,
         latent_image: dict[str, Any],
@@ -96,14 +98,14 @@ class TopActivatingFeatures(io.ComfyNode):
         for number, conditioning in enumerate(runs):
             reader = FeatureReader(sae, site, mask)
             callback = _callback(model, progress, number * steps, steps * len(runs))
-            observed = host.observe(model, site, reader, sae)
-            host.sample(observed, conditioning, latent_image, host.Sampling(seed, steps), callback)
+            observed = observe(model, site, reader, sae)
+            sample(observed, conditioning, latent_image, Sampling(seed, steps), callback)
             readers.append(reader)
         saved = _save_statistics(sae, readers[0].tally) if save_statistics else ""
         return _result(sae, site, rank_by, count, saved, *readers)
 
 
-def _callback(model: host.Model, progress: comfy.utils.ProgressBar, done: int, total: int) -> Any:
+def _callback(model: Model, progress: comfy.utils.ProgressBar, done: int, total: int) -> Any:
     """Progress with a preview; the bar's update is also where Cancel is noticed."""
     previewer = latent_preview.get_previewer(model.load_device, model.model.latent_format)
 

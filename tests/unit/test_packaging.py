@@ -116,7 +116,7 @@ sys.meta_path.insert(0, Missing())
 started = time.process_time()
 import sae
 for module in pkgutil.walk_packages(sae.__path__, "sae."):
-    if not module.name.startswith("sae.hosts.comfyui.model") and not module.name.endswith("__main__"):
+    if not module.name.startswith("sae.hosts.comfyui.") and not module.name.endswith("__main__"):
         importlib.import_module(module.name)
 print(time.process_time() - started, file=sys.stderr)
 """

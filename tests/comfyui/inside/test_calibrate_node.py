@@ -8,7 +8,7 @@ import torch
 
 from sae_steering_pack.nodes.shared.feature_names import calibration_path
 from sae_steering_pack.sae.dictionary.fingerprint import fingerprint
-from sae_steering_pack.sae.hosts.comfyui import model as host
+from sae_steering_pack.sae.hosts.comfyui.sampling import Sampling, sample
 from sae_steering_pack.sae.steering.calibration import CLEAR, UNRELATED, VISIBLE, compare
 from sae_steering_pack.sae.steering.calibration_file import read_calibrations
 from sae_steering_pack.sae.steering.edits import Edit, FeatureList
@@ -41,7 +41,7 @@ def calibrate(node_classes, shapes):
 
 def test_ranges_are_what_steering_shows(calibrate, node_classes, shapes) -> None:
     features, table = calibrate().result
-    plain = host.sample(shapes[0], calibrate.text, LATENT, host.Sampling(4, 2), lambda *_: None)
+    plain = sample(shapes[0], calibrate.text, LATENT, Sampling(4, 2), lambda *_: None)
     for edit in features:
         range_ = edit.calibration
         assert (edit.strength, edit.unit, range_.method) == (1.0, "calibrated", "add")
@@ -53,7 +53,7 @@ def test_ranges_are_what_steering_shows(calibrate, node_classes, shapes) -> None
                 method="add", strength=ratio / range_.clear, unit="token_norm", location="auto", stream="auto",
                 start_percent=0.0, end_percent=1.0, apply_to="both",
             )  # fmt: skip
-            drawn = host.sample(node.result[0], calibrate.text, LATENT, host.Sampling(4, 2), lambda *_: None)
+            drawn = sample(node.result[0], calibrate.text, LATENT, Sampling(4, 2), lambda *_: None)
             change[end] = compare(drawn, plain, ratio).change
         assert VISIBLE <= change["low"] < 2 * VISIBLE
         assert CLEAR * change["high"] <= change["clear"] <= change["high"] <= UNRELATED

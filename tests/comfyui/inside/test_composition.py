@@ -8,8 +8,9 @@ from comfy.patcher_extension import WrappersMP
 from comfy_api.torch_helpers import set_torch_compile_wrapper
 from comfy_extras.nodes_torch_compile import skip_torch_compile_dict
 
-from sae_steering_pack.sae.hosts.comfyui import model as host
 from sae_steering_pack.sae.hosts.comfyui.blocks import with_taps
+from sae_steering_pack.sae.hosts.comfyui.model import host_warnings
+from sae_steering_pack.sae.hosts.comfyui.steering import KEY
 from sae_steering_pack.sae.places.moment import Moment
 from sae_steering_pack.sae.steering.record import SteeringRecord
 from tiny_flux import intervention, make_sae, relative_difference, sae_tensors, sample, steer
@@ -157,20 +158,18 @@ def test_a_second_wrapper_around_the_model_sees_the_call(model, sae):
     watched.add_wrapper_with_key(WrappersMP.APPLY_MODEL, "other", watch)
     watched.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, "other", watch)
     assert torch.equal(sample(watched), sample(steer(model, sae, *PLACES[0])))
-    assert len(calls) == 4 and not any(host.KEY in kwargs for kwargs in calls)
+    assert len(calls) == 4 and not any(KEY in kwargs for kwargs in calls)
 
 
 def test_models_without_hindrances_have_no_warnings(model):
-    assert host.host_warnings(model) == []
+    assert host_warnings(model) == []
 
 
 @pytest.mark.parametrize("name", ["easycache", "cache_device"])
 def test_step_caches_are_named(model, name):
     cached = model.clone()
     cached.model_options["transformer_options"][name] = object()
-    assert host.host_warnings(cached) == [
-        "A step cache is active on this model; the steps that it skips are not steered."
-    ]
+    assert host_warnings(cached) == ["A step cache is active on this model; the steps that it skips are not steered."]
 
 
 @pytest.mark.parametrize("where", ["object patch", "instance", "class"])
@@ -182,7 +181,7 @@ def test_a_foreign_forward_is_named(model, monkeypatch, where):
         monkeypatch.setattr(transformer, "forward_orig", lambda *args: None)
     else:
         monkeypatch.setattr(type(transformer), "forward_orig", lambda self, *args: None)
-    assert host.host_warnings(changed)[0].startswith("Another node replaced this model's forward pass")
+    assert host_warnings(changed)[0].startswith("Another node replaced this model's forward pass")
 
 
 class Blocks(torch.nn.Module):

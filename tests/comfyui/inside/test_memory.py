@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from sae_steering_pack.sae.dictionary.weights import Part
-from sae_steering_pack.sae.hosts.comfyui import model as host
+from sae_steering_pack.sae.hosts.comfyui import steering as host
 from sae_steering_pack.sae.steering import intervention as intervention_module
 from tiny_flux import conditioning, intervention, make_sae, run_node, sample, steer
 

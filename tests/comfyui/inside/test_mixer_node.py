@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from sae_steering_pack.sae.dictionary.fingerprint import fingerprint
-from sae_steering_pack.sae.hosts.comfyui import model as host
+from sae_steering_pack.sae.hosts.comfyui.sampling import Sampling, sample
+from sae_steering_pack.sae.hosts.comfyui.steering import observe
 from sae_steering_pack.sae.steering.edits import Edit, FeatureList
 from tiny_flux import run_node
 
@@ -36,7 +37,7 @@ def steer(node_classes, shapes, features, **more):
 
 
 def drawn(model, text):
-    return host.sample(model, text, LATENT, host.Sampling(4, 2), lambda *_: None)
+    return sample(model, text, LATENT, Sampling(4, 2), lambda *_: None)
 
 
 def mixed(node_classes, shapes, rows, **more):
@@ -110,7 +111,7 @@ def test_thumbnails_show_the_last_step_of_the_first_picture(node_classes, shapes
         seen.append(sae.encode(x[:1].float(), moment.sigma)[0])
 
     latent = {"samples": torch.zeros(2, 16, 14, 18)}
-    host.sample(host.observe(shapes[0], site, see, sae), text, latent, host.Sampling(1, 2), lambda *_: None)
+    sample(observe(shapes[0], site, see, sae), text, latent, Sampling(1, 2), lambda *_: None)
     heat = reader.heat([5, 100])
     assert torch.allclose(heat[5], seen[-1][:, 5].view(7, 9), atol=1e-5)
     assert torch.allclose(heat[100], seen[-1][:, 100].view(7, 9), atol=1e-5)

@@ -7,7 +7,7 @@ import torch
 from comfy.ldm.flux.model import Flux
 from comfy.patcher_extension import WrappersMP
 
-from sae_steering_pack.sae.hosts.comfyui import model as host
+from sae_steering_pack.sae.hosts.comfyui.steering import observe
 from sae_steering_pack.sae.places.moment import Schedule
 from tiny_flux import (
     Watch,
@@ -264,6 +264,6 @@ def test_observing_changes_nothing_and_sees_every_call(model):
     seen = []
     topk = make_sae(k=8)
     site = intervention(topk, "single_transformer_blocks.1", "joint").site
-    observed = host.observe(model, site, lambda x, moment: seen.append((x.shape, moment.sigma)), topk)
+    observed = observe(model, site, lambda x, moment: seen.append((x.shape, moment.sigma)), topk)
     assert torch.equal(sample(observed, size=(5, 8)), sample(model, size=(5, 8)))
     assert seen == [((1, 6 + 12, 128), 1.0), ((1, 6 + 12, 128), 0.5)]

@@ -11,7 +11,7 @@ from PIL import Image
 
 from sae_steering_pack.nodes.shared.model_folder import output_folder
 from sae_steering_pack.sae.drawing.sheet import GAP, HEAD, SIDE
-from sae_steering_pack.sae.hosts.comfyui import model as host
+from sae_steering_pack.sae.hosts.comfyui.steering import steer
 from sae_steering_pack.sae.steering.delta import Steering
 from sae_steering_pack.sae.steering.edits import Edit, FeatureList
 from sae_steering_pack.sae.steering.intervention import Intervention
@@ -61,7 +61,7 @@ def drawn(model, vae, text):
 def steered(shapes, edit, strength, random=None):
     steering = Steering(shapes[2], [edit], "add", strength, "token_norm")
     reports = []
-    return host.steer(shapes[0], Intervention(steering, shapes[2].site), reports.append, random), reports
+    return steer(shapes[0], Intervention(steering, shapes[2].site), reports.append, random), reports
 
 
 def test_every_cell_is_the_picture_of_the_single_nodes(sweep, shapes):

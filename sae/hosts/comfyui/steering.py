@@ -1,0 +1,138 @@
+"""Steering and reading FLUX inside ComfyUI.
+
+A steered model is a clone with two wrappers. OUTER_SAMPLE opens and closes a run: its record, its caches, its report.
+APPLY_MODEL composes the taps for one call of the model, on a copy of that call's `transformer_options`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import comfy.model_patcher
+import comfy.sample
+import comfy.samplers
+import comfy.utils
+from comfy.model_patcher import ModelPatcher as Model
+from comfy.patcher_extension import WrappersMP
+from torch import Tensor
+
+from ...dictionary.autoencoder import SparseAutoencoder
+from ...dictionary.weights import PartName
+from ...places.moment import COND, Moment, Schedule, SigmaWindow
+from ...places.region import PATCH
+from ...places.site import Site
+from ...places.taps import Observer, Tap
+from ...steering.control import RandomDirection
+from ...steering.intervention import Intervention
+from ...steering.record import RunSummary, SteeringRecord
+from .blocks import with_taps
+from .model import check_fit
+from .weights import patcher_of
+
+KEY = "sae_steering"
+COMPILE_KEY = "torch.compile"  # the key under which core's TorchCompileModel adds its APPLY_MODEL wrapper
+
+Report = Callable[[RunSummary], None]
+
+
+def steer(
+    model: Model, intervention: Intervention, report: Report | None, random_direction: int | None = None
+) -> Model:
+    """A clone of the model that is steered; `report` hears the summary after each sampling run.
+
+    With `random_direction` each Δ keeps its length but points along one random direction, drawn from that seed.
+    """
+    check_fit(model, intervention.steering.sae, intervention.site)
+    steered = model.clone()
+    token = object()
+
+    def open_tap(run: _Run) -> Tap:
+        tap = intervention.begin(run.record, run.window(intervention.schedule))
+        return tap if random_direction is None else RandomDirection(tap, random_direction)
+
+    _wrap(steered, token, open_tap, report)
+    _manage_weights(steered, intervention.steering.sae, sorted(intervention.steering.reads))
+    return steered
+
+
+def observe(model: Model, site: Site, see: Callable[[Tensor, Moment], None], sae: SparseAutoencoder) -> Model:
+    """A clone of the model that shows `see` the tokens of a site at each call, with the SAE's encoder loaded."""
+    check_fit(model, sae, site)
+    observed = model.clone()
+    _wrap(observed, object(), lambda run: Observer(site, see), None)
+    _manage_weights(observed, sae, ["encoder"])
+    return observed
+
+
+@dataclass
+class _Run:
+    """One sampling run: its record and the noise schedule of the model as it is sampled."""
+
+    record: SteeringRecord
+    model_sampling: Any
+
+    def window(self, schedule: Schedule) -> SigmaWindow:
+        """From 0 and to 1 mean from before the first and to after the last step."""
+        start, end = float("inf"), -float("inf")
+        if schedule.start_percent > 0:
+            start = float(self.model_sampling.percent_to_sigma(schedule.start_percent))
+        if schedule.end_percent < 1:
+            end = float(self.model_sampling.percent_to_sigma(schedule.end_percent))
+        return SigmaWindow(start, end)
+
+
+def _wrap(model: Model, token: object, open_tap: Callable[[_Run], Tap], report: Report | None) -> None:
+    """Adds the two wrappers; the open tap travels in the run's own `transformer_options`, under `token`."""
+
+    def run_sampling(executor: Any, *args: Any, **kwargs: Any) -> Any:
+        guider = executor.class_obj
+        before = guider.model_options
+        run = _Run(SteeringRecord(), guider.model_patcher.get_model_object("model_sampling"))
+        guider.model_options = comfy.model_patcher.create_model_options_clone(before)
+        options = guider.model_options.setdefault("transformer_options", {})
+        options[KEY] = {**options.get(KEY, {}), token: open_tap(run)}
+        try:
+            return executor(*args, **kwargs)
+        finally:
+            guider.model_options = before
+            if report is not None:
+                report(run.record.summary())
+
+    def apply_model(
+        executor: Any, x: Tensor, t: Tensor, c_concat: Any = None, c_crossattn: Any = None, control: Any = None,
+        transformer_options: dict[str, Any] | None = None, **kwargs: Any,
+    ) -> Any:  # fmt: skip
+        base = executor.class_obj
+        options = transformer_options or {}
+        tap = options.get(KEY, {}).get(token)
+        if tap is None:  # called outside a sampling run
+            tap = open_tap(_Run(SteeringRecord(), base.model_sampling))
+        moment = _moment(x, t, c_crossattn, options, base.diffusion_model.patch_size)
+        options = with_taps(options, base.diffusion_model, [tap], moment)
+        if COMPILE_KEY in options.get("wrappers", {}).get(WrappersMP.APPLY_MODEL, {}):
+            # Compiled models have no guard on transformer_options; a keyword that names the slots in use is noticed.
+            kwargs[KEY] = str(sorted(options["patches_replace"]["dit"]))
+        return executor(x, t, c_concat, c_crossattn, control, options, **kwargs)
+
+    model.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, run_sampling)
+    model.add_wrapper_with_key(WrappersMP.APPLY_MODEL, KEY, apply_model)
+
+
+def _moment(x: Tensor, t: Tensor, context: Tensor | None, options: dict[str, Any], patch: int) -> Moment:
+    """A Moment counts in cells of half a token; `patch` is the latent cells of a token: 2 in FLUX.1, 1 in FLUX.2."""
+    height, width = (-(-side * PATCH // patch) for side in x.shape[-2:])
+    sides = tuple(options.get("cond_or_uncond") or (COND,))
+    text_tokens = 0 if context is None else context.shape[1]
+    return Moment(float(t.flatten()[0]), sides, text_tokens, height, width)
+
+
+def _manage_weights(model: Model, sae: SparseAutoencoder, parts: Sequence[PartName]) -> None:
+    """Lets ComfyUI load and offload the parts of the SAE that are computed with, beside the model."""
+    known = model.get_additional_models_with_key(KEY)
+    managed = {id(patcher.model) for patcher in known}
+    patchers = [patcher_of(sae.part(part), sae.weights.handles, part) for part in parts]
+    fresh = [patcher for patcher in patchers if id(patcher.model) not in managed]
+    if fresh:
+        model.set_additional_models(KEY, [*known, *fresh])
