@@ -16,7 +16,7 @@ from ..sae.places.site import Site, resolve_site
 from ..sae.steering.calibration import CALIBRATED_METHODS, MOST_READINGS, Reading, calibrate, compare
 from ..sae.steering.calibration_file import update_calibrations
 from ..sae.steering.delta import Steering
-from ..sae.steering.edits import Calibration, Edit, FeatureList, Method
+from ..sae.steering.edits import Calibration, Edit, FeatureList, Method, check_owner
 from ..sae.steering.intervention import Intervention
 from ..sae.steering.record import RunSummary
 from .shared.feature_names import calibration_path, names_of
@@ -93,6 +93,7 @@ class CalibrateStrength(io.ComfyNode):
         replaces: FeatureList | None = None,
         save: bool = True,
     ) -> io.NodeOutput:
+        check_owner(features, sae.owner, "features")
         bench = _Bench(
             model, sae, resolve_site(location, stream, sae.site), method, replaces or FeatureList(),
             (positive, latent_image), Sampling(seed, steps), len(features),
@@ -111,7 +112,9 @@ class CalibrateStrength(io.ComfyNode):
             for edit in features
             if edit.feature in kept
         ]
-        return io.NodeOutput(FeatureList(edits), table, ui=ui.PreviewText("\n".join(filter(None, (table, told)))))
+        listed = FeatureList(edits, owner=sae.owner, warnings=features.warnings)
+        lines = filter(None, (table, told, *features.warnings))
+        return io.NodeOutput(listed, table, ui=ui.PreviewText("\n".join(lines)))
 
 
 class _Bench:

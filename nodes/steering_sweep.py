@@ -20,7 +20,7 @@ from ..sae.hosts.comfyui.sampling import Sampling, sample
 from ..sae.hosts.comfyui.steering import steer
 from ..sae.places.site import Site, resolve_site
 from ..sae.steering.delta import Steering
-from ..sae.steering.edits import METHODS, UNITS, Edit, FeatureList, Method, Unit
+from ..sae.steering.edits import METHODS, UNITS, Edit, FeatureList, Method, Unit, check_owner
 from ..sae.steering.intervention import Intervention
 from ..sae.steering.sweep import Cell, captions, parse_strengths, plan
 from .shared.feature_names import names_of
@@ -75,6 +75,7 @@ class SteeringSweep(io.ComfyNode):
         location: str,
         stream: str,
     ) -> io.NodeOutput:
+        check_owner(features, sae.owner, "features")
         wanted = parse_strengths(strengths)
         sites = [resolve_site(part, stream, sae.site) for part in location.split(";")]
         places = [(edit, site) for site in sites for edit in features]  # one row of the sheet each

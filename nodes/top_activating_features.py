@@ -118,9 +118,9 @@ def _callback(model: Model, progress: comfy.utils.ProgressBar, done: int, total:
 
 def _save_statistics(sae: SparseAutoencoder, tally: FeatureTally) -> str:
     """Writes what the prompt's run says of every feature; returns a line that tells where."""
-    path = measured_statistics(sae.name)
+    path = measured_statistics(sae.name, sae.owner)
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_statistics(tally.statistics(), path)
+    write_statistics(tally.statistics(), path, sae.owner)
     return f"Statistics over {tally.tokens} tokens are in {path.relative_to(output_folder().resolve().parent)}."
 
 
