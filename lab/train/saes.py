@@ -56,8 +56,9 @@ def load_transformer(file: Path) -> FluxTransformer2DModel:
 def train_sae(tokens: Tensor, fresh: Tensor, config: TopKConfig, folder: Path, dtype: torch.dtype) -> Fit:
     """Trains on tokens (n, d_in), over and over; measures on fresh ones; writes the SAE into `folder`."""
     trainer = TopKTrainer(config)
+    capacity = max(BUFFER_TOKENS, 2 * config.batch_tokens)
     buffer = ActivationBuffer(
-        _again(tokens), config.d_in, config.batch_tokens, max(BUFFER_TOKENS, 2 * config.batch_tokens), config.seed
+        _again(tokens), config.d_in, config.batch_tokens, capacity, config.seed, dtype=tokens.dtype
     )
     model = trainer.fit(buffer, _report, REPORT_EVERY)
     measured, statistics = evaluate(model, fresh.split(CHUNK))
