@@ -11,12 +11,14 @@ from torch.nn.functional import normalize
 
 from sae.dictionary.statistics import FeatureStatistics
 from sae.formats import load
+from sae.places.site import parse_location
 from sae.training.evaluate import evaluate
 from sae.training.publish import export_topk
 from sae.training.topk import TopKConfig, TopKModel, geometric_median
 from sae.training.trainer import TopKTrainer
 
 WIDTH, TRUE_FEATURES, ACTIVE, BATCH = 32, 64, 3, 512
+SITE = parse_location("transformer_blocks.1", "image")
 CONFIG = TopKConfig(
     d_in=WIDTH, d_sae=96, k=ACTIVE, steps=500, batch_tokens=BATCH, rate=3e-3, warmup_steps=20, dead_tokens=10_000
 )
@@ -263,15 +265,33 @@ def test_evaluation_by_hand(trained):
 def test_export_loads_with_equal_codes(trained, tmp_path):
     model, x = trained[0].model, torch.cat(list(WORLD.batches(seed=11, count=1)))
     _, statistics = evaluate(model, [x])
-    weights = export_topk(model, tmp_path / "shapes-transformer_blocks.1-image", statistics)
+    weights = export_topk(model, tmp_path / "plain", statistics)
     sae = load(weights)
-    assert (sae.d_in, sae.d_sae, str(sae.site)) == (WIDTH, CONFIG.d_sae, "transformer_blocks.1 (image)")
+    assert (sae.d_in, sae.d_sae) == (WIDTH, CONFIG.d_sae)
     values, indices = model.encode(x)
     codes = torch.zeros(len(x), CONFIG.d_sae).scatter(1, indices, values).detach()
     torch.testing.assert_close(sae.encode(x), codes, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(sae.reconstruct(x), model(x).detach(), rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(sae.direction([3, 40]), model.decoder[[3, 40]].detach())
     assert torch.equal(sae.statistics.max, statistics.max) and sae.statistics.tokens == BATCH
+
+
+@pytest.mark.parametrize(
+    ("folder", "site", "found"),
+    [
+        ("plain", None, None),
+        ("plain", SITE, SITE),  # the file tells it
+        ("x-transformer_blocks.0-text", SITE, SITE),  # even against the folder
+        ("x-transformer_blocks.0-text", None, parse_location("transformer_blocks.0", "text")),  # the folder's name
+    ],
+)
+def test_the_site_travels_in_the_weight_file(folder, site, found, tmp_path):
+    weights = export_topk(TopKModel(SMALL), tmp_path / folder, site=site)
+    sae = load(weights)
+    assert sae.site == found
+    with safe_open(weights, "pt") as file:
+        header = file.metadata() or {}
+    assert header.get("hook_name") == sae.origin.hook == (None if site is None else "transformer_blocks.1-image")
 
 
 def test_export_has_the_reny_layout(tmp_path):
