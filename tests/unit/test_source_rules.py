@@ -109,15 +109,6 @@ def test_imports_inside_the_pack_are_relative(path):
 
 
 @every_pack_file
-def test_arrows_point_one_way(path):
-    """nodes -> sae.hosts -> sae: the library never reaches up to the nodes."""
-    if relative(path).startswith("sae/"):
-        depth = len(path.relative_to(ROOT).parts) - 1
-        levels = [node.level for node in ast.walk(parse(path)) if isinstance(node, ast.ImportFrom)]
-        assert all(level <= depth for level in levels)
-
-
-@every_pack_file
 def test_nothing_private_or_heavy_is_imported_with_the_module(path):
     for node in imports_when_loaded(parse(path)):
         absolute = isinstance(node, ast.Import) or node.level == 0
