@@ -1,7 +1,8 @@
 """Steering and reading diffusers' `FluxTransformer2DModel` with plain forward hooks.
 
-What each module returns was read off diffusers 0.42: a double block (text, image), its attention (image, text), a
-single block (text, image) since 0.35 and one tensor before, its attention one tensor with the text first.
+What each module returns was read off diffusers 0.42: a double block (text, image), its attention (image, text) and
+with an IP-Adapter a third tensor, a single block (text, image) since 0.35 and one tensor before, its attention one
+tensor with the text first.
 """
 
 from __future__ import annotations
@@ -150,11 +151,13 @@ def _change_block(tap: Tap, call: _Call, inputs: dict[str, Tensor]) -> Callable[
 
 
 def _change_attention(tap: Tap, call: _Call) -> Callable[..., Any]:
-    def hook(module: nn.Module, args: Any, output: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-        image, text = output
+    """An attention's (image, text); what IP-Adapters add to the picture is a value of its own and passes through."""
+
+    def hook(module: nn.Module, args: Any, output: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        image, text, *adapters = output
         if tap.site.stream == "image":
-            return tap_image(tap, image, call.moment), text
-        return image, tap_text(tap, text, call.moment)
+            return tap_image(tap, image, call.moment), text, *adapters
+        return image, tap_text(tap, text, call.moment), *adapters
 
     return hook
 
