@@ -34,7 +34,6 @@ EXCEPTIONS = {
     ): "the Shapes model is of diffusers' own class, imported when it is built",
     ("sae/demo/files.py", "package diffusers"): "for the type checker only: what load_transformer returns",
     ("nodes/shared/extension.py", "nodes"): "hands ComfyUI the list of the nodes",
-    ("nodes/shared/sae_sources.py", "nodes"): "opens files as LoadSAE does; what they share has not moved down yet",
 }
 
 
