@@ -170,7 +170,7 @@ class See(Protocol):
     """Runs prompts through a model and tells how strongly each feature fires."""
 
     def __call__(self, prompts: Sequence[str], on_step: OnStep) -> Tensor:
-        """Mean activations (prompts, d_sae) over tokens and steps; `on_step` hears of each step, and may raise."""
+        """Mean activations (prompts, d_sae) over tokens and steps; `on_step` hears how far this is, and may raise."""
         ...
 
 
