@@ -16,8 +16,11 @@ import torch
 from torch import Tensor, nn
 
 from ..places.moment import COND, Moment, Schedule, SigmaWindow
+from ..places.progress import OnStep
 from ..places.site import Depth, Site
 from ..places.taps import Observer, Tap, tap_image, tap_text, tap_tokens
+from ..steering.control import RandomDirection
+from ..steering.draw import Draw, Drawn
 from ..steering.intervention import Intervention
 from ..steering.record import SteeringRecord
 
@@ -42,16 +45,39 @@ def steer(
     interventions: Sequence[Intervention],
     percent_to_sigma: PercentToSigma = straight_percent_to_sigma,
     sides: tuple[int, ...] = (COND,),
+    random_direction: int | None = None,
 ) -> Iterator[SteeringRecord]:
     """Steers every call of the transformer inside the `with` block and yields its record.
 
-    `sides` says which side of guidance each equal part of the batch is, COND or UNCOND. Hooks are gone at the end,
-    whatever happened. Raises ValueError where a site does not exist in this model.
+    `sides` says which side of guidance each equal part of the batch is, COND or UNCOND. With `random_direction` each Δ
+    keeps its length but points along one random direction, drawn from that seed. Hooks are gone at the end, whatever
+    happened. Raises ValueError where a site does not exist in this model.
     """
     record = SteeringRecord()
-    taps = [item.begin(record, window_of(item.schedule, percent_to_sigma)) for item in interventions]
+    active = [item.begin(record, window_of(item.schedule, percent_to_sigma)) for item in interventions]
+    taps = active if random_direction is None else [RandomDirection(tap, random_direction) for tap in active]
     with tapped(transformer, taps, sides):
         yield record
+
+
+def drawing(
+    transformer: FluxTransformer2DModel,
+    sample: Callable[[OnStep], Tensor],
+    percent_to_sigma: PercentToSigma = straight_percent_to_sigma,
+    sides: tuple[int, ...] = (COND,),
+) -> Draw:
+    """The `Draw` that sweeps and calibrations ask for; `sample` draws with the transformer, such as in a pipeline.
+
+    `sample` gets whom to tell of its steps, and gives pictures or latents (batch, channels, height, width).
+    """
+
+    def draw(intervention: Intervention | None, random_direction: int | None, on_step: OnStep) -> Drawn:
+        wanted = [] if intervention is None else [intervention]
+        with steer(transformer, wanted, percent_to_sigma, sides, random_direction) as record:
+            result = sample(on_step)
+        return Drawn(result, record.summary().mean_ratio)
+
+    return draw
 
 
 @contextmanager
