@@ -141,6 +141,7 @@ class _Bench:
             )
             reports: list[RunSummary] = []
             steered = self._draw(steer(self.model, Intervention(steering, self.site), reports.append))
+            reports[-1].check_reached()
             return compare(steered, self.unsteered, reports[-1].mean_ratio)
 
         return reading

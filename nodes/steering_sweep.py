@@ -22,6 +22,7 @@ from ..sae.places.site import Site, resolve_site
 from ..sae.steering.delta import Steering
 from ..sae.steering.edits import METHODS, UNITS, Edit, FeatureList, Method, Unit
 from ..sae.steering.intervention import Intervention
+from ..sae.steering.record import RunSummary
 from ..sae.steering.sweep import Cell, captions, parse_strengths, plan
 from .shared.feature_names import names_of
 from .shared.model_folder import output_folder
@@ -159,11 +160,15 @@ class _Sweep:
         plain = self._draw(self.model, bar, 0)
         for row in pictures:
             row.append(plain)
+        reports: list[RunSummary] = []
         for number, cell in enumerate(cells):
             steering = Steering(self.sae, [cell.edit], self.method, cell.strength, self.unit)
             control = RANDOM_SEED if cell.random else None
-            steered = steer(self.model, Intervention(steering, self.sites[cell.row]), None, control)
+            steered = steer(self.model, Intervention(steering, self.sites[cell.row]), reports.append, control)
             pictures[cell.row].append(self._draw(steered, bar, 1 + number))
+            reports[-1].check_reached()
+        for sentence in sorted({sentence for report in reports for sentence in report.unreached}):
+            log.warning("SteeringSweep: %s", sentence)
 
     def _draw(self, model: Model, bar: comfy.utils.ProgressBar, number: int) -> Tensor:
         """A picture (3, height, width) as it goes onto the sheet."""
