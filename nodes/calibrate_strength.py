@@ -13,14 +13,7 @@ from ..sae.hosts.comfyui.sampling import Sampling
 from ..sae.places.site import resolve_site
 from ..sae.steering.calibration import CALIBRATED_METHODS, alone, calibrate_features
 from ..sae.steering.calibration_file import update_calibrations
-<<<<<<< HEAD
-from ..sae.steering.delta import Steering
-from ..sae.steering.edits import Calibration, Edit, FeatureList, Method, check_owner
-from ..sae.steering.intervention import Intervention
-from ..sae.steering.record import RunSummary
-=======
-from ..sae.steering.edits import Calibration, FeatureList, Method
->>>>>>> h-d
+from ..sae.steering.edits import Calibration, FeatureList, Method, check_owner
 from .shared.feature_names import calibration_path, names_of
 from .shared.sockets import CATEGORY, Sae, SaeFeatures, location_input, stream_input
 

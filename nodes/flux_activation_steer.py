@@ -150,8 +150,8 @@ def _late_warning(late: tuple[int, ...], depth: Depth, site: Site) -> str:
 
 def _report(summary: RunSummary, node_id: str | None, place: str, warnings: list[str]) -> None:
     if summary.steps == 0:
-        reasons = "the schedule and apply_to leave no step, strength is neutral, or the model ignores patches"
-        summary_text = f"No step was steered at {place}: {reasons}."
+        guess = ": the schedule and apply_to leave no step, strength is neutral, or the model ignores patches"
+        summary_text = f"No step was steered at {place}{'' if summary.unreached else guess}."
         log.warning("FluxActivationSteer: %s", summary_text)
     else:
         summary_text = f"{summary} At {place}."

@@ -88,15 +88,18 @@ def _tested(
     depth = depth_of(model)
     here = SelfTest(sae)
     rivals = {place: SelfTest(sae, RIVAL_TOKENS) for place in rival_sites(site, depth)}
-    observed = observe(model, site, here, sae)
+    unreached: list[str] = []
+    observed = observe(model, site, here, sae, lambda reach: unreached.extend(reach.missed("read")))
     for place, test in rivals.items():
-        observed = observe(observed, place, test, sae)
+        observed = observe(observed, place, test, sae, lambda reach: None)
     latent = latent_image or {"samples": torch.zeros(1, 4, LATENT_SIDE, LATENT_SIDE)}
 
     def callback(step: int, denoised: Any, x: Any, total: int) -> None:
         progress.update_absolute(50 + 50 * (step + 1) // steps, 100)  # where Cancel is noticed
 
     sample(observed, positive, latent, Sampling(seed, steps), callback)
+    if here.fit is None and unreached:
+        return report(facts, None, Verdict(False, f"This SAE cannot be tested at {site}: {unreached[0]}"))
     return report(facts, here.fit, judge(sae, site, here.fit, {place: test.fit for place, test in rivals.items()}))
 
 

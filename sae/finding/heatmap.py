@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -18,22 +19,52 @@ from .features import cond_rows
 class HeatReader:
     """Sums a few features' activations token by token, call by call: the `see` of an Observer. Only cond rows count.
 
-    Of a joint stream the picture's tokens are read.
+    Of a joint stream the picture's tokens are read. Several prompts share one picture, and their mean is taken; over a
+    text there is no mean of two. `picture` is the whole picture's size as `latent` has it, by default that of the first
+    call. ValueError for a call that sees less, and for a second text at one noise level.
     """
 
-    def __init__(self, sae: SparseAutoencoder, site: Site, features: Sequence[int]) -> None:
-        self.sae, self.site, self.features = sae, site, list(features)
+    def __init__(
+        self, sae: SparseAutoencoder, site: Site, features: Sequence[int], picture: tuple[int, int] | None = None
+    ) -> None:
+        self.sae, self.site, self.features, self.picture = sae, site, list(features), picture
         self.calls = 0
+        self._texts = (math.nan, 0)  # the noise level of the last call, and the texts that were read at it
         self._moment: Moment | None = None
         self._sum: Tensor | None = None
 
     def __call__(self, x: Tensor, moment: Moment) -> None:
+        self._check_picture(moment)
         for rows in cond_rows(x, moment):
+            self._check_text(rows, moment)
             tokens = rows[:, moment.text_tokens :] if self.site.stream == "joint" else rows
             codes = self.sae.codes(tokens, self.features, moment.sigma).movedim(-1, 0).cpu()
             self._sum = codes if self._sum is None else self._sum + codes
             self.calls += 1
         self._moment = moment
+
+    def _check_picture(self, moment: Moment) -> None:
+        size = moment.latent_height, moment.latent_width
+        self.picture = self.picture or size
+        if self.site.stream != "text" and size != self.picture:
+            part, whole = (f"{width * 8}×{height * 8}" for height, width in (size, self.picture))
+            raise ValueError(
+                f"positive: the model was shown a part of {part} pixels of the picture's {whole}, as for an area, and "
+                "where it lies is not known here; give prompts for the whole picture."
+            )
+
+    def _check_text(self, rows: Tensor, moment: Moment) -> None:
+        if self.site.stream != "text":
+            return
+        sigma, texts = self._texts
+        self._texts = (moment.sigma, texts + 1 if moment.sigma == sigma else 1)
+        # Each block of the site reads a text once.
+        other_length = self._sum is not None and self._sum.shape[-1] != rows.shape[1]
+        if other_length or self._texts[1] > len(self.site.blocks):
+            raise ValueError(
+                "positive: the model reads several texts, so there is no one text to draw bars over; give one prompt, "
+                "without ConditioningCombine, areas or a guidance that calls the model again, or use the image stream."
+            )
 
     @property
     def heat(self) -> Tensor:

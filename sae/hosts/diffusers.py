@@ -7,6 +7,7 @@ tensor with the text first.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 
 from ..places.moment import COND, Moment, Schedule, SigmaWindow
 from ..places.progress import OnStep
+from ..places.reach import CountedTap, Done, Reach
 from ..places.site import Depth, Site
 from ..places.taps import Observer, Tap, tap_image, tap_text, tap_tokens
 from ..steering.control import RandomDirection
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     from diffusers import FluxTransformer2DModel
 
 PercentToSigma = Callable[[float], float]
+log = logging.getLogger(__name__)
 
 
 def straight_percent_to_sigma(percent: float) -> float:
@@ -56,8 +59,9 @@ def steer(
     record = SteeringRecord()
     active = [item.begin(record, window_of(item.schedule, percent_to_sigma)) for item in interventions]
     taps = active if random_direction is None else [RandomDirection(tap, random_direction) for tap in active]
-    with tapped(transformer, taps, sides):
+    with tapped(transformer, taps, sides) as record.reaches:
         yield record
+    _warn(record.reaches, "steered")
 
 
 def drawing(
@@ -82,9 +86,21 @@ def drawing(
 
 @contextmanager
 def capture(transformer: FluxTransformer2DModel, site: Site, see: Callable[[Tensor, Moment], None]) -> Iterator[None]:
-    """Shows `see` the tokens (batch, tokens, width) of a site at every call of the transformer."""
-    with tapped(transformer, [Observer(site, see)], (COND,)):
+    """Shows `see` the tokens (batch, tokens, width) of a site at every call of the transformer.
+
+    Raises ValueError at the end where the transformer was called and never came to the site.
+    """
+    with tapped(transformer, [Observer(site, see)], (COND,)) as reaches:
         yield
+    for reach in reaches:
+        reach.check()
+    _warn(reaches, "read")
+
+
+def _warn(reaches: Sequence[Reach], done: Done) -> None:
+    for reach in reaches:
+        for sentence in reach.missed(done):
+            log.warning("%s", sentence)
 
 
 def window_of(schedule: Schedule, percent_to_sigma: PercentToSigma) -> SigmaWindow:
@@ -95,19 +111,21 @@ def window_of(schedule: Schedule, percent_to_sigma: PercentToSigma) -> SigmaWind
 
 
 @contextmanager
-def tapped(transformer: FluxTransformer2DModel, taps: Sequence[Tap], sides: tuple[int, ...]) -> Iterator[None]:
-    """Installs the taps, in order, for the length of the `with` block."""
+def tapped(transformer: FluxTransformer2DModel, taps: Sequence[Tap], sides: tuple[int, ...]) -> Iterator[list[Reach]]:
+    """Installs the taps, in order, for the length of the `with` block, and yields how far each comes."""
     for tap in taps:
         tap.site.check(depth_of(transformer))
-    call = _Call(sides)
+    call = _Call(sides, [Reach(tap.site) for tap in taps])
     with ExitStack() as stack:
         hook: Any = transformer.register_forward_pre_hook(call.begin, with_kwargs=True)
         stack.callback(hook.remove)
-        for tap in taps:
+        hook = transformer.register_forward_hook(call.end)
+        stack.callback(hook.remove)
+        for tap, reach in zip(taps, call.reaches, strict=True):
             for block in tap.site.blocks:
-                for hook in _install(transformer, tap, block, call):
+                for hook in _install(transformer, CountedTap(tap, reach, block), call):
                     stack.callback(hook.remove)
-        yield
+        yield call.reaches
 
 
 @dataclass
@@ -115,6 +133,7 @@ class _Call:
     """The transformer call under way: what its arguments say of noise level and layout."""
 
     sides: tuple[int, ...]
+    reaches: list[Reach]
     moment: Moment = field(default_factory=lambda: Moment(0.0, (COND,), 0, 0, 0))
 
     def begin(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -127,19 +146,24 @@ class _Call:
         sigma = float(torch.as_tensor(given["timestep"]).flatten()[0])
         self.moment = Moment(sigma, self.sides, given["encoder_hidden_states"].shape[1], 2 * rows, 2 * columns)
 
+    def end(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        for reach in self.reaches:
+            reach.call()
 
-def _install(transformer: FluxTransformer2DModel, tap: Tap, block: int, call: _Call) -> list[Any]:
+
+def _install(transformer: FluxTransformer2DModel, tap: CountedTap, call: _Call) -> list[Any]:
     site = tap.site
     stack = transformer.transformer_blocks if site.kind == "double" else transformer.single_transformer_blocks
-    module = stack[block]
+    module = stack[tap.block]
+    hooks = [module.register_forward_pre_hook(lambda module, args: tap.enter())]
     if site.point == "attn":
         change = _change_attention(tap, call) if site.kind == "double" else _change_joint(tap, call)
-        return [module.attn.register_forward_hook(change)]
+        return [*hooks, module.attn.register_forward_hook(change)]
     if site.point == "mlp":
         feed_forward = module.ff if site.stream == "image" else module.ff_context
-        return [feed_forward.register_forward_hook(_change_one_stream(tap, call))]
+        return [*hooks, feed_forward.register_forward_hook(_change_one_stream(tap, call))]
     inputs: dict[str, Tensor] = {}
-    hooks = [module.register_forward_hook(_change_block(tap, call, inputs))]
+    hooks.append(module.register_forward_hook(_change_block(tap, call, inputs)))
     if site.point == "update":
         hooks.insert(0, module.register_forward_pre_hook(_keep_inputs(inputs), with_kwargs=True))
     return hooks

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from ..places.reach import Reach
+
 LARGE_DELTA = 0.5  # of a token's norm: beyond this the activation is destroyed rather than steered
 LOST_TO_ROUNDING = 0.5  # share of ‖Δ‖² that survives the addition below which the dtype eats the steering
 
@@ -18,6 +20,7 @@ class SteeringRecord:
 
     _notes: list[tuple[float, Tensor]] = field(default_factory=list)
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+    reaches: list[Reach] = field(default_factory=list)  # of the taps of the run
 
     def note(self, sigma: float, x: Tensor, delta: Tensor, steered: Tensor, weight: Tensor) -> None:
         """x, delta, steered (rows, tokens, d); weight (rows, tokens), zero where a token was left alone."""
@@ -34,8 +37,9 @@ class SteeringRecord:
     def summary(self) -> RunSummary:
         with self._lock:
             notes, self._notes = self._notes, []
+        unreached = tuple(sentence for reach in self.reaches for sentence in reach.missed("steered"))
         if not notes:
-            return RunSummary(steps=0, mean_ratio=0.0, max_ratio=0.0, kept=1.0)
+            return RunSummary(steps=0, mean_ratio=0.0, max_ratio=0.0, kept=1.0, unreached=unreached)
         numbers = torch.stack([numbers.cpu() for _, numbers in notes])
         return RunSummary(
             steps=len({sigma for sigma, _ in notes}),
@@ -44,6 +48,7 @@ class SteeringRecord:
             kept=float(numbers[:, 2].mean()),
             largest_mean=float(numbers[:, 0].max()),
             curve=_curve([sigma for sigma, _ in notes], numbers[:, 0].tolist()),
+            unreached=unreached,
         )
 
 
@@ -65,6 +70,7 @@ class RunSummary:
     kept: float  # share of ‖Δ‖² that the model's dtype kept
     largest_mean: float = 0.0  # largest mean over the tokens of one block in one step
     curve: tuple[tuple[float, float], ...] = ()  # (sigma, mean ‖Δ‖/‖x‖) of each step, noise first
+    unreached: tuple[str, ...] = ()  # sentences that name places which the run never came to
 
     def __str__(self) -> str:
         if self.steps == 0:
@@ -74,7 +80,7 @@ class RunSummary:
 
     @property
     def warnings(self) -> list[str]:
-        found = []
+        found = [*self.unreached]
         if self.steps and self.largest_mean > LARGE_DELTA:
             found.append(
                 f"Δ reached {self.largest_mean:.2g} of the token norm; above {LARGE_DELTA:g} it destroys the "
@@ -86,3 +92,8 @@ class RunSummary:
                 "strength or load the model in a higher precision."
             )
         return found
+
+    def check_reached(self) -> None:
+        """Raises ValueError when no step was steered because the place was never reached."""
+        if not self.steps and self.unreached:
+            raise ValueError(f"location: {self.unreached[0]}")

@@ -17,9 +17,10 @@ from sae.steering.edits import Edit
 from sae.steering.intervention import Intervention
 from small_saes import dense_codes, dense_decode, dense_directions, small_sae
 
-flux = pytest.importorskip("diffusers.models.transformers.transformer_flux")
+pytest.importorskip("diffusers.models.transformers.transformer_flux")
 
-WIDTH, CHANNELS, TEXT_WIDTH, POOLED = 16, 4, 10, 6
+from small_flux import WIDTH, adding, hook_count, inputs, predict, small_flux
+
 DIRECTION = dense_directions("relu", WIDTH)[7]
 # One entry for each location and stream of design.md section 3
 ROWS = [
@@ -47,46 +48,7 @@ Change = Callable[[Tensor, Tensor | None], Tensor]
 
 @pytest.fixture(scope="module")
 def model() -> nn.Module:
-    torch.manual_seed(7)
-    transformer = flux.FluxTransformer2DModel(
-        patch_size=1,
-        in_channels=CHANNELS,
-        num_layers=2,
-        num_single_layers=3,
-        attention_head_dim=8,
-        num_attention_heads=2,
-        joint_attention_dim=TEXT_WIDTH,
-        pooled_projection_dim=POOLED,
-        axes_dims_rope=(2, 2, 4),
-    )
-    for parameter in transformer.parameters():  # everything matters: no gate near zero
-        parameter.data += 0.2 * torch.randn_like(parameter)
-    return transformer.eval().requires_grad_(False)
-
-
-def inputs(batch: int = 1, text: int = 5, rows: int = 3, columns: int = 4, reference: int = 0) -> dict[str, Tensor]:
-    """Inputs of the transformer; `reference` rows of Kontext tokens, counted from 1, follow the main picture."""
-    random = torch.Generator().manual_seed(batch + 10 * text + rows)
-    grid = torch.cartesian_prod(torch.arange(1), torch.arange(rows), torch.arange(columns))
-    if reference:
-        grid = torch.cat([grid, torch.cartesian_prod(torch.ones(1), torch.arange(reference + 0.0), torch.arange(9.0))])
-    return {
-        "hidden_states": torch.randn((batch, len(grid), CHANNELS), generator=random),
-        "encoder_hidden_states": torch.randn((batch, text, TEXT_WIDTH), generator=random),
-        "pooled_projections": torch.randn((batch, POOLED), generator=random),
-        "timestep": torch.full((batch,), 0.75),
-        "img_ids": grid.float(),
-        "txt_ids": torch.zeros(text, 3),
-    }
-
-
-def predict(model: nn.Module, given: dict[str, Tensor]) -> Tensor:
-    return model(**given, return_dict=False)[0]
-
-
-def adding(location: str, stream: str = "auto", strength: float = 1.5, method: str = "add", **given) -> Intervention:
-    steering = Steering(small_sae("relu", WIDTH), [Edit(7, strength)], method, unit="raw")  # type: ignore[arg-type]
-    return Intervention(steering, parse_location(location, stream), **given)
+    return small_flux()
 
 
 def add_delta(x: Tensor, before: Tensor | None) -> Tensor:
@@ -144,10 +106,6 @@ def plain_hooks(
     finally:
         for handle in handles:
             handle.remove()
-
-
-def hook_count(model: nn.Module) -> int:
-    return sum(len(module._forward_hooks) + len(module._forward_pre_hooks) for module in model.modules())
 
 
 def close(actual: Tensor, wanted: Tensor) -> None:
@@ -285,7 +243,7 @@ def test_hooks_are_gone_after_an_exception_in_mid_run(model) -> None:
 
     parts = [adding("transformer_blocks.0-1.update"), adding("single_blocks.0-2.attn")]
     with pytest.raises(KeyboardInterrupt), steer(model, parts), capture(model, parse_location("single_blocks.1"), stop):
-        assert hook_count(model) == 1 + 2 * 2 + 3 + 2
+        assert hook_count(model) == 2 + 2 * 3 + 3 * 2 + 2 + 2
         predict(model, batch)
     assert hook_count(model) == 0
     assert torch.equal(predict(model, batch), plain)

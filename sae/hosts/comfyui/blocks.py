@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ...places.moment import Moment
+from ...places.reach import CountedTap, Reach
 from ...places.taps import Tap, tap_image, tap_text, tap_tokens
 
 Args = dict[str, Any]
@@ -22,14 +23,21 @@ RunBlock = Callable[[Args], Args]
 Slot = Callable[[Args, dict[str, Any]], Args]
 
 
-def with_taps(options: dict[str, Any], transformer: nn.Module, taps: Sequence[Tap], moment: Moment) -> dict[str, Any]:
-    """A copy of `transformer_options` in which the taps sit around their blocks; the given one stays as it is."""
+def with_taps(
+    options: dict[str, Any], transformer: nn.Module, taps: Sequence[Tap], moment: Moment, reach: Reach | None = None
+) -> dict[str, Any]:
+    """A copy of `transformer_options` in which the taps sit around their blocks; the given one stays as it is.
+
+    `reach` counts the blocks of a tap as they run.
+    """
     replaced = dict(options.get("patches_replace", {}))
     slots: dict[tuple[str, int], Slot] = dict(replaced.get("dit", {}))
     for tap in taps:
+        counts = reach or Reach(tap.site)
         for block in tap.site.blocks:
             key = (f"{tap.site.kind}_block", block)
-            slots[key] = _compose(slots.get(key), tap, _block_of(transformer, tap, block), moment)
+            counted = CountedTap(tap, counts, block)
+            slots[key] = _compose(slots.get(key), counted, _block_of(transformer, tap, block), moment)
     return {**options, "patches_replace": {**replaced, "dit": slots}}
 
 
@@ -37,11 +45,13 @@ def _block_of(transformer: Any, tap: Tap, block: int) -> nn.Module:
     return (transformer.double_blocks if tap.site.kind == "double" else transformer.single_blocks)[block]
 
 
-def _compose(previous: Slot | None, tap: Tap, block: nn.Module, moment: Moment) -> Slot:
+def _compose(previous: Slot | None, tap: CountedTap, block: nn.Module, moment: Moment) -> Slot:
     around = _around_output if tap.site.point in ("block", "update") else _around_inside
 
     @torch.compiler.disable
     def patched(args: Args, extra: dict[str, Any]) -> Args:
+        tap.enter()
+
         def run(given: Args) -> Args:
             return extra["original_block"](given) if previous is None else previous(given, extra)
 

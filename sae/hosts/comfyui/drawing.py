@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import comfy.utils
@@ -20,6 +21,8 @@ from ...steering.intervention import Intervention
 from ...steering.record import RunSummary
 from .sampling import Sampling, sample
 from .steering import observe, steer
+
+log = logging.getLogger(__name__)
 
 
 def progress_bar(steps: int) -> OnProgress:
@@ -53,6 +56,7 @@ class Drawing:
     how: Sampling
     negative: Any = None
     vae: Any = None
+    _told: set[str] = field(default_factory=set, repr=False)
 
     def __call__(self, intervention: Intervention | None, random_direction: int | None, on_step: OnStep) -> Drawn:
         reports: list[RunSummary] = []
@@ -61,10 +65,18 @@ class Drawing:
             model = steer(model, intervention, reports.append, random_direction)
         callback = heard(on_step, None if self.vae is None else self.model)
         latent = sample(model, self.positive, self.latent, self.how, callback, self.negative)
-        ratio = reports[-1].mean_ratio if reports else 0.0
+        ratio = self._checked(reports[-1]) if reports else 0.0
         if self.vae is None:
             return Drawn(latent.float(), ratio)
         return Drawn(self.vae.decode(latent)[..., :3].movedim(-1, 1).float().cpu(), ratio)
+
+    def _checked(self, report: RunSummary) -> float:
+        """The run's mean ‖Δ‖/‖x‖; ValueError where nothing was steered because the place was never reached."""
+        report.check_reached()
+        for sentence in sorted({*report.unreached} - self._told):
+            self._told.add(sentence)
+            log.warning("%s", sentence)
+        return report.mean_ratio
 
 
 def first_of_batch(latent: dict[str, Any]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ APPLY_MODEL composes the taps for one call of the model, on a copy of that call'
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +22,7 @@ from torch import Tensor
 from ...dictionary.autoencoder import SparseAutoencoder
 from ...dictionary.weights import PartName
 from ...places.moment import COND, Moment, Schedule, SigmaWindow
+from ...places.reach import Reach
 from ...places.region import PATCH
 from ...places.site import Site
 from ...places.taps import Observer, Tap
@@ -35,6 +37,7 @@ KEY = "sae_steering"
 COMPILE_KEY = "torch.compile"  # the key under which core's TorchCompileModel adds its APPLY_MODEL wrapper
 
 Report = Callable[[RunSummary], None]
+log = logging.getLogger(__name__)
 
 
 def steer(
@@ -58,13 +61,25 @@ def steer(
     return steered
 
 
-def observe(model: Model, site: Site, see: Callable[[Tensor, Moment], None], sae: SparseAutoencoder) -> Model:
-    """A clone of the model that shows `see` the tokens of a site at each call, with the SAE's encoder loaded."""
+def observe(
+    model: Model, site: Site, see: Callable[[Tensor, Moment], None], sae: SparseAutoencoder,
+    after: Callable[[Reach], None] | None = None,
+) -> Model:  # fmt: skip
+    """A clone of the model that shows `see` the tokens of a site at each call, with the SAE's encoder loaded.
+
+    A run that never reaches the site ends with a ValueError; `after` decides instead, where it is given.
+    """
     check_fit(model, sae, site)
     observed = model.clone()
-    _wrap(observed, object(), lambda run: Observer(site, see), None)
+    _wrap(observed, object(), lambda run: Observer(site, see), None, after or _check_reading)
     _manage_weights(observed, sae, ["encoder"])
     return observed
+
+
+def _check_reading(reach: Reach) -> None:
+    reach.check()
+    for sentence in reach.missed("read"):
+        log.warning("%s", sentence)
 
 
 @dataclass
@@ -83,9 +98,29 @@ class _Run:
             end = float(self.model_sampling.percent_to_sigma(schedule.end_percent))
         return SigmaWindow(start, end)
 
+    def open(self, open_tap: Callable[[_Run], Tap]) -> _Open:
+        tap = open_tap(self)
+        reach = Reach(tap.site)
+        self.record.reaches.append(reach)
+        return _Open(tap, reach)
 
-def _wrap(model: Model, token: object, open_tap: Callable[[_Run], Tap], report: Report | None) -> None:
-    """Adds the two wrappers; the open tap travels in the run's own `transformer_options`, under `token`."""
+
+@dataclass(frozen=True)
+class _Open:
+    """A tap in one run, and how far it came."""
+
+    tap: Tap
+    reach: Reach
+
+
+def _wrap(
+    model: Model, token: object, open_tap: Callable[[_Run], Tap], report: Report | None,
+    after: Callable[[Reach], None] | None = None,
+) -> None:  # fmt: skip
+    """Adds the two wrappers; the open tap travels in the run's own `transformer_options`, under `token`.
+
+    `report` hears of every run, `after` of those that came to their end.
+    """
 
     def run_sampling(executor: Any, *args: Any, **kwargs: Any) -> Any:
         guider = executor.class_obj
@@ -93,13 +128,17 @@ def _wrap(model: Model, token: object, open_tap: Callable[[_Run], Tap], report: 
         run = _Run(SteeringRecord(), guider.model_patcher.get_model_object("model_sampling"))
         guider.model_options = comfy.model_patcher.create_model_options_clone(before)
         options = guider.model_options.setdefault("transformer_options", {})
-        options[KEY] = {**options.get(KEY, {}), token: open_tap(run)}
+        opened = run.open(open_tap)
+        options[KEY] = {**options.get(KEY, {}), token: opened}
         try:
-            return executor(*args, **kwargs)
+            out = executor(*args, **kwargs)
         finally:
             guider.model_options = before
             if report is not None:
                 report(run.record.summary())
+        if after is not None:
+            after(opened.reach)
+        return out
 
     def apply_model(
         executor: Any, x: Tensor, t: Tensor, c_concat: Any = None, c_crossattn: Any = None, control: Any = None,
@@ -107,15 +146,17 @@ def _wrap(model: Model, token: object, open_tap: Callable[[_Run], Tap], report: 
     ) -> Any:  # fmt: skip
         base = executor.class_obj
         options = transformer_options or {}
-        tap = options.get(KEY, {}).get(token)
-        if tap is None:  # called outside a sampling run
-            tap = open_tap(_Run(SteeringRecord(), base.model_sampling))
+        opened = options.get(KEY, {}).get(token)
+        if opened is None:  # called outside a sampling run
+            opened = _Run(SteeringRecord(), base.model_sampling).open(open_tap)
         moment = _moment(x, t, c_crossattn, options, base.diffusion_model.patch_size)
-        options = with_taps(options, base.diffusion_model, [tap], moment)
+        options = with_taps(options, base.diffusion_model, [opened.tap], moment, opened.reach)
         if COMPILE_KEY in options.get("wrappers", {}).get(WrappersMP.APPLY_MODEL, {}):
             # Compiled models have no guard on transformer_options; a keyword that names the slots in use is noticed.
             kwargs[KEY] = str(sorted(options["patches_replace"]["dit"]))
-        return executor(x, t, c_concat, c_crossattn, control, options, **kwargs)
+        out = executor(x, t, c_concat, c_crossattn, control, options, **kwargs)
+        opened.reach.call()
+        return out
 
     model.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, run_sampling)
     model.add_wrapper_with_key(WrappersMP.APPLY_MODEL, KEY, apply_model)
