@@ -199,6 +199,7 @@ class Mixer {
       this.known.delete(feature);
       this.tell(warnings.join(" ") || (name ? `Feature ${feature} is called “${name}”.` : `Feature ${feature} has no name.`));
     } catch (error) {
+      this.render(); // the row may turn out to be of another SAE
       this.tell(`The name stays in this panel only: ${error.message}`);
     }
   }
