@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..sae.formats import ARCHITECTURES, AUTO
+from ..sae.formats import AUTO, LAYOUT_NAMES
 from .shared.loading import load_named, state_of
 from .shared.model_folder import sae_names
 from .shared.sockets import CATEGORY, Sae, location_input, stream_input
@@ -33,8 +33,8 @@ class LoadSAE(io.ComfyNode):
                     default=AUTO,
                     optional=True,
                     advanced=True,
-                    tooltip="'auto' reads it off the file. Where the file leaves it open, one of "
-                    f"{', '.join(ARCHITECTURES)}, with :k where k is not in the file: overcomplete_topk:32.",
+                    tooltip="The layout. 'auto' reads it off the file. Where the file leaves it open, one of "
+                    f"{', '.join(LAYOUT_NAMES)}, with :k where k is not in the file: overcomplete_topk:32.",
                 ),
             ],
             outputs=[Sae.Output(display_name="sae", tooltip="The SAE with the place in the model where it belongs.")],

@@ -6,7 +6,7 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
 from ..finding.inspection import describe, report
-from ..formats import ARCHITECTURES, AUTO, load
+from ..formats import AUTO, LAYOUT_NAMES, load
 
 HELP = "Says what an SAE file holds: layout, architecture, width, features, site, statistics, fingerprint."
 
@@ -17,7 +17,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def add_architecture(parser: ArgumentParser) -> None:
-    known = f"auto, or one of {', '.join(ARCHITECTURES)}, with :k where the file does not tell k"
+    known = f"auto, or one of {', '.join(LAYOUT_NAMES)}, with :k where the file does not tell k"
     parser.add_argument("--architecture", default=AUTO, metavar="LAYOUT", help=known)
 
 

@@ -82,7 +82,7 @@ class Weight:
 
 
 class Part(nn.Module):
-    """One side of an SAE in memory: `weight` (F, d) in the stored type, vectors in float32, nothing trainable."""
+    """One part of an SAE in memory: `weight` (F, d) in the stored type, vectors in float32, nothing trainable."""
 
     def __init__(self, weight: Tensor, vectors: Mapping[str, Tensor]) -> None:
         super().__init__()
@@ -99,7 +99,7 @@ class Part(nn.Module):
 
 
 class Weights:
-    """The weights of one SAE: single rows read from the source, whole sides materialised when first asked for."""
+    """The weights of one SAE: single rows read from the source, whole parts materialised when first asked for."""
 
     def __init__(self, tensors: Mapping[str, Weight], architecture: Architecture) -> None:
         self.tensors = dict(tensors)
@@ -122,11 +122,11 @@ class Weights:
 
     @property
     def materialised(self) -> tuple[str, ...]:
-        """The sides that are in memory."""
+        """The parts that are in memory."""
         return tuple(self._parts)
 
     def part(self, name: PartName) -> Part:
-        """One side as a module, read on the first call and kept. A host may move it to another device."""
+        """One part as a module, read on the first call and kept. A host may move it to another device."""
         if name not in self._parts:
             with torch.inference_mode(False):
                 part = self._encoder() if name == "encoder" else self._decoder()
@@ -146,10 +146,10 @@ class Weights:
 
     def rows(self, name: str, ids: Sequence[int]) -> Tensor:
         """The rows of some features, float32 on the CPU, without materialising anything. Do not write into it."""
-        side = self._parts.get(name)
-        if side is not None:
-            picked = torch.tensor(ids, dtype=torch.int64, device=side.weight.device)
-            return side.feature_rows(picked, torch.device("cpu"))
+        part = self._parts.get(name)
+        if part is not None:
+            picked = torch.tensor(ids, dtype=torch.int64, device=part.weight.device)
+            return part.feature_rows(picked, torch.device("cpu"))
         return self._remember((name, tuple(ids)), lambda: self.tensors[name].rows(ids))
 
     def optional_vector(self, name: str) -> Tensor | None:

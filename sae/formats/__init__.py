@@ -1,4 +1,4 @@
-"""Checkpoint layouts: one module per family, found by the tensors' names and the config beside the file."""
+"""Checkpoint layouts: one module each, found by the tensors' names and the config beside the file."""
 
 from __future__ import annotations
 
@@ -28,18 +28,18 @@ from . import (
     sparsify,
 )
 from .beside import read_statistics_beside, with_statistics
-from .checkpoint import Checkpoint, Config, Family, Header
+from .checkpoint import Checkpoint, Config, Header, Reader
 from .known import known_site
 from .named_tensors import AllowedFolders, Container, open_container, read_json, stem_of, weight_file
 
-__all__ = ["ARCHITECTURES", "AUTO", "FAMILIES", "load", "with_statistics"]
+__all__ = ["AUTO", "LAYOUT_NAMES", "READERS", "load", "with_statistics"]
 
 # Where several match, the first one is taken: those that a config or a rare tensor marks come first.
-FAMILIES: tuple[Family, ...] = (
+READERS: tuple[Reader, ...] = (
     own, saev, gytis, overcomplete, diffract, openai, jayhsu, sdxl_unbox, lucas, reny, sparsify, saedit, prisma,
     dictionary_learning, saelens,
 )  # fmt: skip
-ARCHITECTURES: tuple[str, ...] = tuple(name for family in FAMILIES for name in family.ARCHITECTURES)
+LAYOUT_NAMES: tuple[str, ...] = tuple(name for reader in READERS for name in reader.LAYOUT_NAMES)
 AUTO = "auto"
 
 _ASKED = re.compile(r"(?P<layout>[a-z0-9_]+)(?::(?P<k>[0-9]{1,9}))?")
@@ -54,7 +54,7 @@ def load(
     """Opens the SAE in a weight file or its folder; config and statistics are read from beside it, weights when used.
 
     `name` is the file's path inside models/sae, with or without the suffix; its folders may tell the site.
-    `architecture` is one of ARCHITECTURES where the files leave the layout open, with `:k` where they do not tell k.
+    `architecture` is one of LAYOUT_NAMES where the files leave the layout open, with `:k` where they do not tell k.
     With `within`, no file whose real place is outside these folders is opened. Raises ValueError, one sentence naming
     the file, for anything that is not a sound SAE of a known layout.
     """
@@ -64,10 +64,10 @@ def load(
     own_name = own_name.removesuffix(path.stem) + stem_of(path) if own_name.endswith(path.stem) else own_name
     allowed = AllowedFolders(within)
     container = open_container(path, label, allowed)
-    configs = {file: _read_config(path, file, label, allowed) for file in {family.CONFIG_NAME for family in FAMILIES}}
+    configs = {file: _read_config(path, file, label, allowed) for file in {reader.CONFIG_NAME for reader in READERS}}
     _refuse_others(label, container.source.infos, [*configs.values(), _inner_config(container)])
-    family, checkpoint = _find_family(path, label, container, configs, architecture)
-    reading = family.read(checkpoint)
+    reader, checkpoint = _find_reader(path, label, container, configs, architecture)
+    reading = reader.read(checkpoint)
     named = site_from_name(reading.hook) if reading.hook else None
     site = reading.site or named or site_from_name(own_name) or known_site(own_name)
     sae = SparseAutoencoder(
@@ -82,7 +82,7 @@ def load(
 
 
 def _read_config(path: Path, config_name: str, label: str, allowed: AllowedFolders) -> Config | None:
-    """`<stem>.json` where several SAEs share a folder, else the family's own name for it."""
+    """`<stem>.json` where several SAEs share a folder, else the reader's own name for it."""
     own = path.with_name(f"{stem_of(path)}.json")
     above = path.parent.parent / config_name  # dictionary_learning keeps intermediate SAEs one folder down
     candidates = [own, path.with_name(config_name), *([above] if path.parent.name == "checkpoints" else [])]
@@ -95,19 +95,19 @@ def _inner_config(container: Container) -> Config | None:
     return inside if isinstance(inside, Mapping) else None
 
 
-def _find_family(
+def _find_reader(
     path: Path, label: str, container: Container, configs: Mapping[str, Config | None], architecture: str
-) -> tuple[Family, Checkpoint]:
+) -> tuple[Reader, Checkpoint]:
     asked, k = _parse_asked(architecture)
-    for family in FAMILIES:
+    for reader in READERS:
         checkpoint = Checkpoint(
-            path, label, container.source, configs[family.CONFIG_NAME], container.metadata, container.extras,
+            path, label, container.source, configs[reader.CONFIG_NAME], container.metadata, container.extras,
             container.wrapper, asked, k,
         )  # fmt: skip
-        if asked in family.ARCHITECTURES or (asked is None and family.matches(checkpoint)):
-            return family, checkpoint
+        if asked in reader.LAYOUT_NAMES or (asked is None and reader.matches(checkpoint)):
+            return reader, checkpoint
     found = ", ".join(sorted(container.source.infos)[:4]) or "none"
-    layouts = ", ".join(family.LAYOUTS for family in FAMILIES)
+    layouts = ", ".join(reader.LAYOUTS for reader in READERS)
     raise ValueError(f"{label}: its tensors ({found}, ...) are of no SAE layout that is read; known are {layouts}.")
 
 
@@ -115,9 +115,9 @@ def _parse_asked(architecture: str) -> tuple[str | None, int | None]:
     if architecture.strip() in ("", AUTO):
         return None, None
     match = _ASKED.fullmatch(architecture.strip())
-    if match is None or match["layout"] not in ARCHITECTURES:
+    if match is None or match["layout"] not in LAYOUT_NAMES:
         raise ValueError(
-            f"architecture: {architecture!r} is not a layout; use auto or one of {', '.join(ARCHITECTURES)}, with :k "
+            f"architecture: {architecture!r} is not a layout; use auto or one of {', '.join(LAYOUT_NAMES)}, with :k "
             f"where the file does not tell k, as in overcomplete_topk:32."
         )
     return match["layout"], None if match["k"] is None else int(match["k"])

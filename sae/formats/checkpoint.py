@@ -1,4 +1,4 @@
-"""What a checkpoint family gets to see, and what it hands back."""
+"""What the reader of a layout gets to see, and what it hands back."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Config = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """An opened weight file (or its shards) and the family's config from beside it, None where there is none."""
+    """An opened weight file (or its shards) and the reader's config from beside it, None where there is none."""
 
     path: Path
     label: str  # names the file in messages
@@ -28,7 +28,7 @@ class Checkpoint:
     metadata: Mapping[str, str] = field(default_factory=dict)  # of a safetensors file
     extras: Mapping[str, Any] = field(default_factory=dict)  # what else a file of torch.save holds
     wrapper: str | None = None  # the entry of such a file in which the tensors stand
-    asked: str | None = None  # the layout that the user named, one of the family's ARCHITECTURES
+    asked: str | None = None  # the layout that the user named, one of the reader's LAYOUT_NAMES
     asked_k: int | None = None
 
     @property
@@ -127,8 +127,8 @@ class Reading:
     config: Config | None = None  # where the file holds its own
 
 
-class Family(Protocol):
-    """A module in this folder. Adding a layout is one such module and one entry in FAMILIES."""
+class Reader(Protocol):
+    """A module in this folder. Adding a layout is one such module and one entry in READERS."""
 
     @property
     def CONFIG_NAME(self) -> str:  # noqa: N802
@@ -136,14 +136,14 @@ class Family(Protocol):
 
     @property
     def LAYOUTS(self) -> str:  # noqa: N802
-        """What the family is called in messages."""
+        """What the reader is called in messages."""
 
     @property
-    def ARCHITECTURES(self) -> tuple[str, ...]:  # noqa: N802
+    def LAYOUT_NAMES(self) -> tuple[str, ...]:  # noqa: N802
         """Names of its layouts for the input `architecture`."""
 
     def matches(self, checkpoint: Checkpoint) -> bool:
-        """Whether the tensors' names (and the config, if need be) are this family's."""
+        """Whether the tensors' names (and the config, if need be) are this reader's."""
 
     def read(self, checkpoint: Checkpoint) -> Reading:
         """Maps the tensors to canonical names; ValueError when the config is missing or does not fit."""

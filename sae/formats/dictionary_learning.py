@@ -25,7 +25,7 @@ _IDS = {
     "MatryoshkaBatchTopKSAE": "dictionary_learning_matryoshka",
     "JumpReluAutoEncoder": "dictionary_learning_jumprelu",
 }
-ARCHITECTURES = tuple(_IDS.values())
+LAYOUT_NAMES = tuple(_IDS.values())
 _ENCODER = ("encoder.weight", "encoder.bias")
 _BOTH = ("W_enc", "b_enc", "W_dec", "b_dec")
 
@@ -61,7 +61,7 @@ def _class(checkpoint: Checkpoint) -> str:
         return "MatryoshkaBatchTopKSAE"  # the only one with this tensor
     if name is None:
         choice = "which of dictionary_learning's classes"
-        raise checkpoint.undecided(choice, CONFIG_NAME, "trainer.dict_class", ARCHITECTURES)
+        raise checkpoint.undecided(choice, CONFIG_NAME, "trainer.dict_class", LAYOUT_NAMES)
     if not isinstance(name, str) or name not in _IDS:
         raise checkpoint.fail(f"{_WHERE} has dict_class = {name!r}; known are {', '.join(_IDS)}.")
     return name

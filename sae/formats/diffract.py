@@ -13,7 +13,7 @@ from .checkpoint import Checkpoint, Reading
 
 CONFIG_NAME = "config.json"
 LAYOUTS = "DifFRACT"
-ARCHITECTURES = ("diffract",)
+LAYOUT_NAMES = ("diffract",)
 
 _TENSORS = ("encoder.weight", "encoder.bias", "decoder.weight", "decoder.bias")
 _NAME = re.compile(r"(?:^|/)sae_(?P<stream>img|txt)_(?P<block>\d+)(?=\.[a-z]+$)")

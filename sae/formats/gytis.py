@@ -10,7 +10,7 @@ from .checkpoint import Checkpoint, Reading
 
 CONFIG_NAME = "config.json"
 LAYOUTS = "Gytis' CLIP SAE"
-ARCHITECTURES = ("gytis",)
+LAYOUT_NAMES = ("gytis",)
 
 _TENSORS = ("enc_bias", "dec_bias", "encoder.weight", "decoder.weight")
 

@@ -13,7 +13,7 @@ from .checkpoint import Checkpoint, Reading
 
 CONFIG_NAME = "config.json"
 LAYOUTS = "jayhsu TopK"
-ARCHITECTURES = ("jayhsu_topk",)
+LAYOUT_NAMES = ("jayhsu_topk",)
 
 _TENSORS = ("pre_bias", "latent_bias", "encoder.weight", "decoder.weight")
 _NUMBERED = re.compile(r"(?<!single_)transformer_blocks\.(?P<block>\d+)-(?P<stream>[01])(?!\d)")

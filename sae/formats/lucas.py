@@ -10,7 +10,7 @@ from .checkpoint import Checkpoint, Reading
 
 CONFIG_NAME = "config.json"
 LAYOUTS = "lucas-zhao6"
-ARCHITECTURES = ("lucas",)
+LAYOUT_NAMES = ("lucas",)
 
 _TENSORS = ("pre_bias", "encoder.weight", "encoder.bias", "decoder.weight")
 _WHERE = "its config"

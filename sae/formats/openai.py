@@ -12,7 +12,7 @@ from .checkpoint import Checkpoint, Reading
 
 CONFIG_NAME = "config.json"
 LAYOUTS = "OpenAI"
-ARCHITECTURES = ("openai",)
+LAYOUT_NAMES = ("openai",)
 
 _TENSORS = ("pre_bias", "latent_bias", "encoder.weight")
 _DECODER, _TIED = "decoder.weight", "decoder.linear.weight"

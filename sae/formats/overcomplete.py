@@ -16,7 +16,7 @@ from .checkpoint import Checkpoint, Reading
 
 CONFIG_NAME = "config.json"
 LAYOUTS = "overcomplete"
-ARCHITECTURES = ("overcomplete_relu", "overcomplete_topk", "overcomplete_jump")
+LAYOUT_NAMES = ("overcomplete_relu", "overcomplete_topk", "overcomplete_jump")
 
 _ENCODER, _BIAS = "encoder.final_block.0.weight", "encoder.final_block.0.bias"
 _MULTIPLIER = "dictionary.multiplier"

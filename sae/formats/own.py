@@ -19,7 +19,7 @@ from .named_tensors import parse_json
 
 CONFIG_NAME = "config.json"
 LAYOUTS = "SAE Steering"
-ARCHITECTURES: tuple[str, ...] = ("sae_steering",)
+LAYOUT_NAMES: tuple[str, ...] = ("sae_steering",)
 
 NAME, VERSION = "sae_steering", 1
 FORMAT = f"{NAME} {VERSION}"

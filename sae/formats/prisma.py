@@ -12,7 +12,7 @@ from .checkpoint import Checkpoint, Config, Reading
 
 CONFIG_NAME = "config.json"
 LAYOUTS = "ViT-Prisma"
-ARCHITECTURES = ("prisma",)
+LAYOUT_NAMES = ("prisma",)
 
 _KINDS: dict[str, Kind] = {"relu": "relu", "tanh-relu": "tanh_relu", "topk": "topk"}
 _NORMALIZATIONS: dict[object, Normalization] = {

@@ -17,7 +17,7 @@ from .checkpoint import Checkpoint, Config, Reading
 CONFIG_NAME = "config.json"
 LAYOUTS = "RE-N-Y (TopK, standard, gated, JumpReLU)"
 HOOK = "hook_name"  # in the header of files that this pack exports
-ARCHITECTURES = ("reny_topk", "reny_standard", "reny_gated", "reny_jumprelu")
+LAYOUT_NAMES = ("reny_topk", "reny_standard", "reny_gated", "reny_jumprelu")
 
 _LINEAR = ("bias", "encoder.weight", "encoder.bias", "decoder.weight")
 _JUMPRELU = (*_LINEAR, "logthres")

@@ -10,7 +10,7 @@ from .checkpoint import Checkpoint, Reading
 
 CONFIG_NAME = "config.json"
 LAYOUTS = "SAEdit"
-ARCHITECTURES = ("saedit",)
+LAYOUT_NAMES = ("saedit",)
 
 _TENSORS = ("W_enc", "W_dec", "b_dec", "threshold")
 

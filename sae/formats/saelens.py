@@ -14,7 +14,7 @@ from .checkpoint import Checkpoint, Config, Reading
 from .saelens_config import CONFIG_NAME, NORMALIZATIONS, dataset_factor, hook_of, read_config
 
 LAYOUTS = "SAELens"
-ARCHITECTURES = ("saelens",)
+LAYOUT_NAMES = ("saelens",)
 
 _KINDS: dict[str, Kind] = {
     "standard": "relu",

@@ -13,7 +13,7 @@ from .named_tensors import HEADER
 
 CONFIG_NAME = "config.json"
 LAYOUTS = "saev"
-ARCHITECTURES = ("saev",)
+LAYOUT_NAMES = ("saev",)
 
 _TENSORS = ("W_enc", "b_enc", "W_dec", "b_dec")
 _THRESHOLD = "activation.threshold"

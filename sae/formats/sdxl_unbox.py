@@ -13,7 +13,7 @@ from .checkpoint import Checkpoint, Reading
 
 CONFIG_NAME = "config.json"
 LAYOUTS = "sdxl-unbox"
-ARCHITECTURES = ("sdxl_unbox",)
+LAYOUT_NAMES = ("sdxl_unbox",)
 
 _TENSORS = ("pre_bias", "latent_bias", "encoder.weight", "decoder.weight")
 _BLOCK = re.compile(r"(?<![a-z_])transformer_blocks\.(\d+)(?![\d.])")

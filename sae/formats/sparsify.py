@@ -11,7 +11,7 @@ from .checkpoint import Checkpoint, Config, Reading
 
 CONFIG_NAME = "cfg.json"
 LAYOUTS = "sparsify and SAeUron"
-ARCHITECTURES = ("sparsify", "saeuron")
+LAYOUT_NAMES = ("sparsify", "saeuron")
 
 _TENSORS = ("encoder.weight", "encoder.bias", "b_dec")
 _KINDS: dict[str, Kind] = {"topk": "topk", "groupmax": "groupmax"}
