@@ -17,6 +17,7 @@ class SteeringRecord:
     """Collects numbers of one run on their own device and reads them once, at the end. Safe across threads."""
 
     _notes: list[tuple[float, Tensor]] = field(default_factory=list)
+    _missed: bool = False
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     def note(self, sigma: float, x: Tensor, delta: Tensor, steered: Tensor, weight: Tensor) -> None:
@@ -31,11 +32,17 @@ class SteeringRecord:
         with self._lock:
             self._notes.append((sigma, numbers))
 
+    def miss_region(self) -> None:
+        """Rows were left alone because it is not known which part of the picture they are."""
+        with self._lock:
+            self._missed = True
+
     def summary(self) -> RunSummary:
         with self._lock:
             notes, self._notes = self._notes, []
+            missed, self._missed = self._missed, False
         if not notes:
-            return RunSummary(steps=0, mean_ratio=0.0, max_ratio=0.0, kept=1.0)
+            return RunSummary(steps=0, mean_ratio=0.0, max_ratio=0.0, kept=1.0, missed=missed)
         numbers = torch.stack([numbers.cpu() for _, numbers in notes])
         return RunSummary(
             steps=len({sigma for sigma, _ in notes}),
@@ -44,6 +51,7 @@ class SteeringRecord:
             kept=float(numbers[:, 2].mean()),
             largest_mean=float(numbers[:, 0].max()),
             curve=_curve([sigma for sigma, _ in notes], numbers[:, 0].tolist()),
+            missed=missed,
         )
 
 
@@ -65,6 +73,7 @@ class RunSummary:
     kept: float  # share of ‖Δ‖² that the model's dtype kept
     largest_mean: float = 0.0  # largest mean over the tokens of one block in one step
     curve: tuple[tuple[float, float], ...] = ()  # (sigma, mean ‖Δ‖/‖x‖) of each step, noise first
+    missed: bool = False  # whether parts of the picture were left alone because their place was not known
 
     def __str__(self) -> str:
         if self.steps == 0:
@@ -75,6 +84,11 @@ class RunSummary:
     @property
     def warnings(self) -> list[str]:
         found = []
+        if self.missed:
+            found.append(
+                "The mask was not used everywhere: the model was given parts of the picture whose place is not known, "
+                "and they were not steered. Leave the mask away, or the node that cuts the picture into parts."
+            )
         if self.steps and self.largest_mean > LARGE_DELTA:
             found.append(
                 f"Δ reached {self.largest_mean:.2g} of the token norm; above {LARGE_DELTA:g} it destroys the "
