@@ -66,11 +66,6 @@ def cond_parts(x: Tensor, moment: Moment) -> Iterator[tuple[Tensor, Moment]]:
             yield x[position * part : (position + 1) * part], moment.part(position)
 
 
-def cond_rows(x: Tensor, moment: Moment) -> Iterator[Tensor]:
-    """The parts of a batch that are the prompt's side, each (rows, tokens, d_in)."""
-    return (rows for rows, _ in cond_parts(x, moment))
-
-
 class FeatureReader:
     """Tallies an SAE's features at its site, call by call: the `see` of an Observer. Only cond rows count.
 
