@@ -6,7 +6,7 @@ Twice: inside the small FLUX, and before the generator, on the embedding that th
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,10 +23,11 @@ from sae.finding.features import FeatureTally, RankedFeature, feature_list, feat
 from sae.places.site import resolve_site
 from sae.steering.delta import Steering
 from sae.steering.intervention import Intervention
+from sae.steering.sweep import Cell, draw_cells, plan
 
 from .judge.kept import kept_attributes
 from .judge.reader import measure_pictures
-from .judge.steer import STEPS, contrast, draw_steered, tally_prompt
+from .judge.steer import STEPS, contrast, drawing_of, tally_prompt
 from .kandinsky.chain import Chain
 from .kandinsky.show import EmbedDemo
 
@@ -51,20 +52,10 @@ class Demo:
     found: Sequence[RankedFeature]
     replaced: Sequence[RankedFeature]
 
-    def draw(
-        self,
-        prompts: Sequence[Prompt],
-        strength: float,
-        on_step: Callable[[float], None],
-        random_direction: int | None = None,
-    ) -> Tensor:
-        """Pictures (batch, 3, 128, 128)."""
-        steering = Steering(self.sae, feature_list(self.found), "swap", strength, replaces=feature_list(self.replaced))
-        interventions = [Intervention(steering, resolve_site("auto", "auto", self.sae.site))]
-        seeds = range(100, 100 + len(prompts))
-        latents, _ = draw_steered(self.transformer, prompts, seeds, interventions, random_direction, on_step)
-        with torch.no_grad():
-            return self.decoder(latents)
+    def steering(self, cell: Cell) -> Intervention:
+        """All features at once, whatever the cell's own edit is."""
+        swap = Steering(self.sae, feature_list(self.found), "swap", cell.strength, replaces=feature_list(self.replaced))
+        return Intervention(swap, resolve_site("auto", "auto", self.sae.site))
 
 
 def main() -> None:
@@ -100,15 +91,9 @@ def _before(given: argparse.Namespace, prompts: Sequence[Prompt]) -> dict[str, T
     print(f"Its SAE {chain.sae}")
     sides = (given.prompt, given.baseline)
     found, replaced = _contrasts(given, [chain.tally(side, FIND_SEEDS) for side in sides])
-    demo, columns = EmbedDemo.of(chain, found, replaced, prompts), {}
-    with tqdm(total=len(STRENGTHS) + 2, desc="Drawing") as bar:
-        columns["unsteered"] = demo.draw(0.0)
-        for strength in STRENGTHS:
-            columns[f"steered\nstrength {strength:g}"] = demo.draw(strength)
-            bar.update()
-        columns["random direction\nsame size as 1"] = demo.draw(1.0, RANDOM_SEED)
-        bar.update(2)
-    return columns
+    demo = EmbedDemo.of(chain, found, replaced, prompts)
+    runs = [(0.0, None), *((strength, None) for strength in STRENGTHS), (1.0, RANDOM_SEED)]
+    return dict(zip(_captions(), [demo.draw(*run) for run in tqdm(runs, desc="Drawing")], strict=True))
 
 
 def _contrasts(
@@ -124,17 +109,21 @@ def _contrasts(
 
 def _draw_columns(demo: Demo, prompts: Sequence[Prompt]) -> dict[str, Tensor]:
     """Caption -> pictures, all from prompts that training never saw and with the same seeds."""
-    columns = {}
-    with tqdm(total=(len(STRENGTHS) + 2) * STEPS, desc="Drawing") as bar:
+    cells = plan(feature_list(demo.found)[:1], STRENGTHS, random=False)
+    cells.append(Cell(0, len(STRENGTHS), cells[0].edit, 1.0, random=True))
+    draw = drawing_of(demo.transformer, prompts, range(100, 100 + len(prompts)), STEPS, demo.decoder)
+    with tqdm(total=(1 + len(cells)) * STEPS, desc="Drawing") as bar:
 
-        def step(sigma: float) -> None:
-            bar.update()
+        def on_progress(done: float, total: int, shown: object) -> None:
+            bar.update(round(done * STEPS) - bar.n)
 
-        columns["unsteered"] = demo.draw(prompts, 0.0, step)
-        for strength in STRENGTHS:
-            columns[f"steered\nstrength {strength:g}"] = demo.draw(prompts, strength, step)
-        columns["random direction\nsame size as 1"] = demo.draw(prompts, 1.0, step, RANDOM_SEED)
-    return columns
+        drawn = [pictures for _, pictures in draw_cells(draw, cells, demo.steering, on_progress, RANDOM_SEED)]
+    return dict(zip(_captions(), drawn, strict=True))
+
+
+def _captions() -> list[str]:
+    steered = [f"steered\nstrength {strength:g}" for strength in STRENGTHS]
+    return ["unsteered", *steered, "random direction\nsame size as 1"]
 
 
 def _tell(columns: dict[str, Tensor], target: str | None) -> None:

@@ -8,7 +8,7 @@ from ..sae.dictionary.autoencoder import SparseAutoencoder
 from ..sae.embeddings.editing import blend_tokens
 from ..sae.embeddings.spot import ALL, AUTO
 from ..sae.hosts.comfyui.embeddings import edited, is_conditioning, read, spot_in
-from ..sae.steering.edits import FeatureList
+from ..sae.steering.edits import FeatureList, check_owner
 from ..sae.steering.record import SteeringRecord
 from .shared.embed_sockets import EMBED_TYPES, describe_spot, embed_input, target_input, tokens_input
 from .shared.sockets import CATEGORY, Sae, SaeFeatures
@@ -62,6 +62,7 @@ class BlendEmbedFeatures(io.ComfyNode):
         target: str = AUTO,
         tokens: str = ALL,
     ) -> io.NodeOutput:
+        check_owner(features, sae.owner, "features")
         spot = spot_in(embed, sae, target, tokens)
         if is_conditioning(source) and len(source) > 1:
             raise ValueError(f"source: this conditioning has {len(source)} entries; connect one with a single text.")
@@ -70,7 +71,7 @@ class BlendEmbedFeatures(io.ComfyNode):
         changed = edited(embed, spot, lambda x: blend_tokens(x, given.to(x.device), sae, features, amount, record))
         summary = record.summary()
         what = f"‖Δ‖/‖x‖ {summary.mean_ratio:.3g}" if summary.steps else "nothing changed, the amount is 0"
-        lines = [f"{features}: {what}.", describe_spot(embed, spot), *summary.warnings]
+        lines = [f"{features}: {what}.", describe_spot(embed, spot), *summary.warnings, *features.warnings]
         return io.NodeOutput(changed, ui={"text": lines})
 
 

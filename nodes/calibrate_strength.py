@@ -3,22 +3,17 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-import comfy.utils
 from comfy_api.latest import io, ui
-from torch import Tensor
 
 from ..sae.dictionary.autoencoder import SparseAutoencoder
 from ..sae.dictionary.fingerprint import fingerprint
+from ..sae.hosts.comfyui.drawing import Drawing, progress_bar
 from ..sae.hosts.comfyui.model import Model
-from ..sae.hosts.comfyui.sampling import Sampling, sample
-from ..sae.hosts.comfyui.steering import steer
-from ..sae.places.site import Site, resolve_site
-from ..sae.steering.calibration import CALIBRATED_METHODS, MOST_READINGS, Reading, calibrate, compare
+from ..sae.hosts.comfyui.sampling import Sampling
+from ..sae.places.site import resolve_site
+from ..sae.steering.calibration import CALIBRATED_METHODS, alone, calibrate_features
 from ..sae.steering.calibration_file import update_calibrations
-from ..sae.steering.delta import Steering
-from ..sae.steering.edits import Calibration, Edit, FeatureList, Method
-from ..sae.steering.intervention import Intervention
-from ..sae.steering.record import RunSummary
+from ..sae.steering.edits import Calibration, FeatureList, Method, check_owner
 from .shared.feature_names import calibration_path, names_of
 from .shared.sockets import CATEGORY, Sae, SaeFeatures, location_input, stream_input
 
@@ -93,16 +88,16 @@ class CalibrateStrength(io.ComfyNode):
         replaces: FeatureList | None = None,
         save: bool = True,
     ) -> io.NodeOutput:
-        bench = _Bench(
-            model, sae, resolve_site(location, stream, sae.site), method, replaces or FeatureList(),
-            (positive, latent_image), Sampling(seed, steps), len(features),
-        )  # fmt: skip
-        found = {edit.feature: calibrate(method, bench.measure(edit)) for edit in features}
+        check_owner(features, sae.owner, "features")
+        site = resolve_site(location, stream, sae.site)
+        draw = Drawing(model, positive, latent_image, Sampling(seed, steps))
+        steering = alone(sae, site, method, replaces or FeatureList())
+        found = calibrate_features(draw, features, method, steering, progress_bar(steps))
         table = _table(found, names_of(sae), method)
         kept = {feature: calibration for feature, calibration in found.items() if calibration is not None}
         if not kept:
             raise ValueError(
-                f"features: none of them changes the picture with {method!r} at {bench.site}; steer another place, or "
+                f"features: none of them changes the picture with {method!r} at {site}; steer another place, or "
                 "with features from TopActivatingFeatures."
             )
         told = update_calibrations(calibration_path(fingerprint(sae)), fingerprint(sae), kept) if save else ""
@@ -111,49 +106,9 @@ class CalibrateStrength(io.ComfyNode):
             for edit in features
             if edit.feature in kept
         ]
-        return io.NodeOutput(FeatureList(edits), table, ui=ui.PreviewText("\n".join(filter(None, (table, told)))))
-
-
-class _Bench:
-    """Short samplings that differ in one feature's strength only."""
-
-    def __init__(
-        self, model: Model, sae: SparseAutoencoder, site: Site, method: Method, replaces: FeatureList,
-        inputs: tuple[Any, dict[str, Any]], how: Sampling, features: int,
-    ) -> None:  # fmt: skip
-        if not features:
-            raise ValueError("features: the list is empty; connect SAEFeature or TopActivatingFeatures.")
-        self.model, self.sae, self.site, self.method, self.replaces = model, sae, site, method, replaces
-        self.positive, self.latent = inputs
-        self.how = how
-        self.runs = 0
-        self.bar = comfy.utils.ProgressBar((1 + features * MOST_READINGS) * how.steps)
-        self.unsteered: Tensor | None = None
-
-    def measure(self, edit: Edit) -> Any:
-        """What a strength of the feature does, as a function of the strength."""
-
-        def reading(strength: float) -> Reading:
-            if self.unsteered is None:
-                self.unsteered = self._draw(self.model)
-            steering = Steering(
-                self.sae, [replace(edit, strength=1.0, unit=None)], self.method, strength, "token_norm", self.replaces
-            )
-            reports: list[RunSummary] = []
-            steered = self._draw(steer(self.model, Intervention(steering, self.site), reports.append))
-            reports[-1].check_reached()
-            return compare(steered, self.unsteered, reports[-1].mean_ratio)
-
-        return reading
-
-    def _draw(self, model: Model) -> Tensor:
-        done = self.runs * self.how.steps
-        self.runs += 1
-
-        def callback(step: int, denoised: Tensor, x: Tensor, total: int) -> None:
-            self.bar.update_absolute(min(done + step + 1, self.bar.total), self.bar.total)  # where Cancel is noticed
-
-        return sample(model, self.positive, self.latent, self.how, callback).float()
+        listed = FeatureList(edits, owner=sae.owner, warnings=features.warnings)
+        lines = filter(None, (table, told, *features.warnings))
+        return io.NodeOutput(listed, table, ui=ui.PreviewText("\n".join(lines)))
 
 
 def _table(found: dict[int, Calibration | None], names: dict[int, str], method: Method) -> str:

@@ -14,7 +14,7 @@ from ..sae.hosts.comfyui.model import Model
 from ..sae.hosts.comfyui.sampling import look
 from ..sae.hosts.comfyui.steering import observe
 from ..sae.places.site import resolve_site
-from ..sae.steering.edits import FeatureList
+from ..sae.steering.edits import FeatureList, check_owner
 from .shared.sockets import CATEGORY, Sae, SaeFeatures, location_input, stream_input
 
 MOST_PICTURES = 64  # features times pictures that one sheet may have
@@ -100,6 +100,7 @@ class FeatureHeatmap(io.ComfyNode):
         stream: str,
     ) -> io.NodeOutput:
         site = resolve_site(location, stream, sae.site)
+        check_owner(features, sae.owner, "features")
         numbers = list(dict.fromkeys(edit.feature for edit in features))
         _check(numbers, image, latent)
         reader = HeatReader(sae, site, numbers)

@@ -3,7 +3,7 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ..sae.dictionary.autoencoder import SparseAutoencoder
-from ..sae.steering.edits import FeatureList
+from ..sae.steering.edits import FeatureList, check_owner
 from ..sae.steering.mix import EMPTY, parse_mix
 from .shared.feature_payload import sae_payload
 from .shared.sockets import CATEGORY, Sae, SaeFeatures
@@ -49,10 +49,12 @@ class FeatureMixer(io.ComfyNode):
 
     @classmethod
     def execute(cls, sae: SparseAutoencoder, mix: str, features: FeatureList | None = None) -> io.NodeOutput:
-        found = parse_mix(mix, sae.d_sae, sae.statistics)
-        before = list(features or ())
-        edits = FeatureList([*before, *found], muted=found.muted and not before)
-        return io.NodeOutput(edits, ui={"sae_steering": [sae_payload(sae)]})
+        before = FeatureList() if features is None else features
+        check_owner(before, sae.owner, "features")
+        found = parse_mix(mix, sae.d_sae, sae.statistics, sae.owner)
+        warnings = (*before.warnings, *found.warnings)
+        edits = FeatureList([*before, *found], found.muted and not before, sae.owner, warnings)
+        return io.NodeOutput(edits, ui={"sae_steering": [{**sae_payload(sae), "lines": list(warnings)}]})
 
 
 NODES = [FeatureMixer]

@@ -1,10 +1,9 @@
 from __future__ import annotations
 
-import numpy as np
 from comfy_api.latest import io
-from PIL import Image
 from torch import Tensor
 
+from ..sae.drawing.pixels import to_image
 from ..sae.hosts.kandinsky import KandinskyHalf, encode_pictures
 from .shared.kandinsky_sockets import KANDINSKY, NEGATIVE_TIP, KandinskyPriorModel, embedding, load_parts
 
@@ -33,15 +32,10 @@ class KandinskyEncodeImage(io.ComfyNode):
         if not image.numel():
             raise ValueError(f"image: it is empty, {list(image.shape)}; connect one or more pictures.")
         half = load_parts(prior, "prior", ("image_encoder",))
-        seen = encode_pictures(half, [_picture(row) for row in image])
+        without_alpha = image[..., :3].movedim(-1, 1)
+        seen = encode_pictures(half, [to_image(picture) for picture in without_alpha])
         states = {name: getattr(seen, name) for name in ("last_hidden_state", "penultimate_hidden_states")}
         return io.NodeOutput(embedding(seen.image_embeds, **states), embedding(seen.blank))
-
-
-def _picture(pixels: Tensor) -> Image.Image:
-    """(height, width, 3 or 4) in 0..1, without its alpha."""
-    levels = pixels[..., :3].float().clamp(0, 1).mul(255).round().byte().cpu().numpy()
-    return Image.fromarray(np.ascontiguousarray(levels))
 
 
 NODES = [KandinskyEncodeImage]

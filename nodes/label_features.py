@@ -2,29 +2,23 @@ from __future__ import annotations
 
 import hashlib
 import json
-import time
-from pathlib import Path
 from typing import Any
 
-import comfy.utils
 from comfy_api.latest import io, ui
-from torch import Tensor
 
 from ..sae.dictionary.autoencoder import SparseAutoencoder
 from ..sae.dictionary.fingerprint import fingerprint
-from ..sae.finding.features import FeatureReader
+from ..sae.finding.listening import mean_activations
+from ..sae.hosts.comfyui.drawing import Listening, progress_bar
 from ..sae.hosts.comfyui.model import Model
-from ..sae.hosts.comfyui.sampling import Sampling, sample
-from ..sae.hosts.comfyui.steering import observe
-from ..sae.naming.labelling import UNCLEAR, WordTally, merge, read_contexts, read_words
+from ..sae.hosts.comfyui.sampling import Sampling
+from ..sae.naming.labelling import UNCLEAR, merge, read_contexts, read_words, tally_resumable
 from ..sae.naming.labels import Labels
-from ..sae.places.moment import Moment
-from ..sae.places.site import Site, resolve_site
+from ..sae.places.site import resolve_site
 from .shared.feature_names import label_store, labels_of
 from .shared.model_folder import output_folder
 from .shared.sockets import CATEGORY, Sae, location_input, stream_input
 
-SAVE_EVERY = 60.0  # seconds between two savings of what is done
 MOST_LINES = 200  # of the table
 
 
@@ -85,11 +79,13 @@ class LabelFeatures(io.ComfyNode):
         site = resolve_site(location, stream, sae.site)
         said, around = read_words(words), read_contexts(contexts)
         how = Sampling(seed, steps)
-        listener = _Listener(model, sae, site, latent_image, how)
+        listen = Listening(model, clip, sae, site, latent_image, how)
         shape = list(latent_image["samples"].shape)
         family = str(model.model.model_config.unet_config)
         key = _key(fingerprint(sae), said, around, str(site), how, shape, family)
-        tally = _run(output_folder() / "labelling" / f"{key[:16]}.safetensors", key, said, around, listener, clip)
+        path = output_folder() / "labelling" / f"{key[:16]}.safetensors"
+        see = mean_activations(listen, sae, site)
+        tally = tally_resumable(path, key, said, around, sae.d_sae, see, progress_bar(steps))
         return written(sae, tally.labels(threshold))
 
 
@@ -109,48 +105,6 @@ def word_inputs(contexts: str, threshold: float, threshold_tip: str) -> list[io.
         ),
         io.Float.Input("threshold", default=threshold, min=0.0, max=1.0, step=0.01, tooltip=threshold_tip),
     ]
-
-
-class _Listener:
-    """Runs prompts and tells the mean activation of each feature; one observed model for all of them."""
-
-    def __init__(self, model: Model, sae: SparseAutoencoder, site: Site, latent: dict[str, Any], how: Sampling) -> None:
-        self.sae, self.site, self.latent, self.how = sae, site, latent, how
-        self.reader = FeatureReader(sae, site)
-        self.model = observe(model, site, self._see, sae)
-
-    def _see(self, x: Tensor, moment: Moment) -> None:
-        self.reader(x, moment)
-
-    def mean(self, conditioning: Any, bar: comfy.utils.ProgressBar, done: int) -> Tensor:
-        """(d_sae,) over all tokens and steps."""
-
-        def callback(step: int, denoised: Tensor, x: Tensor, total: int) -> None:
-            bar.update_absolute(done + step + 1, bar.total)  # where Cancel is noticed
-
-        self.reader = FeatureReader(self.sae, self.site)
-        sample(self.model, conditioning, self.latent, self.how, callback)
-        return self.reader.tally.mean
-
-
-def _run(path: Path, key: str, words: list[str], contexts: list[str], listener: _Listener, clip: Any) -> WordTally:
-    """All words in all contexts; what is done is kept when the run is cancelled or fails, and taken up again."""
-    tally = WordTally.resumed(path, key, words, contexts, listener.sae.d_sae)
-    steps = listener.how.steps
-    bar = comfy.utils.ProgressBar(tally.runs * steps)
-    saved = time.monotonic()
-    try:
-        while tally.done < tally.runs:
-            conditioning = clip.encode_from_tokens_scheduled(clip.tokenize(tally.next()))
-            tally.add(listener.mean(conditioning, bar, tally.done * steps))
-            if time.monotonic() - saved > SAVE_EVERY:
-                tally.save(path, key)
-                saved = time.monotonic()
-    finally:
-        if 0 < tally.done < tally.runs:
-            tally.save(path, key)
-    path.unlink(missing_ok=True)
-    return tally
 
 
 def _key(*facts: Any) -> str:

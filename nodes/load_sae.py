@@ -1,14 +1,10 @@
 from __future__ import annotations
 
-from pathlib import Path
-
-import folder_paths
 from comfy_api.latest import io
 
-from ..sae.dictionary.autoencoder import SparseAutoencoder
-from ..sae.formats import ARCHITECTURES, AUTO, load, with_statistics
-from ..sae.places.site import parse_location, resolve_site
-from .shared.model_folder import KIND, measured_statistics, sae_folders, sae_names, sae_path
+from ..sae.formats import ARCHITECTURES, AUTO
+from .shared.loading import load_named, state_of
+from .shared.model_folder import sae_names
 from .shared.sockets import CATEGORY, Sae, location_input, stream_input
 
 
@@ -53,33 +49,6 @@ class LoadSAE(io.ComfyNode):
     @classmethod
     def execute(cls, sae_name: str, location: str, stream: str, architecture: str = AUTO) -> io.NodeOutput:
         return io.NodeOutput(load_named(sae_name, location, stream, architecture))
-
-
-def state_of(sae_name: str) -> tuple[tuple[str, int], ...]:
-    """Names and times of the files of the SAE's folder: weights, shards, config, statistics."""
-    path = folder_paths.get_full_path(KIND, sae_name)
-    if path is None:
-        return ()
-    beside = [file for file in Path(path).parent.iterdir() if file.is_file()]
-    measured = measured_statistics(_name_of(sae_name))
-    files = sorted([*beside, measured] if measured.is_file() else beside)
-    return tuple((file.name, file.stat().st_mtime_ns) for file in files)
-
-
-def _name_of(sae_name: str) -> str:
-    return str(Path(sae_name).with_suffix(""))
-
-
-def load_named(sae_name: str, location: str, stream: str, architecture: str) -> SparseAutoencoder:
-    sae = load(sae_path(sae_name), name=_name_of(sae_name), architecture=architecture, within=sae_folders())
-    measured = measured_statistics(sae.name)
-    if sae.statistics is None and measured.is_file():
-        sae = with_statistics(sae, measured)
-    if location.strip() not in ("", "auto"):
-        return sae.at(parse_location(location, stream))
-    if stream == "auto" or sae.site is None:
-        return sae
-    return sae.at(resolve_site("auto", stream, sae.site))
 
 
 NODES = [LoadSAE]

@@ -137,7 +137,9 @@ class LoadRecipe(io.ComfyNode):
         site = parse_location(found.location, found.stream)
         schedule = Schedule(found.start_percent, found.end_percent)
         intervention = Intervention(steering, site, schedule, found.apply_to, mask)
-        return steered(model, intervention, cls.hidden.unique_id, FeatureList(found.features), found.note)
+        return steered(
+            model, intervention, cls.hidden.unique_id, FeatureList(found.features, owner=sae.owner), found.note
+        )
 
 
 def _percent(name: str, default: float, tooltip: str) -> io.Float.Input:

@@ -2,17 +2,17 @@ from __future__ import annotations
 
 from typing import Any
 
-import comfy.utils
-import latent_preview
 from comfy_api.latest import io
 from torch import Tensor
 
 from ..sae.dictionary.autoencoder import SparseAutoencoder
 from ..sae.dictionary.statistics import write_statistics
 from ..sae.finding.features import FeatureReader, FeatureTally, rank_features
+from ..sae.hosts.comfyui.drawing import heard, progress_bar
 from ..sae.hosts.comfyui.model import Model
 from ..sae.hosts.comfyui.sampling import Sampling, sample
 from ..sae.hosts.comfyui.steering import observe
+from ..sae.places.progress import steps_of
 from ..sae.places.site import Site, resolve_site
 from .shared.feature_results import count_input, feature_outputs, found_features, rank_input
 from .shared.model_folder import measured_statistics, output_folder
@@ -93,11 +93,11 @@ class TopActivatingFeatures(io.ComfyNode):
     ) -> io.NodeOutput:
         site = resolve_site(location, stream, sae.site)
         runs = [positive] if baseline is None else [positive, baseline]
-        progress = comfy.utils.ProgressBar(steps * len(runs))
+        on_progress = progress_bar(steps)
         readers = []
         for number, conditioning in enumerate(runs):
             reader = FeatureReader(sae, site, mask)
-            callback = _callback(model, progress, number * steps, steps * len(runs))
+            callback = heard(steps_of(on_progress, number, len(runs)), model)
             observed = observe(model, site, reader, sae)
             sample(observed, conditioning, latent_image, Sampling(seed, steps), callback)
             readers.append(reader)
@@ -105,22 +105,11 @@ class TopActivatingFeatures(io.ComfyNode):
         return _result(sae, site, rank_by, count, saved, *readers)
 
 
-def _callback(model: Model, progress: comfy.utils.ProgressBar, done: int, total: int) -> Any:
-    """Progress with a preview; the bar's update is also where Cancel is noticed."""
-    previewer = latent_preview.get_previewer(model.load_device, model.model.latent_format)
-
-    def callback(step: int, denoised: Tensor, x: Tensor, steps: int) -> None:
-        preview = previewer.decode_latent_to_preview_image("JPEG", denoised) if previewer else None
-        progress.update_absolute(done + step + 1, total, preview)
-
-    return callback
-
-
 def _save_statistics(sae: SparseAutoencoder, tally: FeatureTally) -> str:
     """Writes what the prompt's run says of every feature; returns a line that tells where."""
-    path = measured_statistics(sae.name)
+    path = measured_statistics(sae.name, sae.owner)
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_statistics(tally.statistics(), path)
+    write_statistics(tally.statistics(), path, sae.owner)
     return f"Statistics over {tally.tokens} tokens are in {path.relative_to(output_folder().resolve().parent)}."
 
 

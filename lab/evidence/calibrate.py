@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -17,13 +17,12 @@ from sae.finding.features import FeatureTally, feature_list
 from sae.naming.label_store import shipped_labels
 from sae.naming.labels import read_labels
 from sae.places.site import resolve_site
-from sae.steering.calibration import Reading, calibrate, compare
-from sae.steering.delta import Steering
+from sae.steering.calibration import alone, calibrate_features
 from sae.steering.edits import Calibration, Edit, Method
 from sae.steering.intervention import Intervention
 
 from ..judge.reader import measure_pictures
-from ..judge.steer import contrast, draw_steered
+from ..judge.steer import contrast, draw_steered, drawing_of
 
 if TYPE_CHECKING:
     from diffusers import FluxTransformer2DModel
@@ -91,32 +90,29 @@ class Bench:
                     self._measure(source, target, calibration, others, 5000 + PICTURES * number)
         return self.found
 
-    def _steer(self, source: str, target: str, method: Method, strength: float) -> Intervention:
+    def _edit(self, target: str) -> Edit:
         tally, k = self.tallies[target], self.features[target]
-        edit = Edit(k, 1.0, float(tally.mean_where_active[k]), float(tally.max[k]), float(tally.density[k]))
-        lost = contrast(self.tallies[source], tally, FEATURES) if method == "swap" else []
-        return Intervention(Steering(self.sae, [edit], method, strength, "token_norm", feature_list(lost)), self.site)
+        return Edit(k, 1.0, float(tally.mean_where_active[k]), float(tally.max[k]), float(tally.density[k]))
+
+    def _steering(self, source: str, target: str, method: Method) -> Callable[[Edit, float], Intervention]:
+        lost = contrast(self.tallies[source], self.tallies[target], FEATURES) if method == "swap" else []
+        return alone(self.sae, self.site, method, feature_list(lost))
 
     def _calibrate(self, source: str, target: str, method: Method, prompt: Prompt, seed: int) -> Calibration | None:
-        plain, _ = draw_steered(self.transformer, [prompt], [seed], [], steps=STEPS)
-
-        def measure(strength: float) -> Reading:
-            steering = self._steer(source, target, method, strength)
-            drawn, record = draw_steered(self.transformer, [prompt], [seed], [steering], steps=STEPS)
-            return compare(drawn, plain, record.summary().mean_ratio)
-
-        return calibrate(method, measure)
+        draw, edit = drawing_of(self.transformer, [prompt], [seed], STEPS), self._edit(target)
+        found = calibrate_features(draw, [edit], method, self._steering(source, target, method))
+        return found[edit.feature]
 
     def _measure(
         self, source: str, target: str, calibration: Calibration, prompts: Sequence[Prompt], seed: int
     ) -> None:
         seeds = range(seed, seed + len(prompts))
+        steering, edit = self._steering(source, target, calibration.method), self._edit(target)
         for end, strength, control in (
             *((end, getattr(calibration, end), None) for end in ENDS),
             ("random", calibration.clear, RANDOM_SEED + seed),
         ):
-            steering = self._steer(source, target, calibration.method, strength)
-            latents, record = draw_steered(self.transformer, prompts, seeds, [steering], control)
+            latents, record = draw_steered(self.transformer, prompts, seeds, [steering(edit, strength)], control)
             effect = self.found[calibration.method, end]
             effect.strength += strength
             effect.ratio += record.summary().mean_ratio

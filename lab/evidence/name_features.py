@@ -19,10 +19,11 @@ from sae.dictionary.fingerprint import fingerprint
 from sae.hosts.diffusers import capture
 from sae.hosts.kandinsky import KandinskyHalf, embed_texts
 from sae.naming.label_store import shipped_labels
-from sae.naming.labelling import SLOT, UNCLEAR, WordTally
+from sae.naming.labelling import SLOT, UNCLEAR, WordTally, tally_words
 from sae.naming.labelling_directions import label_directions, text_rows
 from sae.naming.labels import Labels, write_labels
 from sae.places.moment import Moment
+from sae.places.progress import OnStep
 from sae.places.site import resolve_site
 
 if TYPE_CHECKING:
@@ -70,12 +71,12 @@ def activations(
 
 
 def name_features(transformer: FluxTransformer2DModel, sae: SparseAutoencoder) -> Labels:
-    tally = WordTally.new(WORDS, contexts(), sae.d_sae)
-    texts = [context.replace(SLOT, word) for word in tally.words for context in tally.contexts]
-    seeds = [0] * len(texts)
-    for row in activations(transformer, sae, [read_prompt(text) for text in texts], seeds, STEPS):
-        tally.add(row)
-    return tally.labels(THRESHOLD)
+    def see(texts: Sequence[str], on_step: OnStep) -> Tensor:
+        found = activations(transformer, sae, [read_prompt(text) for text in texts], [0] * len(texts), STEPS)
+        on_step(1.0, None)
+        return found
+
+    return tally_words(WordTally.new(WORDS, contexts(), sae.d_sae), see, batch=BATCH).labels(THRESHOLD)
 
 
 class Selectivity(NamedTuple):

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import count
 from typing import TYPE_CHECKING
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from sae.demo.model import sample
 from sae.demo.shapes import Prompt
 from sae.dictionary.autoencoder import SparseAutoencoder
 from sae.finding.features import FeatureReader, FeatureTally, RankedFeature, rank_features
-from sae.hosts.diffusers import capture, tapped, window_of
-from sae.hosts.diffusers import straight_percent_to_sigma as to_sigma
-from sae.places.moment import COND
+from sae.hosts.diffusers import capture, drawing, steer
+from sae.places.progress import OnStep
 from sae.places.site import resolve_site
-from sae.steering.control import RandomDirection
+from sae.steering.draw import Draw
 from sae.steering.intervention import Intervention
 from sae.steering.record import SteeringRecord
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from diffusers import FluxTransformer2DModel
 
 STEPS = 8
-OnStep = Callable[[float], None]
+OnSigma = Callable[[float], None]  # hears each noise level before the step from there
 
 
 def tally_prompt(
@@ -32,7 +33,7 @@ def tally_prompt(
     prompt: Prompt,
     seeds: Sequence[int],
     mask: Tensor | None = None,
-    on_step: OnStep | None = None,
+    on_step: OnSigma | None = None,
 ) -> FeatureTally:
     """What fires at the SAE's site while the prompt is drawn from each seed."""
     site = resolve_site("auto", "auto", sae.site)
@@ -53,16 +54,31 @@ def draw_steered(
     seeds: Sequence[int],
     interventions: Sequence[Intervention],
     random_direction: int | None = None,
-    on_step: OnStep | None = None,
-    steps: int = STEPS,
 ) -> tuple[Tensor, SteeringRecord]:
     """Latents (batch, 16, 16, 16) of steered drawings, and what the steering did.
 
     With `random_direction` each Δ keeps its length at every token but points along one random direction, drawn from
     that seed: the control of every claim.
     """
-    record = SteeringRecord()
-    active = [item.begin(record, window_of(item.schedule, to_sigma)) for item in interventions]
-    taps = active if random_direction is None else [RandomDirection(tap, random_direction) for tap in active]
-    with tapped(transformer, taps, (COND,)):
-        return sample(transformer, prompts, seeds, steps, on_step), record
+    with steer(transformer, interventions, random_direction=random_direction) as record:
+        return sample(transformer, prompts, seeds, STEPS), record
+
+
+def drawing_of(
+    transformer: FluxTransformer2DModel,
+    prompts: Sequence[Prompt],
+    seeds: Sequence[int],
+    steps: int = STEPS,
+    decoder: nn.Module | None = None,
+) -> Draw:
+    """What sweeps and calibrations draw with: pictures (batch, 3, 128, 128), or latents without a decoder."""
+
+    def draw(on_step: OnStep) -> Tensor:
+        begun = count(1)
+        latents = sample(transformer, prompts, seeds, steps, lambda sigma: on_step(next(begun) / steps, None))
+        if decoder is None:
+            return latents
+        with torch.no_grad():
+            return decoder(latents)
+
+    return drawing(transformer, draw)

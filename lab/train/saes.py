@@ -53,15 +53,16 @@ def load_transformer(file: Path) -> FluxTransformer2DModel:
     return transformer
 
 
-def train_sae(tokens: Tensor, fresh: Tensor, config: TopKConfig, folder: Path, dtype: torch.dtype) -> Fit:
-    """Trains on tokens (n, d_in), over and over; measures on fresh ones; writes the SAE into `folder`."""
+def train_sae(tokens: Tensor, fresh: Tensor, config: TopKConfig, folder: Path, site: Site, dtype: torch.dtype) -> Fit:
+    """Trains on tokens (n, d_in) of a site, over and over; measures on fresh ones; writes the SAE into `folder`."""
     trainer = TopKTrainer(config)
+    capacity = max(BUFFER_TOKENS, 2 * config.batch_tokens)
     buffer = ActivationBuffer(
-        _again(tokens), config.d_in, config.batch_tokens, max(BUFFER_TOKENS, 2 * config.batch_tokens), config.seed
+        _again(tokens), config.d_in, config.batch_tokens, capacity, config.seed, dtype=tokens.dtype
     )
     model = trainer.fit(buffer, _report, REPORT_EVERY)
     measured, statistics = evaluate(model, fresh.split(CHUNK))
-    export_topk(model, folder, statistics, dtype)
+    export_topk(model, folder, statistics, dtype, site)
     return measured
 
 
@@ -101,7 +102,9 @@ def run(given: argparse.Namespace) -> None:
             rate=given.rate,
         )
         log.info("%s", name)
-        measured = train_sae(tokens[name], fresh[name], config, given.out / name, getattr(torch, given.dtype))
+        measured = train_sae(
+            tokens[name], fresh[name], config, given.out / name, sites[name], getattr(torch, given.dtype)
+        )
         log.info("%s: %s", name, measured)
         evaluations = _read_evaluations(results) | {name: measured._asdict()}
         results.write_text(json.dumps(evaluations, indent=2) + "\n", encoding="utf-8")

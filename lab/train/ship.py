@@ -13,6 +13,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from sae.demo.files import DECODER, SAE_NAMES, TRANSFORMER, WEIGHTS
+from sae.dictionary.statistics import read_statistics, write_statistics
+from sae.formats import load
 
 
 def ship(transformer: Path, decoder: Path, saes: Path) -> None:
@@ -28,8 +30,10 @@ def ship_sae(source: Path, target: Path) -> None:
     """Copies a folder of train_saes, its weights in half precision."""
     target.mkdir(exist_ok=True)
     _save_half(load_file(source / "model.safetensors"), target / "model.safetensors")
-    for file in ("config.json", "model.stats.safetensors"):
-        shutil.copyfile(source / file, target / file)
+    shutil.copyfile(source / "config.json", target / "config.json")
+    statistics = target / "model.stats.safetensors"
+    statistics.unlink(missing_ok=True)
+    write_statistics(read_statistics(source / statistics.name), statistics, load(target).owner)
 
 
 def _save_half(tensors: dict[str, torch.Tensor], path: Path) -> None:

@@ -25,7 +25,7 @@ def sae_payload(sae: SparseAutoencoder) -> dict[str, Any]:
     """Which SAE it is; the routes can tell of it from now on."""
     mark = fingerprint(sae)
     introduce(sae, mark)
-    return {"kind": "sae", "fingerprint": mark, "sae": sae.name, "count": sae.d_sae}
+    return {"kind": "sae", "fingerprint": mark, "sae": sae.name, "count": sae.d_sae, "owner": asdict(sae.owner)}
 
 
 def table_payload(

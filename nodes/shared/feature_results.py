@@ -52,4 +52,4 @@ def found_features(
     table, chart = feature_table(ranked, title, names), feature_chart(ranked, title, names)
     told = [*filter(None, lines)]
     shown = {"text": [table, *told], "sae_steering": [{**table_payload(sae, ranked, title, heat), "lines": told}]}
-    return io.NodeOutput(feature_list(ranked), table, chart, ui=shown)
+    return io.NodeOutput(feature_list(ranked, sae.owner), table, chart, ui=shown)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import folder_paths
 
+from ...sae.dictionary.owner import Owner
 from ...sae.dictionary.statistics import statistics_path
 from ...sae.formats.named_tensors import BESIDE, SUFFIXES
 
@@ -53,13 +54,15 @@ def output_folder() -> Path:
     return Path(folder_paths.get_output_directory()) / KIND
 
 
-def measured_statistics(name: str) -> Path:
-    """Where TopActivatingFeatures writes the statistics of the SAE `name`, which has no suffix.
+def measured_statistics(name: str, owner: Owner | None = None) -> Path:
+    """Where TopActivatingFeatures writes the statistics of the SAE `name`, which has no suffix, and of this content.
 
+    Without an owner, where version 0.1 wrote them.
     Raises ValueError for a name that leads out of output/sae.
     """
     folder = output_folder().resolve()
-    path = statistics_path(Path(f"{folder / name}.safetensors")).resolve()
+    mark = "" if owner is None else f"-{owner.identity[:8]}"
+    path = statistics_path(Path(f"{folder / name}{mark}.safetensors")).resolve()
     if not path.is_relative_to(folder) or "\0" in name:
         raise ValueError(f"sae: its name {name!r} leads out of output/sae, so its statistics cannot be written there.")
     return path

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import asdict
 from typing import Any
 
 from aiohttp import web
@@ -103,6 +104,7 @@ def find_features(sources: SaeSources, query: Mapping[str, str]) -> dict[str, An
     return {
         "fingerprint": mark,
         "sae": None if sae is None else sae.name,
+        "owner": None if sae is None else asdict(sae.owner),
         "count": count,
         "features": [feature_payload(number, labels.get(number), statistics, ranges) for number in numbers],
         "warnings": store.warnings,

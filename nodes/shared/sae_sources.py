@@ -13,7 +13,7 @@ from ...sae.demo.files import load_sae as load_demo_sae
 from ...sae.demo.kandinsky.files import EMBED_SAE
 from ...sae.dictionary.autoencoder import SparseAutoencoder
 from ...sae.formats import AUTO
-from ..load_sae import load_named, state_of
+from .loading import load_named, state_of
 
 DEMO = {
     ("LoadShapesDemo", "sae_text"): TEXT_SAE,

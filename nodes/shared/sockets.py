@@ -60,8 +60,8 @@ def steering_inputs(finder: str, strength: float, unit_tip: str) -> list[io.Inpu
 
 def steering_warnings(steering: Steering) -> list[str]:
     """What is known to fail wherever the steering acts."""
-    found = []
-    statistics = steering.sae.statistics
+    found = steering.warnings
+    statistics = steering.statistics
     dead = [] if statistics is None else [k for k in steering.features if statistics.dead[k]]
     if dead:
         names = ", ".join(map(str, dead))

@@ -23,6 +23,7 @@ from .activations import (
 )
 from .modulation import Modulation
 from .origin import Origin
+from .owner import Owner, identity
 from .statistics import FeatureStatistics
 from .weights import Part, PartName, Weights, check_weights, feature_chunks
 
@@ -80,6 +81,16 @@ class SparseAutoencoder:
     def __repr__(self) -> str:
         where = f", {self.site}" if self.site else ""
         return f"{self.name}: {self.d_sae} features of width {self.d_in} ({self.architecture}{where})"
+
+    @property
+    def count(self) -> int:
+        """How many directions there are: d_sae."""
+        return self.d_sae
+
+    @property
+    def owner(self) -> Owner:
+        """This SAE by its content. Reads a few kilobytes on the first call."""
+        return Owner(identity(self.weights, kept=self.origin is not None), self.name)
 
     def at(self, site: Site | None) -> SparseAutoencoder:
         """The same SAE, with the same weights in memory, for another place in the network."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ..files.safetensors_file import open_safetensors
+from .owner import Owner
 
 SUFFIX = ".stats.safetensors"
 NAMES = ("mean", "max", "density")
@@ -23,6 +24,7 @@ class FeatureStatistics:
     max: Tensor | None  # largest activation seen
     density: Tensor | None  # share of tokens where it fires
     tokens: int
+    owner: Owner | None = None  # the SAE they were measured on, where the file says so
 
     @property
     def count(self) -> int:
@@ -40,11 +42,12 @@ def statistics_path(weights: Path) -> Path:
     return weights.with_name(weights.stem + SUFFIX)
 
 
-def write_statistics(statistics: FeatureStatistics, path: Path) -> None:
-    """Writes what is known as `<stem>.stats.safetensors`."""
+def write_statistics(statistics: FeatureStatistics, path: Path, owner: Owner | None = None) -> None:
+    """Writes what is known as `<stem>.stats.safetensors`, with the SAE whose it is."""
     known = {name: getattr(statistics, name) for name in NAMES if getattr(statistics, name) is not None}
     tensors = {name: tensor.float().cpu().contiguous() for name, tensor in known.items()}
-    save_file(tensors, path, metadata={"tokens": str(statistics.tokens)})
+    whose = {} if owner is None else asdict(owner)
+    save_file(tensors, path, metadata={"tokens": str(statistics.tokens), **whose})
 
 
 def read_statistics(path: Path) -> FeatureStatistics:
@@ -63,4 +66,5 @@ def read_statistics(path: Path) -> FeatureStatistics:
         raise ValueError(
             f"{path.name}: mean, max and density must be vectors of one length, but have the shapes {found}."
         )
-    return FeatureStatistics(known.get("mean"), known.get("max"), known.get("density"), int(tokens))
+    owner = Owner(metadata["identity"], metadata.get("name", "")) if "identity" in metadata else None
+    return FeatureStatistics(known.get("mean"), known.get("max"), known.get("density"), int(tokens), owner)

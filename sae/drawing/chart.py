@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-import numpy as np
-import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from ..finding.features import RankedFeature
+from .pixels import from_image
 
 WIDTH = 768
 ROW = 34
@@ -43,4 +42,4 @@ def feature_chart(ranked: Sequence[RankedFeature], title: str, names: Mapping[in
         draw.text((left + length + 10, top + ROW // 2), told, QUIET, small, anchor="lm")
     if not ranked:
         draw.text((MARGIN, MARGIN + 2 * ROW), "No feature fires.", INK, small)
-    return torch.from_numpy(np.asarray(picture).astype(np.float32) / 255).unsqueeze(0)
+    return from_image(picture).unsqueeze(0)

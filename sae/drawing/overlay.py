@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
+
+from .pixels import from_image
 
 LEAST_SIDE = 256  # smaller pictures are enlarged, so that the caption can be read
 FOOT = 44  # pixels below the picture
@@ -49,7 +50,7 @@ def _foot(width: int, title: str, highest: float) -> Tensor:
     draw.text((8, 4), title, INK, font)
     draw.text((8, FOOT - 8), "0", QUIET, font, anchor="ls")
     draw.text((width - 8, FOOT - 8), f"{highest:.3g}", QUIET, font, anchor="rs")
-    foot = torch.from_numpy(np.asarray(picture).astype(np.float32) / 255)
+    foot = from_image(picture)
     left, right = 24, max(25, width - 64)
     foot[FOOT - 18 : FOOT - 8, left:right] = ramp(torch.linspace(0, 1, right - left))
     return foot
@@ -70,4 +71,4 @@ def token_bars(heat: Tensor, title: str, width: int = 768, height: int = 220) ->
         draw.rectangle((x, top, x + max(step - 2, 1), foot), BAR if value > 0 else QUIET)
     for token in range(0, len(heat), max(1, len(heat) // 12)):
         draw.text((left + (token + 0.5) * step, foot + 6), str(token), QUIET, font, anchor="ma")
-    return torch.from_numpy(np.asarray(picture).astype(np.float32) / 255)
+    return from_image(picture)

@@ -12,6 +12,7 @@ import torch
 
 from ..dictionary.autoencoder import SparseAutoencoder
 from ..dictionary.statistics import statistics_path, write_statistics
+from ..formats import load
 from ..formats.named_tensors import BESIDE, SUFFIXES
 from . import dictionary_learning, own, reny_topk, saelens
 from .files import Progress, write_tensors
@@ -124,6 +125,8 @@ def _write(
         _write_statistics(sae, statistics_path(path), replace)
         if not existing:
             part.replace(path)  # last, so that a weight file is never without what belongs to it
+        if sae.statistics is not None:  # the file's own content is known only now
+            write_statistics(sae.statistics, statistics_path(path), load(path).owner)
     finally:
         part.unlink(missing_ok=True)
 

@@ -47,6 +47,15 @@ class TensorFile(TensorSource):
         self.bytes_read += values.nbytes
         return values
 
+    def _read_run(self, key: str, first: int, count: int) -> bytes:
+        info = self.infos[key]
+        size = (info.dtype or torch.uint8).itemsize
+        run = bytearray(count * size)
+        with self._open() as file:
+            self._fill(file, info.start + first * size, memoryview(run))
+        self.bytes_read += len(run)
+        return bytes(run)
+
     def _read_columns(self, key: str, ids: Sequence[int]) -> Tensor:
         info = self.infos[key]
         dtype = self.stored_dtype(key)

@@ -77,6 +77,28 @@ class TensorSource(ABC):
             )
         return float(self._checked(key, self._read_all(key)).reshape(()).item())
 
+    def sample(self, key: str, pieces: int, length: int) -> bytes:
+        """Runs of `length` entries at `pieces` evenly spread places, as they are stored: a look at the content."""
+        return b"".join(self._read_run(key, first, count) for first, count in self._runs(key, pieces, length))
+
+    def _runs(self, key: str, pieces: int, length: int) -> list[tuple[int, int]]:
+        """(first entry, entries) of each run; one that holds everything where the tensor is small."""
+        entries = self.infos[key].elements
+        if entries <= pieces * length:
+            return [(0, entries)]
+        return [(place * (entries - length) // (pieces - 1), length) for place in range(pieces)]
+
+    def _read_run(self, key: str, first: int, count: int) -> bytes:
+        row_length = max(1, self.infos[key].row_length)
+        row = first // row_length
+        rows = (
+            self._read_rows(key, row, -(-(first + count) // row_length))
+            if self.infos[key].shape
+            else self._read_all(key)
+        )
+        run = rows.reshape(-1)[first - row * row_length :][:count].detach().cpu().contiguous()
+        return run.view(torch.uint8).numpy().tobytes()
+
     @abstractmethod
     def _read_rows(self, key: str, start: int, stop: int) -> Tensor: ...
 
@@ -174,6 +196,9 @@ class JoinedTensors(TensorSource):
         part = self.sources[key]._read_columns(key, ids)
         self.bytes_read += part.nbytes
         return part
+
+    def _read_run(self, key: str, first: int, count: int) -> bytes:
+        return self.sources[key]._read_run(key, first, count)
 
 
 def _all_finite(values: Tensor) -> bool:

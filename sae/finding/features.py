@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..dictionary.autoencoder import SparseAutoencoder, SparseCodes
+from ..dictionary.owner import Owner
 from ..dictionary.statistics import FeatureStatistics
 from ..places.moment import COND, Moment
 from ..places.region import check_mask, moment_weights, token_grid
@@ -167,8 +168,8 @@ def _row(tally: FeatureTally, k: int, score: Tensor, difference: Tensor | None, 
     )
 
 
-def feature_list(ranked: Sequence[RankedFeature]) -> FeatureList:
-    return FeatureList(row.edit() for row in ranked)
+def feature_list(ranked: Sequence[RankedFeature], owner: Owner | None = None) -> FeatureList:
+    return FeatureList((row.edit() for row in ranked), owner=owner)
 
 
 def feature_table(ranked: Sequence[RankedFeature], title: str, names: Mapping[int, str] | None = None) -> str:

@@ -30,13 +30,15 @@ def read_statistics_beside(path: Path, sae: SparseAutoencoder, allowed: AllowedF
             continue
         allowed.check(file, sae.name)
         statistics = read(file)
-        check_count(statistics, file, sae)
+        check_statistics(statistics, file, sae)
         return statistics
     return None
 
 
-def check_count(statistics: FeatureStatistics, file: Path, sae: SparseAutoencoder) -> None:
-    """Raises ValueError when the statistics are of another number of features."""
+def check_statistics(statistics: FeatureStatistics, file: Path, sae: SparseAutoencoder) -> None:
+    """Raises ValueError when the statistics are of another SAE, or of another number of features."""
+    if statistics.owner is not None:
+        sae.owner.check(statistics.owner, f"{file.name}: these statistics belong")
     if statistics.count != sae.d_sae:
         raise ValueError(
             f"{file.name}: the statistics are of {statistics.count} features, but {sae.name} has {sae.d_sae}; measure "
@@ -47,7 +49,7 @@ def check_count(statistics: FeatureStatistics, file: Path, sae: SparseAutoencode
 def with_statistics(sae: SparseAutoencoder, file: Path) -> SparseAutoencoder:
     """The same SAE with the statistics of a file in our own format."""
     statistics = read_statistics(file)
-    check_count(statistics, file, sae)
+    check_statistics(statistics, file, sae)
     measured = copy(sae)
     measured.statistics = statistics
     return measured

@@ -55,6 +55,11 @@ def _architecture(checkpoint: Checkpoint, config: Config) -> Architecture:
     normalization = _NORMALIZATIONS[normalize]
     architecture = config.get("architecture", "standard")
     if architecture == "gated":
+        if kind != "relu":  # which releases of ViT-Prisma apply to the magnitudes, and others ignore
+            raise checkpoint.fail(
+                f"{CONFIG_NAME} has architecture = 'gated' with activation_fn_str = {kind!r}; a gated one is read with "
+                f"relu only."
+            )
         return Architecture("gated", normalization=normalization)
     if architecture not in (None, "standard", "vanilla", "topk", "top_k"):
         raise checkpoint.fail(f"{CONFIG_NAME} has architecture = {architecture!r}; known are standard and gated.")

@@ -58,6 +58,11 @@ def _modernised(checkpoint: Checkpoint, config: Config) -> Config:
             known = ", ".join(_OLD_ACTIVATIONS)
             raise checkpoint.fail(f"{CONFIG_NAME} has activation_fn_str = {activation!r}; known are {known}.")
         new["architecture"] = _OLD_ACTIVATIONS[activation]
+    if new["architecture"] == "gated" and activation not in (None, "relu"):  # versions 3 to 5 apply it, 6 ignores it
+        raise checkpoint.fail(
+            f"{CONFIG_NAME} has architecture = 'gated' with activation_fn_str = {activation!r}; a gated one is read "
+            f"with relu only."
+        )
     arguments = config.get("activation_fn_kwargs")
     if new["architecture"] == "topk" and isinstance(arguments, Mapping):
         new.setdefault("k", arguments.get("k"))

@@ -1,7 +1,8 @@
 """Steering and reading diffusers' `FluxTransformer2DModel` with plain forward hooks.
 
-What each module returns was read off diffusers 0.42: a double block (text, image), its attention (image, text), a
-single block (text, image) since 0.35 and one tensor before, its attention one tensor with the text first.
+What each module returns was read off diffusers 0.42: a double block (text, image), its attention (image, text) and
+with an IP-Adapter a third tensor, a single block (text, image) since 0.35 and one tensor before, its attention one
+tensor with the text first.
 """
 
 from __future__ import annotations
@@ -16,9 +17,12 @@ import torch
 from torch import Tensor, nn
 
 from ..places.moment import COND, Moment, Schedule, SigmaWindow
+from ..places.progress import OnStep
 from ..places.reach import CountedTap, Done, Reach
 from ..places.site import Depth, Site
 from ..places.taps import Observer, Tap, tap_image, tap_text, tap_tokens
+from ..steering.control import RandomDirection
+from ..steering.draw import Draw, Drawn
 from ..steering.intervention import Intervention
 from ..steering.record import SteeringRecord
 
@@ -44,17 +48,40 @@ def steer(
     interventions: Sequence[Intervention],
     percent_to_sigma: PercentToSigma = straight_percent_to_sigma,
     sides: tuple[int, ...] = (COND,),
+    random_direction: int | None = None,
 ) -> Iterator[SteeringRecord]:
     """Steers every call of the transformer inside the `with` block and yields its record.
 
-    `sides` says which side of guidance each equal part of the batch is, COND or UNCOND. Hooks are gone at the end,
-    whatever happened. Raises ValueError where a site does not exist in this model.
+    `sides` says which side of guidance each equal part of the batch is, COND or UNCOND. With `random_direction` each Δ
+    keeps its length but points along one random direction, drawn from that seed. Hooks are gone at the end, whatever
+    happened. Raises ValueError where a site does not exist in this model.
     """
     record = SteeringRecord()
-    taps = [item.begin(record, window_of(item.schedule, percent_to_sigma)) for item in interventions]
+    active = [item.begin(record, window_of(item.schedule, percent_to_sigma)) for item in interventions]
+    taps = active if random_direction is None else [RandomDirection(tap, random_direction) for tap in active]
     with tapped(transformer, taps, sides) as record.reaches:
         yield record
     _warn(record.reaches, "steered")
+
+
+def drawing(
+    transformer: FluxTransformer2DModel,
+    sample: Callable[[OnStep], Tensor],
+    percent_to_sigma: PercentToSigma = straight_percent_to_sigma,
+    sides: tuple[int, ...] = (COND,),
+) -> Draw:
+    """The `Draw` that sweeps and calibrations ask for; `sample` draws with the transformer, such as in a pipeline.
+
+    `sample` gets whom to tell of its steps, and gives pictures or latents (batch, channels, height, width).
+    """
+
+    def draw(intervention: Intervention | None, random_direction: int | None, on_step: OnStep) -> Drawn:
+        wanted = [] if intervention is None else [intervention]
+        with steer(transformer, wanted, percent_to_sigma, sides, random_direction) as record:
+            result = sample(on_step)
+        return Drawn(result, record.summary().mean_ratio)
+
+    return draw
 
 
 @contextmanager
@@ -174,11 +201,13 @@ def _change_block(tap: Tap, call: _Call, inputs: dict[str, Tensor]) -> Callable[
 
 
 def _change_attention(tap: Tap, call: _Call) -> Callable[..., Any]:
-    def hook(module: nn.Module, args: Any, output: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-        image, text = output
+    """An attention's (image, text); what IP-Adapters add to the picture is a value of its own and passes through."""
+
+    def hook(module: nn.Module, args: Any, output: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        image, text, *adapters = output
         if tap.site.stream == "image":
-            return tap_image(tap, image, call.moment), text
-        return image, tap_text(tap, text, call.moment)
+            return tap_image(tap, image, call.moment), text, *adapters
+        return image, tap_text(tap, text, call.moment), *adapters
 
     return hook
 

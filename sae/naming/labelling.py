@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
 from ..files.safetensors_file import open_safetensors
+from ..places.progress import OnProgress, OnStep, steps_of, unheard
 from .labels import Label, Labels
 
 SOURCE = "LabelFeatures"
@@ -22,6 +25,7 @@ RELIABLE = 0.5  # share of the contexts in which the best word makes the feature
 MOST_NAMES = 2  # words that a name may have
 TOLD = 3  # words in the note
 SLOT = "{}"
+SAVE_EVERY = 60.0  # seconds between two savings of what is done
 _KEPT = ("by_word", "by_context", "said", "fired")
 
 
@@ -74,8 +78,13 @@ class WordTally:
 
     def next(self) -> str:
         """The prompt of the next run."""
-        word, context = divmod(self.done, len(self.contexts))
-        return self.contexts[context].replace(SLOT, self.words[word])
+        return self.upcoming(1)[0]
+
+    def upcoming(self, count: int) -> list[str]:
+        """The prompts of the next runs, fewer at the end."""
+        runs = range(self.done, min(self.done + count, self.runs))
+        places = [divmod(run, len(self.contexts)) for run in runs]
+        return [self.contexts[context].replace(SLOT, self.words[word]) for word, context in places]
 
     def add(self, activation: Tensor) -> None:
         """Mean activation (d_sae,) of the prompt that `next` gave."""
@@ -155,3 +164,48 @@ class WordTally:
 def merge(known: Labels, found: Labels) -> Labels:
     """What of the found labels may be written: a name that a person or another tool gave stays."""
     return {k: label for k, label in found.items() if k not in known or known[k].source in SOURCES}
+
+
+class See(Protocol):
+    """Runs prompts through a model and tells how strongly each feature fires."""
+
+    def __call__(self, prompts: Sequence[str], on_step: OnStep) -> Tensor:
+        """Mean activations (prompts, d_sae) over tokens and steps; `on_step` hears how far this is, and may raise."""
+        ...
+
+
+def tally_words(
+    tally: WordTally,
+    see: See,
+    on_progress: OnProgress = unheard,
+    batch: int = 1,
+    save: Callable[[], None] | None = None,
+) -> WordTally:
+    """All runs that the tally still lacks, `batch` prompts at once.
+
+    `save` is called about every minute, and where the loop is cancelled or fails with runs done.
+    """
+    saved = time.monotonic()
+    try:
+        while tally.done < tally.runs:
+            prompts = tally.upcoming(batch)
+            for activation in see(prompts, steps_of(on_progress, tally.done, tally.runs, len(prompts))):
+                tally.add(activation)
+            if save is not None and time.monotonic() - saved > SAVE_EVERY:
+                save()
+                saved = time.monotonic()
+    finally:
+        if save is not None and 0 < tally.done < tally.runs:
+            save()
+    return tally
+
+
+def tally_resumable(
+    path: Path, key: str, words: Sequence[str], contexts: Sequence[str], d_sae: int, see: See,
+    on_progress: OnProgress = unheard,
+) -> WordTally:  # fmt: skip
+    """All words in all contexts, going on from what is kept at `path` under this key; kept there until all is done."""
+    tally = WordTally.resumed(path, key, words, contexts, d_sae)
+    tally_words(tally, see, on_progress, save=lambda: tally.save(path, key))
+    path.unlink(missing_ok=True)
+    return tally

@@ -7,13 +7,22 @@ change that the range allows has happened.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from itertools import count
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from .edits import Calibration, Method
+from ..dictionary.autoencoder import SparseAutoencoder
+from ..places.progress import OnProgress, steps_of, unheard
+from ..places.site import Site
+from .delta import Steering
+from .draw import Draw, Drawn
+from .edits import Calibration, Edit, Method
+from .intervention import Intervention
 from .record import LARGE_DELTA
 
 VISIBLE = 0.1  # change from which a picture looks different
@@ -59,8 +68,7 @@ def calibrate(method: Method, measure: Callable[[float], Reading]) -> Calibratio
 
     Both ends and 1.0 are found by doubling, then halving: at most MOST_READINGS strengths.
     """
-    if method not in CALIBRATED_METHODS:
-        raise ValueError(f"method: {method!r} cannot be calibrated; use one of {', '.join(CALIBRATED_METHODS)}.")
+    _check_method(method)
     high, reading = _upper_end(FIRST[method], measure)
     if reading.change < VISIBLE:
         return None
@@ -68,6 +76,53 @@ def calibrate(method: Method, measure: Callable[[float], Reading]) -> Calibratio
     clear = _where(lambda s: measure(s).change >= wanted, 0.0, high)
     low = _where(lambda s: measure(s).change >= VISIBLE, 0.0, clear)
     return Calibration(method, low, clear, high)
+
+
+def calibrate_features(
+    draw: Draw,
+    edits: Sequence[Edit],
+    method: Method,
+    steering: Callable[[Edit, float], Intervention],
+    on_progress: OnProgress = unheard,
+) -> dict[int, Calibration | None]:
+    """The range of each feature, each steered alone; None for those that change nothing.
+
+    `draw` makes short drawings, best as latents. `steering` tells how one strength of a feature steers, see `alone`.
+    """
+    _check_method(method)
+    if not edits:
+        raise ValueError("features: the list is empty; connect SAEFeature or TopActivatingFeatures.")
+    total, runs = 1 + len(edits) * MOST_READINGS, count()
+    unsteered: list[Tensor] = []  # drawn once, when the first steering has turned out to be possible
+
+    def drawn(intervention: Intervention | None) -> Drawn:
+        return draw(intervention, None, steps_of(on_progress, next(runs), total))
+
+    def measured(edit: Edit, strength: float) -> Reading:
+        intervention = steering(edit, strength)
+        if not unsteered:
+            unsteered.append(drawn(None).result)
+        steered = drawn(intervention)
+        return compare(steered.result, unsteered[0], steered.ratio)
+
+    return {edit.feature: calibrate(method, partial(measured, edit)) for edit in edits}
+
+
+def alone(
+    sae: SparseAutoencoder, site: Site, method: Method, replaces: Sequence[Edit] = ()
+) -> Callable[[Edit, float], Intervention]:
+    """Steering with one feature: its own strength and unit do not count, the strength given is of the token's norm."""
+
+    def steering(edit: Edit, strength: float) -> Intervention:
+        plain = replace(edit, strength=1.0, unit=None)
+        return Intervention(Steering(sae, [plain], method, strength, "token_norm", replaces), site)
+
+    return steering
+
+
+def _check_method(method: Method) -> None:
+    if method not in CALIBRATED_METHODS:
+        raise ValueError(f"method: {method!r} cannot be calibrated; use one of {', '.join(CALIBRATED_METHODS)}.")
 
 
 def _upper_end(first: float, measure: Callable[[float], Reading]) -> tuple[float, Reading]:

@@ -26,10 +26,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..dictionary.autoencoder import SparseAutoencoder
+from ..dictionary.directions import Coded, Directions
+from ..dictionary.statistics import FeatureStatistics
 from ..dictionary.weights import PartName
-from .edits import METHODS, UNITS, Edit, Method, Unit
+from .edits import METHODS, UNITS, Edit, FeatureList, Method, Unit, check_owner
 
+DIRECTED: tuple[Method, ...] = ("add", "project_out")  # need directions and no activations
 NORMED: tuple[Unit, ...] = ("token_norm", "calibrated")  # fractions of each token's norm, where a method pushes
 
 
@@ -47,12 +49,13 @@ class Prepared(NamedTuple):
 
 @dataclass(frozen=True)
 class Steering:
-    """Edits of one SAE with one method. `strength` multiplies every edit's own; see `delta` for the units.
+    """Edits of one dictionary with one method. `strength` multiplies every edit's own; see `delta` for the units.
 
+    `add` and `project_out` take any `Directions`, the other methods need an SAE.
     `unit` holds for the edits that do not bring their own.
     """
 
-    sae: SparseAutoencoder
+    sae: Directions
     edits: Sequence[Edit]
     method: Method = "add"
     strength: float = 1.0
@@ -72,15 +75,25 @@ class Steering:
                 "features: the list is empty, so there is nothing to steer with; connect SAEFeature or "
                 "TopActivatingFeatures with at least one feature."
             )
-        beyond = [edit.feature for edit in (*self.edits, *self.replaces) if edit.feature >= self.sae.d_sae]
+        check_owner(self.edits, self.sae.owner, "features")
+        check_owner(self.replaces, self.sae.owner, "replaces")
+        self._check_dictionary()
+        beyond = [edit.feature for edit in (*self.edits, *self.replaces) if edit.feature >= self.sae.count]
         if beyond:
             raise ValueError(
                 f"features: feature {beyond[0]} does not exist in {self.sae.name}, which has the features "
-                f"0 to {self.sae.d_sae - 1}."
+                f"0 to {self.sae.count - 1}."
             )
         self._check_duplicates()
         self._check_replaced()
         self._scaled_strengths()  # a missing statistic is told before anything runs
+
+    def _check_dictionary(self) -> None:
+        if self.method not in DIRECTED and not isinstance(self.sae, Coded):
+            raise ValueError(
+                f"method: {self.method!r} reads how strongly features fire, but {self.sae.name} has directions only; "
+                f"use {' or '.join(DIRECTED)}."
+            )
 
     def _check_duplicates(self) -> None:
         if self.method in ("set", "scale") and len(set(self.features)) < len(self.edits):
@@ -101,6 +114,24 @@ class Steering:
             raise ValueError(f"replaces: only 'swap' takes features out, but the method is {self.method!r}; use swap.")
 
     @property
+    def coded(self) -> Coded:
+        """The dictionary, for the methods that read activations."""
+        if not isinstance(self.sae, Coded):
+            raise TypeError(f"{self.sae.name} has no activations")  # __post_init__ has refused it
+        return self.sae
+
+    @property
+    def statistics(self) -> FeatureStatistics | None:
+        """Those of the dictionary, where it has any."""
+        return self.sae.statistics if isinstance(self.sae, Coded) else None
+
+    @property
+    def warnings(self) -> list[str]:
+        """What is to be told of the lists that it steers with."""
+        lists = [edits for edits in (self.edits, self.replaces) if isinstance(edits, FeatureList)]
+        return [warning for edits in lists for warning in edits.warnings]
+
+    @property
     def features(self) -> list[int]:
         return [edit.feature for edit in self.edits]
 
@@ -115,7 +146,7 @@ class Steering:
     @property
     def reads(self) -> frozenset[PartName]:
         """The parts of the SAE that this method computes with; `add` and `project_out` need a few decoder rows only."""
-        if self.method in ("add", "project_out"):
+        if self.method in DIRECTED:
             return frozenset()
         return frozenset(("encoder", "decoder") if self.method == "surgery" else ("encoder",))
 
@@ -204,7 +235,7 @@ class Steering:
 def _statistics(steering: Steering, edits: Sequence[Edit], name: str) -> Tensor:
     """One statistic of each edit's feature, (n,); what was measured in the graph comes before the SAE's file."""
     values = [getattr(edit, name) for edit in edits]
-    statistics = steering.sae.statistics
+    statistics = steering.statistics
     if statistics is not None:
         stored = getattr(statistics, name)
         if stored is not None:
@@ -245,15 +276,17 @@ def _add(steering: Steering, x: Tensor, sigma: float | None) -> Tensor:
 
 
 def _set(steering: Steering, x: Tensor, sigma: float | None) -> Tensor:
-    return _along(steering, x, steering.on(x.device).strengths - steering.sae.codes(x, steering.features, sigma))
+    return _along(steering, x, steering.on(x.device).strengths - steering.coded.codes(x, steering.features, sigma))
 
 
 def _scale(steering: Steering, x: Tensor, sigma: float | None) -> Tensor:
-    return _along(steering, x, (steering.on(x.device).strengths - 1) * steering.sae.codes(x, steering.features, sigma))
+    return _along(
+        steering, x, (steering.on(x.device).strengths - 1) * steering.coded.codes(x, steering.features, sigma)
+    )
 
 
 def _boost_if_active(steering: Steering, x: Tensor, sigma: float | None) -> Tensor:
-    return _push(steering, x, (steering.sae.codes(x, steering.features, sigma) > 0).float())
+    return _push(steering, x, (steering.coded.codes(x, steering.features, sigma) > 0).float())
 
 
 def _project_out(steering: Steering, x: Tensor, sigma: float | None) -> Tensor:
@@ -264,12 +297,12 @@ def _project_out(steering: Steering, x: Tensor, sigma: float | None) -> Tensor:
 
 def _surgery(steering: Steering, x: Tensor, sigma: float | None) -> Tensor:
     # decode is affine, so decode(f + a) = decode(f) + a·D: the codes never need to be dense
-    return steering.sae.reconstruct(x, sigma) - x + _add(steering, x, sigma)
+    return steering.coded.reconstruct(x, sigma) - x + _add(steering, x, sigma)
 
 
 def _swap(steering: Steering, x: Tensor, sigma: float | None) -> Tensor:
     at = steering.on(x.device)
-    found = at.weights * steering.sae.codes(x, steering.replaced, sigma)
+    found = at.weights * steering.coded.codes(x, steering.replaced, sigma)
     shift = (found.sum(-1, keepdim=True) * at.insert) @ at.directions - at.removal * found @ at.replaced
     return shift * steering.sae.token_scale(x)
 

@@ -7,6 +7,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from ..dictionary.owner import Owner
+
 Method = Literal["add", "set", "scale", "boost_if_active", "project_out", "surgery", "swap"]
 Unit = Literal["token_norm", "raw", "mean", "max", "calibrated"]
 
@@ -59,23 +61,56 @@ class Edit:
         if self.unit is not None and self.unit not in UNITS:
             raise ValueError(f"unit: {self.unit!r} is not a unit; use one of {', '.join(UNITS)}.")
 
+    @property
+    def has_activations(self) -> bool:
+        """Whether it brings numbers that were measured on a dictionary."""
+        return (self.mean, self.max, self.density, self.calibration) != (None, None, None, None)
+
     def __str__(self) -> str:
         return f"feature {self.feature} × {self.strength:g}{f' {self.unit}' if self.unit else ''}"
 
 
 class FeatureList(list[Edit]):
-    """The object on a SAE_FEATURES socket: edits in the order they were chosen.
+    """The object on a SAE_FEATURES socket: edits in the order they were chosen, and the dictionary they belong to.
 
     A `muted` one is empty because all its features were switched off: nothing is to be steered, and nothing is wrong.
+    Without an `owner` nobody said whose the features are: numbers that a user typed, or a file of version 0.1.
     """
 
-    def __init__(self, edits: Iterable[Edit] = (), muted: bool = False) -> None:
+    def __init__(
+        self,
+        edits: Iterable[Edit] = (),
+        muted: bool = False,
+        owner: Owner | None = None,
+        warnings: Iterable[str] = (),
+    ) -> None:
         super().__init__(edits)
         self.muted = muted
+        self.owner = owner
+        self._warnings = tuple(warnings)
 
     def __str__(self) -> str:
         return ", ".join(map(str, self)) or "no features"
 
-    def plus(self, edit: Edit) -> FeatureList:
-        """A new list with one more edit; this one stays as it is."""
-        return FeatureList([*self, edit])
+    def plus(self, *edits: Edit) -> FeatureList:
+        """A new list with more edits of the same owner; this one stays as it is."""
+        return FeatureList([*self, *edits], owner=self.owner, warnings=self._warnings)
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What whoever uses the list must be told, such as that nobody knows whose its numbers are."""
+        told = [edit.feature for edit in self if edit.has_activations]
+        if self.owner is not None or not told:
+            return self._warnings
+        names = ", ".join(map(str, told[:5])) + (" …" if len(told) > 5 else "")
+        return (
+            *self._warnings,
+            f"Nothing says which SAE the activations and ranges of feature {names} were measured on; if it was another "
+            "one, find the features again.",
+        )
+
+
+def check_owner(edits: Iterable[Edit], owner: Owner, name: str) -> None:
+    """Raises ValueError where the edits of the input `name` are known to belong to another dictionary than `owner`."""
+    if isinstance(edits, FeatureList):
+        owner.check(edits.owner, f"{name}: they belong")

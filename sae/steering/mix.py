@@ -1,29 +1,36 @@
 """The value of FeatureMixer: a list of features with their sliders, as one JSON text that needs no browser to run.
 
 An object with `rows`, a list of objects with `feature` (index) and, each optional, `strength` (1), `on` (true), `unit`,
-`name` (for the reader only), `mean`, `max`, `share` and `calibration` (method, low, clear, high). A row without a unit
-takes the best that is known of its feature: calibrated, else max, else token_norm.
+`name` (for the reader only), `mean`, `max`, `share`, `calibration` (method, low, clear, high) and `owner` (identity and
+name of the SAE that the row's numbers were measured on; rows of version 0.1 have none). A row without a unit takes the
+best that is known of its feature: calibrated, else max, else token_norm.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
+from ..dictionary.owner import Owner
 from ..dictionary.statistics import FeatureStatistics
 from ..files.small_json import parse_object
-from .edits import Calibration, Edit, FeatureList, Unit
+from .edit_json import KEYS, read_edit, short
+from .edits import Edit, FeatureList, Unit
 
 EMPTY = '{"rows": []}'
 MOST_ROWS = 500
 MOST_CHARACTERS = 1_000_000
-_NUMBERS = {"mean": "mean", "max": "max", "share": "density"}  # in a row, in an Edit
-_KEYS = {"feature", "strength", "on", "unit", "name", "calibration", *_NUMBERS}
+_KEYS = {*KEYS, "on", "name", "owner"}
 
 
-def parse_mix(text: str, d_sae: int, statistics: FeatureStatistics | None = None) -> FeatureList:
+def parse_mix(
+    text: str, d_sae: int, statistics: FeatureStatistics | None = None, owner: Owner | None = None
+) -> FeatureList:
     """The edits of the rows that are on, in their order; ValueError, in one sentence, for any other text.
 
-    Where no row is on, the list is empty and says so: whoever steers with it then leaves things as they are.
+    `d_sae`, `statistics` and `owner` are those of the SAE connected; a row of another owner is refused. Where no row is
+    on, the list is empty and says so: whoever steers with it then leaves things as they are.
     """
     if not isinstance(text, str) or len(text) > MOST_CHARACTERS:
         raise ValueError(f"mix: a JSON text of up to {MOST_CHARACTERS:,} characters is needed, such as {EMPTY}.")
@@ -31,54 +38,39 @@ def parse_mix(text: str, d_sae: int, statistics: FeatureStatistics | None = None
     rows = content.get("rows")
     if not isinstance(rows, list) or len(rows) > MOST_ROWS:
         raise ValueError(f"mix: its rows must be a list of up to {MOST_ROWS} features, such as {EMPTY}.")
-    edits = [_edit(row, number, d_sae, statistics) for number, row in enumerate(rows, 1)]
-    on = [edit for edit, row in zip(edits, rows, strict=True) if row.get("on", True)]
-    return FeatureList(on, muted=not on)
+    edits = [_edit(row, f"mix: row {place}", d_sae, statistics, owner) for place, row in enumerate(rows, 1)]
+    on = [(edit, row) for edit, row in zip(edits, rows, strict=True) if row.get("on", True)]
+    unowned = FeatureList(edit for edit, row in on if row.get("owner") is None).warnings
+    return FeatureList((edit for edit, _ in on), muted=not on, owner=owner, warnings=unowned)
 
 
-def _edit(row: Any, number: int, d_sae: int, statistics: FeatureStatistics | None) -> Edit:
-    where = f"mix: row {number}"
+def _edit(
+    row: Any, where: str, d_sae: int, statistics: FeatureStatistics | None, owner: Owner | None
+) -> Edit:  # fmt: skip
     if not isinstance(row, dict) or "feature" not in row or not set(row) <= _KEYS:
         raise ValueError(f"{where} must be an object with feature and, each optional, {', '.join(sorted(_KEYS))}.")
     feature = row["feature"]
+    if owner is not None and row.get("owner") is not None:
+        owner.check(_owner(row["owner"], where), f"{where} and its feature {short(feature)} belong")
     if isinstance(feature, bool) or not isinstance(feature, int) or not 0 <= feature < d_sae:
-        raise ValueError(f"{where} names feature {str(feature)[:40]!r}, but the SAE has 0 to {d_sae - 1}.")
+        raise ValueError(f"{where} names feature {short(feature)}, but the SAE has 0 to {d_sae - 1}.")
     if not isinstance(row.get("on", True), bool) or not isinstance(row.get("name", ""), str):
         raise ValueError(f"{where}: on must be true or false, and name a text.")
-    known = {
-        ours: _number(row[name], f"{where}: {name}") for name, ours in _NUMBERS.items() if row.get(name) is not None
-    }
-    calibration = _calibration(row.get("calibration"), where)
-    unit = row.get("unit") or _best_unit(feature, known, calibration, statistics)
+    edit = read_edit(row, where)
+    return edit if edit.unit is not None else replace(edit, unit=_best_unit(edit, statistics))
+
+
+def _owner(found: Any, where: str) -> Owner:
+    if not isinstance(found, Mapping) or not isinstance(found.get("name"), str):
+        raise ValueError(f"{where}: owner is {short(found)}, but identity and name of an SAE are needed.")
     try:
-        return Edit(feature, _number(row.get("strength", 1.0), f"{where}: strength"), **known, unit=unit,
-                    calibration=calibration)  # fmt: skip
-    except (ValueError, TypeError) as error:
+        return Owner(found.get("identity", ""), found["name"][:200])
+    except ValueError as error:
         raise ValueError(f"{where}: {error}") from error
 
 
-def _best_unit(
-    feature: int, known: dict[str, float], calibration: Calibration | None, statistics: FeatureStatistics | None
-) -> Unit:
-    if calibration is not None:
+def _best_unit(edit: Edit, statistics: FeatureStatistics | None) -> Unit:
+    if edit.calibration is not None:
         return "calibrated"
-    stored = None if statistics is None or statistics.max is None else float(statistics.max[feature])
-    return "max" if known.get("max", stored) else "token_norm"
-
-
-def _calibration(found: Any, where: str) -> Calibration | None:
-    if found is None:
-        return None
-    if not isinstance(found, dict) or set(found) != {"method", "low", "clear", "high"}:
-        raise ValueError(f"{where}: calibration needs method, low, clear and high.")
-    low, clear, high = (_number(found[end], f"{where}: {end}") for end in ("low", "clear", "high"))
-    try:
-        return Calibration(found["method"], low, clear, high)
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"{where}: {error}") from error
-
-
-def _number(value: Any, what: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) < 1e12:
-        raise ValueError(f"{what} is {str(value)[:40]!r}, but a finite number is needed.")
-    return float(value)
+    stored = None if statistics is None or statistics.max is None else float(statistics.max[edit.feature])
+    return "max" if (stored if edit.max is None else edit.max) else "token_norm"

@@ -10,21 +10,20 @@ written stay readable.
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 from ..files.small_json import parse_object
 from ..places.moment import SIDES, Schedule, Side
 from ..places.site import parse_location
-from .edits import METHODS, UNITS, Calibration, Edit, Method, Unit
+from .edit_json import number, read_edit, short, write_edit
+from .edits import METHODS, UNITS, Edit, Method, Unit
 
 FORMAT, VERSION = "sae-steering recipe", 1
 MODEL = "FLUX"
 MOST_FEATURES = 1000
 MOST_CHARACTERS = 1_000_000
-_NUMBERS = {"mean": "mean", "max": "max", "share": "density"}  # in a recipe, in an Edit
 
 
 @dataclass(frozen=True)
@@ -86,8 +85,8 @@ def write_recipe(recipe: Recipe) -> str:
         "format": FORMAT,
         "version": VERSION,
         "note": recipe.note,
-        "features": [_written(edit, recipe.names) for edit in recipe.features],
-        "replaces": [_written(edit, recipe.names) for edit in recipe.replaces],
+        "features": [_named(edit, recipe.names) for edit in recipe.features],
+        "replaces": [_named(edit, recipe.names) for edit in recipe.replaces],
         **{name: getattr(recipe, name) for name in _PLAIN},
         "sae": {"fingerprint": recipe.sae.fingerprint, "name": recipe.sae.name, "source": recipe.sae.source},
         "model": MODEL,
@@ -101,12 +100,8 @@ _FLOATS = ("strength", "start_percent", "end_percent")
 _PLAIN = ("method", "strength", "unit", "location", "stream", "start_percent", "end_percent", "apply_to")
 
 
-def _written(edit: Edit, names: Mapping[int, str]) -> dict[str, Any]:
-    known = {name: getattr(edit, ours) for name, ours in _NUMBERS.items() if getattr(edit, ours) is not None}
-    named = {"name": names[edit.feature]} if edit.feature in names else {}
-    unit = {"unit": edit.unit} if edit.unit is not None else {}
-    calibrated = {"calibration": asdict(edit.calibration)} if edit.calibration is not None else {}
-    return {"feature": edit.feature, **named, "strength": edit.strength, **known, **unit, **calibrated}
+def _named(edit: Edit, names: Mapping[int, str]) -> dict[str, Any]:
+    return {**write_edit(edit), **({"name": names[edit.feature]} if edit.feature in names else {})}
 
 
 def read_recipe(text: str) -> Recipe:
@@ -117,18 +112,18 @@ def read_recipe(text: str) -> Recipe:
         raise ValueError("recipe: it is empty; paste the JSON that SaveRecipe wrote.")
     content = parse_object(text, "recipe: the text")
     if content.get("format") != FORMAT:
-        raise ValueError(f"recipe: its format is {_short(content.get('format'))}, but {FORMAT!r} is needed.")
+        raise ValueError(f"recipe: its format is {short(content.get('format'))}, but {FORMAT!r} is needed.")
     version = content.get("version")
     if isinstance(version, bool) or not isinstance(version, int) or not 1 <= version <= VERSION:
         raise ValueError(
-            f"recipe: its version is {_short(version)}, but this pack reads 1 to {VERSION}; update the pack."
+            f"recipe: its version is {short(version)}, but this pack reads 1 to {VERSION}; update the pack."
         )
     if content.get("model", MODEL) != MODEL:
-        raise ValueError(f"recipe: it is for {_short(content['model'])} models, but only {MODEL} can be steered.")
+        raise ValueError(f"recipe: it is for {short(content['model'])} models, but only {MODEL} can be steered.")
     names: dict[int, str] = {}
     lists = {key: tuple(_edits(content.get(key, []), key, names)) for key in ("features", "replaces")}
     plain = {key: _text(content.get(key), key) for key in _TEXTS}
-    numbers = {key: _number(content.get(key), key) for key in _FLOATS}
+    numbers = {key: number(content.get(key), f"recipe: {key}") for key in _FLOATS}
     more = {key: _text(content.get(key, ""), key) for key in ("note", "pack")}
     return Recipe(sae=_sae(content.get("sae")), names=names, **lists, **plain, **numbers, **more)  # type: ignore[arg-type]
 
@@ -139,25 +134,12 @@ def _edits(found: Any, key: str, names: dict[int, str]) -> Sequence[Edit]:
     edits = []
     for entry in found:
         if not isinstance(entry, dict) or not {"feature", "strength"} <= set(entry):
-            raise ValueError(f"recipe: {key} has {_short(entry)}, but each needs a feature and a strength.")
-        known = {ours: _number(entry[name], name) for name, ours in _NUMBERS.items() if entry.get(name) is not None}
-        edit = Edit(
-            entry["feature"], _number(entry["strength"], "strength"), **known, unit=entry.get("unit"),
-            calibration=_calibration(entry.get("calibration")),
-        )  # fmt: skip
+            raise ValueError(f"recipe: {key} has {short(entry)}, but each needs a feature and a strength.")
+        edit = read_edit(entry, "recipe")
         if "name" in entry:
             names[edit.feature] = _text(entry["name"], "name")[:200]
         edits.append(edit)
     return edits
-
-
-def _calibration(found: Any) -> Calibration | None:
-    if found is None:
-        return None
-    if not isinstance(found, dict) or set(found) != {"method", "low", "clear", "high"}:
-        raise ValueError(f"recipe: calibration is {_short(found)}, but method, low, clear and high are needed.")
-    low, clear, high = (_number(found[end], end) for end in ("low", "clear", "high"))
-    return Calibration(found["method"], low, clear, high)
 
 
 def _sae(found: Any) -> NeededSae:
@@ -165,22 +147,11 @@ def _sae(found: Any) -> NeededSae:
         raise ValueError("recipe: it does not say which SAE it needs; save it again.")
     digits = _text(found.get("fingerprint"), "fingerprint")
     if len(digits) != 64 or set(digits) - set("0123456789abcdef"):
-        raise ValueError(f"recipe: fingerprint is {_short(digits)}, but 64 hexadecimal digits are needed.")
+        raise ValueError(f"recipe: fingerprint is {short(digits)}, but 64 hexadecimal digits are needed.")
     return NeededSae(digits, *(_text(found.get(key, ""), key)[:500] for key in ("name", "source")))
 
 
 def _text(value: Any, name: str) -> str:
     if not isinstance(value, str):
-        raise ValueError(f"recipe: {name} is {_short(value)}, but a text is needed.")
+        raise ValueError(f"recipe: {name} is {short(value)}, but a text is needed.")
     return value
-
-
-def _number(value: Any, name: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        raise ValueError(f"recipe: {name} is {_short(value)}, but a finite number is needed.")
-    return float(value)
-
-
-def _short(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}…"

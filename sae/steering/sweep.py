@@ -1,14 +1,20 @@
-"""A sweep's plan: which pictures a sheet of features by strengths needs, with its two controls."""
+"""A sweep: which pictures a sheet of features by strengths needs, with its two controls, and the drawing of them."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
+from torch import Tensor
+
+from ..places.progress import OnProgress, steps_of, unheard
+from .draw import Draw
 from .edits import Edit
+from .intervention import Intervention
 
 MOST_PICTURES = 400
+RANDOM_SEED = 7  # of the control's direction
 
 
 class Cell(NamedTuple):
@@ -59,3 +65,23 @@ def captions(strengths: Sequence[float], random: bool) -> list[str]:
     """Of the columns, the unsteered picture first."""
     found = ["unsteered", *(f"{strength:g}" for strength in strengths)]
     return [*found, f"random direction\nas {max(strengths, key=abs):g}"] if random else found
+
+
+def draw_cells(
+    draw: Draw,
+    cells: Sequence[Cell],
+    steering: Callable[[Cell], Intervention],
+    on_progress: OnProgress = unheard,
+    random_seed: int = RANDOM_SEED,
+) -> Iterator[tuple[int, Tensor]]:
+    """Rows and what was drawn for them, (batch, 3, height, width), each as soon as it is there.
+
+    Every row gets the unsteered drawing, which is made once, then its cells' in their order.
+    """
+    total = 1 + len(cells)
+    unsteered = draw(None, None, steps_of(on_progress, 0, total)).result
+    for row in dict.fromkeys(cell.row for cell in cells):
+        yield row, unsteered
+    for done, cell in enumerate(cells, 1):
+        control = random_seed if cell.random else None
+        yield cell.row, draw(steering(cell), control, steps_of(on_progress, done, total)).result

@@ -11,9 +11,10 @@ from torch import Tensor
 class ActivationBuffer:
     """Mixes tokens from `source` and yields batches (batch_tokens, d_in) in float32.
 
-    It never holds more than `capacity` tokens (in `dtype`) besides the chunk the source is giving. When half of them
-    are used it refills, so that neighbours in the source end up in different batches. Every token comes once; at the
-    end of the source fewer than `batch_tokens` may be left over, and are dropped.
+    It never holds more than `capacity` tokens (in `dtype`; large models go beyond what float16 holds) besides the chunk
+    the source is giving. When half of them are used it refills, so that neighbours in the source end up in different
+    batches. Every token comes once; at the end of the source fewer than `batch_tokens` may be left over, and are
+    dropped.
     """
 
     def __init__(
@@ -23,7 +24,7 @@ class ActivationBuffer:
         batch_tokens: int,
         capacity: int,
         seed: int = 0,
-        dtype: torch.dtype = torch.float16,
+        dtype: torch.dtype = torch.bfloat16,
         device: torch.device | str = "cpu",
     ) -> None:
         if capacity < 2 * batch_tokens:
@@ -79,9 +80,10 @@ class ActivationBuffer:
                 raise ValueError(
                     f"activations: the buffer takes tokens (n, {self.rows.shape[1]}), but got {tuple(chunk.shape)}."
                 )
-            if len(chunk) and not bool((chunk.abs() <= limit).all()):
+            # as a Python number: a chunk in half precision would compare with its own infinity
+            if len(chunk) and not float(chunk.abs().amax()) <= limit:
                 raise ValueError(
                     f"activations: some are NaN or beyond {limit:g}, the limit of {self.rows.dtype}; "
-                    "use finite ones, or a buffer in float32."
+                    "use finite ones, or a buffer in bfloat16 or float32."
                 )
             yield chunk

@@ -10,6 +10,7 @@ from ..dictionary.activations import Architecture
 from ..dictionary.autoencoder import SparseAutoencoder
 from ..dictionary.statistics import FeatureStatistics
 from ..export import export
+from ..places.site import Site
 from .topk import TopKModel
 
 
@@ -18,8 +19,12 @@ def export_topk(
     folder: Path,
     statistics: FeatureStatistics | None = None,
     dtype: torch.dtype = torch.float32,
+    site: Site | None = None,
 ) -> Path:
-    """Writes config.json and model.safetensors, with statistics their file too; returns the path of the weights."""
+    """Writes config.json and model.safetensors, with statistics their file too; returns the path of the weights.
+
+    The layout has no entry for the site, so the header of the weights carries it, whatever the folder is called.
+    """
     config = model.config
     if statistics is not None and statistics.count != config.d_sae:
         raise ValueError(
@@ -34,5 +39,5 @@ def export_topk(
         "decoder": model.decoder,
     }
     stored = {name: tensor.detach().cpu() for name, tensor in tensors.items()}
-    sae = SparseAutoencoder.from_tensors(stored, Architecture("topk", k=config.k), statistics=statistics)
+    sae = SparseAutoencoder.from_tensors(stored, Architecture("topk", k=config.k), site=site, statistics=statistics)
     return export(sae, folder, "reny_topk", dtype, replace=True)

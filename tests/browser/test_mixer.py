@@ -187,3 +187,31 @@ def test_a_calibrated_feature_gets_its_own_range(filled, server):
     comfy.run()
     # 1 × clear is 0.2 of the token's norm
     assert "mean ‖Δ‖/‖x‖ 0.2, largest 0.2" in page.locator(".sae-steering-report").inner_text()
+
+
+WIRE_OTHER_SAE = """
+() => {
+  const find = (type) => app.graph.nodes.find((node) => node.comfyClass === type);
+  const [demo, mixer] = [find("LoadShapesDemo"), find("FeatureMixer")];
+  demo.connect(demo.outputs.findIndex((slot) => slot.name === "sae_attention"), mixer, 0);
+}
+"""
+
+
+def test_a_name_given_after_the_sae_was_changed_is_not_the_old_ones(filled):
+    """Rows of A, then B is wired: what the user types names no feature of A, and the row says whose it is."""
+    comfy, page = filled, filled.page
+    feature = comfy.features()[0]
+    first = comfy.mix()[0]["owner"]
+    assert first["name"] == "shapes-transformer_blocks.0-text"
+    before = comfy.names("sae_text", feature)
+    page.evaluate(WIRE_OTHER_SAE)
+    name = comfy.row(0).locator(".sae-steering-name")
+    name.fill("a name for B")
+    name.press("Enter")
+    page.wait_for_selector(f"{PANEL} .sae-steering-foreign")
+    told = page.locator(f"{PANEL} [role=status]").last.inner_text()
+    assert "stays in this panel only" in told
+    assert "shapes-transformer_blocks.0-text" in told and "shapes-transformer_blocks.1.attn-image" in told
+    assert comfy.names("sae_text", feature) == before
+    assert comfy.names("sae_attention", feature) != "a name for B"

@@ -155,6 +155,11 @@ class ComfyPage:
         self.page.locator(".sae-steering-take").nth(rank).click()
         self.page.wait_for_timeout(400)
 
+    def names(self, output: str, feature: int) -> str | None:
+        """What the server calls a feature of an SAE of LoadShapesDemo."""
+        query = f"loader=LoadShapesDemo&output={output}&index={feature}"
+        return self.client.get_json(f"/sae_steering/features?{query}")["features"][0].get("name")
+
     def row(self, at: int) -> Any:
         return self.page.locator(f"{PANEL} .sae-steering-row").nth(at)
 

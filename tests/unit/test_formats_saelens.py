@@ -211,6 +211,7 @@ def test_transcoders_are_refused_by_tensors(name: str, tmp_path: Path) -> None:
         ("standard", {"architecture": "gated"}, "lacks the tensor 'b_gate'"),
         ("jumprelu", {"architecture": "standard"}, "unknown tensor 'threshold'"),
         ("standard", {"activation_fn_str": "softmax"}, "activation_fn_str = 'softmax'"),
+        ("gated", {"activation_fn_str": "topk"}, "activation_fn_str = 'topk'; a gated one is read with relu only"),
         ("standard", {"architecture": None}, "architecture None is not known"),
         ("standard", {"normalize_activations": "batch"}, "normalize_activations = 'batch'"),
         ("standard", {"reshape_activations": "hook_z"}, "reshape_activations = 'hook_z'"),

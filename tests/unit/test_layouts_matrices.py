@@ -185,6 +185,8 @@ def test_a_matryoshka_sae_is_known_by_its_group_sizes(tmp_path: Path) -> None:
         (old("topk", activation_fn_str="topk"), "must give k as a whole number"),
         (prisma("relu", is_transcoder=True), "this is a transcoder"),
         (prisma("relu", normalize_activations="batch"), "normalize_activations = 'batch'"),
+        (prisma("topk", architecture="gated"), "activation_fn_str = 'topk'; a gated one is read with relu only"),
+        (prisma("tanh-relu", architecture="gated"), "activation_fn_str = 'tanh-relu'; a gated one is read"),
         (saev({"cls": "Softmax"}, "relu"), "activation 'Softmax'"),
         (replace(saev({"cls": "Relu"}, "relu"), line={"schema": 5}), "with an entry cfg"),
     ],

@@ -3,10 +3,12 @@
 import pytest
 import torch
 
+from plain_hooks import hooked
+
 pytest.importorskip("diffusers")
 
 from lab.judge.reader import read_pictures
-from lab.judge.steer import contrast, draw_steered, tally_prompt
+from lab.judge.steer import contrast, draw_steered, drawing_of, tally_prompt
 from sae.demo.files import SAE_NAMES, TEXT_SAE, WEIGHTS, load_decoder, load_sae, load_transformer
 from sae.demo.latents import encode_pictures
 from sae.demo.model import embed_prompts, noise_for, pack, sample, unpack, word_vectors
@@ -15,6 +17,7 @@ from sae.finding.features import feature_list
 from sae.hosts.diffusers import capture
 from sae.places.site import site_from_name
 from sae.steering.delta import Steering
+from sae.steering.edits import Edit
 from sae.steering.intervention import Intervention
 
 PROMPT = Prompt("red", "square", "center", "big", "grey")
@@ -136,3 +139,43 @@ def test_swapping_the_features_found_changes_the_colour_and_a_random_direction_d
     for slot in ("place", "background"):
         assert sum(getattr(a, slot) == getattr(b, slot) for a, b in zip(after, before, strict=True)) >= 14
     assert record.summary().steps == 8
+
+
+def test_what_the_loops_draw_is_what_plain_hooks_draw(transformer, decoder):
+    sae, told = load_sae(TEXT_SAE), []
+    site, unit = sae.site, torch.nn.functional.normalize(sae.direction([31])[0], dim=-1)
+    draw = drawing_of(transformer, [PROMPT], [4], steps=3)
+    steering = Intervention(Steering(sae, [Edit(31)], "add", 0.4, "token_norm"), site)
+
+    def hand_made(direction):
+        with hooked(
+            transformer, site.location, site.stream, lambda x, _: x + 0.4 * x.norm(dim=-1, keepdim=True) * direction
+        ):
+            return sample(transformer, [PROMPT], [4], 3)
+
+    steered = draw(steering, None, lambda *now: told.append(now))
+    assert torch.allclose(steered.result, hand_made(unit), atol=1e-4)
+    assert steered.ratio == pytest.approx(0.4, rel=1e-4)
+    assert told == [(1 / 3, None), (2 / 3, None), (1.0, None)]
+    direction = torch.randn(sae.d_in, generator=torch.Generator().manual_seed(3))
+    control = draw(steering, 3, lambda *now: None)
+    assert torch.allclose(control.result, hand_made(direction / direction.norm()), atol=1e-4)
+    plain = sample(transformer, [PROMPT], [4], 3)
+    assert not torch.allclose(control.result, plain, atol=0.1)
+    assert torch.equal(draw(None, None, lambda *now: None).result, plain)
+    pictures = drawing_of(transformer, [PROMPT], [4], 3, decoder)(None, None, lambda *now: None).result
+    with torch.no_grad():
+        assert torch.equal(pictures, decoder(plain))
+
+
+def test_a_cancelled_drawing_leaves_no_hook(transformer):
+    draw = drawing_of(transformer, [PROMPT], [4], steps=3)
+    plain = draw(None, None, lambda *now: None).result
+    steering = Intervention(Steering(load_sae(TEXT_SAE), [Edit(31)], "add", 0.4, "token_norm"), load_sae(TEXT_SAE).site)
+
+    def cancel(share, shown):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        draw(steering, None, cancel)
+    assert torch.equal(draw(None, None, lambda *now: None).result, plain)

@@ -109,15 +109,6 @@ def test_imports_inside_the_pack_are_relative(path):
 
 
 @every_pack_file
-def test_arrows_point_one_way(path):
-    """nodes -> sae.hosts -> sae: the library never reaches up to the nodes."""
-    if relative(path).startswith("sae/"):
-        depth = len(path.relative_to(ROOT).parts) - 1
-        levels = [node.level for node in ast.walk(parse(path)) if isinstance(node, ast.ImportFrom)]
-        assert all(level <= depth for level in levels)
-
-
-@every_pack_file
 def test_nothing_private_or_heavy_is_imported_with_the_module(path):
     for node in imports_when_loaded(parse(path)):
         absolute = isinstance(node, ast.Import) or node.level == 0
@@ -186,6 +177,32 @@ def test_one_javascript_module_has_side_effects_and_its_names_are_prefixed():
     for text in registering:
         assert re.search(r"name:\s*[\"']sae-steering\.", text)
     for text in scripts:
-        assert not set(re.findall(r"addDOMWidget\([^,]+,\s*[\"']([^\"']+)", text)) & CORE_WIDGETS
         imported = re.findall(r"from\s+[\"']([^\"']+)", text)
         assert all(name.startswith("./") or re.search(r"/scripts/(app|api)\.js$", name) for name in imported)
+
+
+def widget_types(script):
+    """The second argument, its type, of each addDOMWidget call; a name stands for its `const` in the same script."""
+    for given in re.findall(r"addDOMWidget\(\s*[^,()]+,\s*([^,()]+?)\s*,", script):
+        literal = (
+            given if given[0] in "\"'" else re.findall(rf"^\s*const {given} = ([\"'][^\"']*[\"']);", script, re.M)[0]
+        )
+        yield literal[1:-1]
+
+
+def test_our_widgets_have_types_that_core_does_not_have():
+    scripts = [path.read_text(encoding="utf-8") for path in project_files(ROOT / "web") if path.suffix == ".js"]
+    found = [kind for script in scripts for kind in widget_types(script)]
+    assert len(found) == sum(script.count("addDOMWidget(") for script in scripts) >= 1
+    assert not set(found) & CORE_WIDGETS
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        'node.addDOMWidget(name, "slider", element, {})',
+        'const TYPE = "slider"; // as core\nnode.addDOMWidget(\n  NAME,\n  TYPE,\n  panel.element,\n)',
+    ],
+)
+def test_a_widget_of_cores_type_is_found(script):
+    assert set(widget_types(script)) & CORE_WIDGETS == {"slider"}

@@ -14,7 +14,7 @@ from lab.kandinsky.models import build_clip, build_movq, build_prior, build_unet
 from lab.kandinsky.words import build_tokenizer
 from lab.train.loop import fit
 from sae.demo.shapes import Prompt, parse_prompt, training_prompts
-from sae.drawing.sheet import to_image
+from sae.drawing.pixels import to_image
 
 
 def seeded():

@@ -84,6 +84,7 @@ def test_command_writes_saes_that_load(transformer, tmp_path, monkeypatch):
     for name in NAMES:
         sae = load(tmp_path / "saes" / name / "model.safetensors")
         assert sae.site == train_saes.SITES[name]
+        assert site_from_name(sae.origin.hook) == sae.site  # the file tells it, not only the folder's name
         assert (sae.d_in, sae.d_sae, sae.statistics.tokens) == (128, 64, 500)
         assert numbers[name]["l0"] <= 4
         assert float(sae.statistics.density.sum()) == pytest.approx(numbers[name]["l0"], abs=1e-4)

@@ -1,6 +1,5 @@
 """The trainer finds what generated the data, revives dead features, resumes exactly and writes files that load."""
 
-import itertools
 import json
 import math
 from dataclasses import asdict, replace
@@ -12,13 +11,14 @@ from torch.nn.functional import normalize
 
 from sae.dictionary.statistics import FeatureStatistics
 from sae.formats import load
-from sae.training.buffer import ActivationBuffer
+from sae.places.site import parse_location
 from sae.training.evaluate import evaluate
 from sae.training.publish import export_topk
 from sae.training.topk import TopKConfig, TopKModel, geometric_median
 from sae.training.trainer import TopKTrainer
 
 WIDTH, TRUE_FEATURES, ACTIVE, BATCH = 32, 64, 3, 512
+SITE = parse_location("transformer_blocks.1", "image")
 CONFIG = TopKConfig(
     d_in=WIDTH, d_sae=96, k=ACTIVE, steps=500, batch_tokens=BATCH, rate=3e-3, warmup_steps=20, dead_tokens=10_000
 )
@@ -243,64 +243,6 @@ def test_bad_configurations_are_refused(change, message):
         TopKConfig(**(asdict(SMALL) | change))
 
 
-def counted_chunks(sizes):
-    """Tokens (n, 2) numbered in their first column."""
-    numbers = itertools.count()
-    for size in sizes:
-        yield torch.tensor([[float(next(numbers)), 1.0] for _ in range(size)]).reshape(size, 2)
-
-
-@pytest.mark.parametrize("sizes", [[7] * 60, [400, 0, 20], [1] * 100 + [320], [3]])
-def test_buffer_gives_every_token_once_and_mixed(sizes):
-    buffer = ActivationBuffer(counted_chunks(sizes), 2, batch_tokens=10, capacity=100, dtype=torch.float32)
-    batches = [batch[:, 0].int().tolist() for batch in buffer]
-    given = [number for batch in batches for number in batch]
-    assert all(len(batch) == 10 for batch in batches)
-    assert len(set(given)) == len(given) == sum(sizes) // 10 * 10
-    assert set(given) <= set(range(sum(sizes)))
-    if given:
-        assert max(batches[0]) <= 100 and max(batches[0]) - min(batches[0]) > 50
-
-
-def test_buffer_reads_only_what_it_has_room_for():
-    """An endless source is taken chunk by chunk: never more ahead than the capacity and one chunk."""
-    taken = 0
-
-    def endless():
-        nonlocal taken
-        while True:
-            taken += 8
-            yield torch.zeros(8, 2)
-
-    given = 0
-    for batch in itertools.islice(ActivationBuffer(endless(), 2, batch_tokens=10, capacity=64), 500):
-        given += len(batch)
-        assert taken - given <= 64 + 8 + 10
-    assert given == 5000
-
-
-def test_buffer_order_depends_on_the_seed_only():
-    def order(seed):
-        chunks = counted_chunks([50] * 4)
-        return torch.cat(list(ActivationBuffer(chunks, 2, batch_tokens=20, capacity=80, seed=seed)))
-
-    assert torch.equal(order(0), order(0))
-    assert not torch.equal(order(0), order(1))
-
-
-@pytest.mark.parametrize(
-    ("chunk", "message"),
-    [
-        (torch.zeros(3, 5), r"\(n, 2\), but got \(3, 5\)"),
-        (torch.tensor([[1.0, math.nan]]), "NaN or beyond 65504"),
-        (torch.tensor([[1.0, 70_000.0]]), "NaN or beyond 65504"),
-    ],
-)
-def test_buffer_refuses_bad_activations(chunk, message):
-    with pytest.raises(ValueError, match=message):
-        list(ActivationBuffer([chunk], 2, batch_tokens=1, capacity=4))
-
-
 def test_evaluation_by_hand(trained):
     model, x = trained[0].model, torch.cat(list(WORLD.batches(seed=10, count=2)))
     measured, statistics = evaluate(model, x.split(300))
@@ -323,15 +265,33 @@ def test_evaluation_by_hand(trained):
 def test_export_loads_with_equal_codes(trained, tmp_path):
     model, x = trained[0].model, torch.cat(list(WORLD.batches(seed=11, count=1)))
     _, statistics = evaluate(model, [x])
-    weights = export_topk(model, tmp_path / "shapes-transformer_blocks.1-image", statistics)
+    weights = export_topk(model, tmp_path / "plain", statistics)
     sae = load(weights)
-    assert (sae.d_in, sae.d_sae, str(sae.site)) == (WIDTH, CONFIG.d_sae, "transformer_blocks.1 (image)")
+    assert (sae.d_in, sae.d_sae) == (WIDTH, CONFIG.d_sae)
     values, indices = model.encode(x)
     codes = torch.zeros(len(x), CONFIG.d_sae).scatter(1, indices, values).detach()
     torch.testing.assert_close(sae.encode(x), codes, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(sae.reconstruct(x), model(x).detach(), rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(sae.direction([3, 40]), model.decoder[[3, 40]].detach())
     assert torch.equal(sae.statistics.max, statistics.max) and sae.statistics.tokens == BATCH
+
+
+@pytest.mark.parametrize(
+    ("folder", "site", "found"),
+    [
+        ("plain", None, None),
+        ("plain", SITE, SITE),  # the file tells it
+        ("x-transformer_blocks.0-text", SITE, SITE),  # even against the folder
+        ("x-transformer_blocks.0-text", None, parse_location("transformer_blocks.0", "text")),  # the folder's name
+    ],
+)
+def test_the_site_travels_in_the_weight_file(folder, site, found, tmp_path):
+    weights = export_topk(TopKModel(SMALL), tmp_path / folder, site=site)
+    sae = load(weights)
+    assert sae.site == found
+    with safe_open(weights, "pt") as file:
+        header = file.metadata() or {}
+    assert header.get("hook_name") == sae.origin.hook == (None if site is None else "transformer_blocks.1-image")
 
 
 def test_export_has_the_reny_layout(tmp_path):

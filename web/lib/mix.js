@@ -53,9 +53,10 @@ export function rangeOf(row) {
   return [-rounded, rounded, Number((rounded / 100).toPrecision(1))];
 }
 
-/** A row of a feature as the server tells it. */
-export function rowOf(feature) {
+/** A row of a feature as the server tells it, with the SAE that its numbers belong to. */
+export function rowOf(feature, owner) {
   const row = { feature: feature.feature, strength: 1, on: true };
+  if (owner) row.owner = { identity: owner.identity, name: owner.name };
   if (feature.name) row.name = feature.name;
   for (const key of ["mean", "max", "share"]) if (Number.isFinite(feature[key])) row[key] = feature[key];
   const calibrations = feature.calibrations ?? [];

@@ -36,6 +36,7 @@ class Mixer {
     this.node = node;
     this.state = parse(preset);
     this.fingerprint = undefined;
+    this.owner = undefined; // {identity, name} of the SAE, by its content
     this.count = undefined;
     this.known = new Map(); // by feature: what the server told
     this.changed = () => {};
@@ -63,10 +64,23 @@ class Mixer {
     if (this.state.rows.length) queueMicrotask(() => this.ask());
   }
 
-  /** What a run or a table told of the SAE. */
+  /** What a run, a table or the server told of the SAE; what was known of another one is forgotten. */
   know(sae) {
+    if (this.fingerprint !== sae.fingerprint) this.known.clear();
     this.fingerprint = sae.fingerprint;
+    this.owner = sae.owner ?? undefined;
     this.count = sae.count;
+  }
+
+  /** Whether a row's numbers are another SAE's. */
+  isForeign(row) {
+    return Boolean(row.owner && this.owner && row.owner.identity !== this.owner.identity);
+  }
+
+  /** Asks whose features these are now: the loader may have been set to another SAE since. */
+  async whose(feature) {
+    await this.find({ index: String(feature) });
+    return this.owner;
   }
 
   render(focus) {
@@ -80,7 +94,7 @@ class Mixer {
   }
 
   seen(row) {
-    return merged(row, this.known.get(row.feature));
+    return this.isForeign(row) ? row : merged(row, this.known.get(row.feature));
   }
 
   tell(text) {
@@ -119,7 +133,7 @@ class Mixer {
       this.tell(`Feature ${feature.feature} is in the panel already.`);
       return;
     }
-    const row = rowOf(feature);
+    const row = rowOf(feature, this.owner);
     this.change((rows) => [...rows, row]);
     this.ask();
   }
@@ -149,8 +163,13 @@ class Mixer {
     const { source } = this;
     if (!source) throw new Error("Connect an SAE, or run once, so that its names are known.");
     const found = await findFeatures(source, query);
-    if (found.fingerprint) this.know({ fingerprint: found.fingerprint, count: found.count ?? this.count });
+    if (found.fingerprint) this.know({ ...found, count: found.count ?? this.count, owner: found.owner ?? this.ownerOf(found) });
     return found.features;
+  }
+
+  /** A server that knows only the fingerprint cannot tell the owner: it stays while the fingerprint does. */
+  ownerOf(found) {
+    return found.fingerprint === this.fingerprint ? this.owner : undefined;
   }
 
   /** Asks what is known of the rows' features now: names, statistics, ranges. What is not known stays as it is. */
@@ -169,10 +188,12 @@ class Mixer {
   }
 
   async rename(at, name) {
-    const { feature } = this.state.rows[at];
+    const row = this.state.rows[at];
+    const { feature } = row;
     this.set(at, { name: name || undefined });
     try {
-      if (!this.fingerprint) await this.find({ index: String(feature) });
+      const owner = await this.whose(feature);
+      if (this.isForeign(row)) throw new Error(`feature ${feature} is of ${row.owner.name}, but ${owner.name} is connected.`);
       const { warnings } = await rename(this.fingerprint, feature, name);
       renamed(this.fingerprint, feature, name);
       this.known.delete(feature);

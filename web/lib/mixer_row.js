@@ -7,6 +7,10 @@ export function createRow(mixer, row, at) {
   const [min, max, step] = rangeOf(row);
   const item = el("li", { className: "sae-steering-row", "data-at": at });
   if (row.on === false) item.classList.add("sae-steering-off");
+  if (mixer.isForeign(row)) {
+    item.classList.add("sae-steering-foreign");
+    item.title = `Its numbers were measured on ${row.owner.name}; remove it, or connect that SAE.`;
+  }
   const slider = el("input", {
     className: "sae-steering-slider", type: "range", min, max, step, "aria-label": `Strength of ${called}`,
     oninput: () => {

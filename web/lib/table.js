@@ -55,7 +55,7 @@ function bar(share) {
 }
 
 /** Puts the feature into the selected panel, else into one of the same SAE, else into the only one there is. */
-function add(payload, row, told) {
+async function add(payload, row, told) {
   const panels = [...executionNodes().values()].map((node) => ({ node, panel: panelOf(node) })).filter(({ panel }) => panel);
   const chosen =
     panels.find(({ node }) => app.canvas?.selected_nodes?.[node.id] === node) ??
@@ -67,9 +67,15 @@ function add(payload, row, told) {
       : "There is no Feature Mixer in this workflow; add one, then click again.";
     return;
   }
-  told.textContent = `Feature ${row.feature} is in ${chosen.node.title}.`;
-  chosen.panel.know(payload);
-  chosen.panel.add(row);
+  const { panel, node } = chosen;
+  const owner = panel.source ? await panel.whose(row.feature).catch(() => undefined) : undefined;
+  if (owner && payload.owner && owner.identity !== payload.owner.identity) {
+    told.textContent = `This table is of ${payload.owner.name}, but ${node.title} has ${owner.name}.`;
+    return;
+  }
+  told.textContent = `Feature ${row.feature} is in ${node.title}.`;
+  panel.know(payload);
+  panel.add(row);
 }
 
 /** Where on the picture it fires, a pixel a token. */

@@ -7,7 +7,7 @@ from typing import Any
 from comfy.model_patcher import ModelPatcher as Model
 from torch import nn
 
-from ...dictionary.autoencoder import SparseAutoencoder
+from ...dictionary.directions import Directions
 from ...places.site import Depth, Site
 
 
@@ -29,7 +29,7 @@ def depth_of(model: Model) -> Depth:
     return Depth(len(transformer.double_blocks), len(transformer.single_blocks))
 
 
-def check_fit(model: Model, sae: SparseAutoencoder, site: Site) -> None:
+def check_fit(model: Model, sae: Directions, site: Site) -> None:
     """Raises ValueError where the model lacks the site or its width is not the SAE's."""
     site.check(depth_of(model))
     width = transformer_of(model).hidden_size

@@ -58,7 +58,8 @@ def steer(
         return tap if random_direction is None else RandomDirection(tap, random_direction)
 
     _wrap(steered, token, open_tap, report)
-    _manage_weights(steered, intervention.steering.sae, sorted(intervention.steering.reads))
+    if isinstance(intervention.steering.sae, SparseAutoencoder):
+        _manage_weights(steered, intervention.steering.sae, sorted(intervention.steering.reads))
     return steered
 
 

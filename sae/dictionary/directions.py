@@ -1,0 +1,52 @@
+"""What steering needs of a dictionary: directions; for the methods that read activations, codes as well.
+
+An SAE has both. A set of contrast vectors has directions only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol, runtime_checkable
+
+from torch import Tensor
+
+from .owner import Owner
+from .statistics import FeatureStatistics
+
+
+class Directions(Protocol):
+    """All that `add` and `project_out` need."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def owner(self) -> Owner: ...
+
+    @property
+    def d_in(self) -> int:
+        """Width of the activations."""
+
+    @property
+    def count(self) -> int:
+        """How many directions there are."""
+
+    def direction(self, ids: Sequence[int]) -> Tensor:
+        """(len(ids), d_in) float32 on the CPU; ValueError for an id that does not exist."""
+
+    def token_scale(self, x: Tensor) -> Tensor:
+        """(..., 1) for x (..., d_in): what a direction is multiplied by at each token."""
+
+
+@runtime_checkable
+class Coded(Directions, Protocol):
+    """Directions with an encoder, for the methods that read how strongly a feature fires."""
+
+    @property
+    def statistics(self) -> FeatureStatistics | None: ...
+
+    def codes(self, x: Tensor, ids: Sequence[int], sigma: float | None = None) -> Tensor:
+        """(..., len(ids)) for x (..., d_in): activations of the features `ids`."""
+
+    def reconstruct(self, x: Tensor, sigma: float | None = None) -> Tensor:
+        """x̂ (..., d_in) of x (..., d_in)."""

@@ -1,0 +1,57 @@
+"""Whose a feature is: a dictionary by its content, told in a few kilobytes however large the file is.
+
+Beside the SHA-256 of `fingerprint.py`, which recipes, labels and the Hub use and which reads the whole file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+
+from .weights import Weights
+
+PIECES, LENGTH = 8, 64  # runs of entries that are looked at in each tensor, and entries of a run
+DIGITS = 32
+_KEPT = "identity"  # under this name in the weights' handles
+
+
+@dataclass(frozen=True)
+class Owner:
+    """The dictionary that features and their numbers belong to. Equal where the content is; `name` is for people."""
+
+    identity: str
+    name: str = field(compare=False)
+
+    def __post_init__(self) -> None:
+        if not is_identity(self.identity):
+            raise ValueError(f"owner: {str(self.identity)[:40]!r} is none; {DIGITS} hexadecimal digits are needed.")
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.identity[:8]})"
+
+    def check(self, other: Owner | None, what: str) -> None:
+        """Raises ValueError where `what` (the start of the sentence) belongs to another dictionary than this one."""
+        if other is not None and other != self:
+            raise ValueError(f"{what} to {other}, but the SAE connected is {self}; use the one they belong to.")
+
+
+def is_identity(text: object) -> bool:
+    return isinstance(text, str) and len(text) == DIGITS and not set(text) - set("0123456789abcdef")
+
+
+def identity(weights: Weights, kept: bool) -> str:
+    """32 hexadecimal digits from names, shapes, types and a few entries of each tensor, evenly spread.
+
+    With `kept` it is read once: for weights that cannot change, such as a file's.
+    """
+    if kept and _KEPT in weights.handles:
+        return str(weights.handles[_KEPT])
+    digest = hashlib.blake2b(digest_size=DIGITS // 2)
+    for name, weight in sorted(weights.tensors.items()):
+        source, key = weight.source, weight.key
+        digest.update(f"{name} {list(source.infos[key].shape)} {source.infos[key].dtype}".encode())
+        digest.update(source.sample(key, PIECES, LENGTH))
+    found = digest.hexdigest()
+    if kept:
+        weights.handles[_KEPT] = found
+    return found

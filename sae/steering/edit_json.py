@@ -1,0 +1,63 @@
+"""Edits as JSON objects: what a row of FeatureMixer and a feature of a recipe have in common.
+
+`feature` and `strength`; where known `mean`, `max`, `share` (the density), `unit` and `calibration` (method, low,
+clear, high).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from .edits import Calibration, Edit
+
+LARGEST = 1e12  # of a number that people write
+NUMBERS = {"mean": "mean", "max": "max", "share": "density"}  # in JSON, in an Edit
+KEYS = frozenset({"feature", "strength", "unit", "calibration", *NUMBERS})
+_CALIBRATION = ("method", "low", "clear", "high")
+
+
+def write_edit(edit: Edit) -> dict[str, Any]:
+    """What is known of an edit."""
+    known = {name: getattr(edit, ours) for name, ours in NUMBERS.items() if getattr(edit, ours) is not None}
+    unit = {"unit": edit.unit} if edit.unit is not None else {}
+    ranges = {"calibration": asdict(edit.calibration)} if edit.calibration is not None else {}
+    return {"feature": edit.feature, "strength": edit.strength, **known, **unit, **ranges}
+
+
+def read_edit(entry: Mapping[str, Any], where: str) -> Edit:
+    """The edit of a JSON object with a `feature`; `where` begins the sentence of the ValueError for a wrong one."""
+    known = {ours: number(entry[name], f"{where}: {name}") for name, ours in NUMBERS.items() if _given(entry, name)}
+    strength = number(entry.get("strength", 1.0), f"{where}: strength")
+    calibration = read_calibration(entry["calibration"], where) if _given(entry, "calibration") else None
+    try:
+        return Edit(entry["feature"], strength, **known, unit=entry.get("unit") or None, calibration=calibration)
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{where}: {error}") from error
+
+
+def read_calibration(found: Any, where: str) -> Calibration:
+    if not isinstance(found, dict) or set(found) != set(_CALIBRATION):
+        raise ValueError(f"{where}: calibration needs {', '.join(_CALIBRATION)}, but {short(found)} came.")
+    low, clear, high = (number(found[end], f"{where}: {end}") for end in _CALIBRATION[1:])
+    try:
+        return Calibration(found["method"], low, clear, high)
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{where}: {error}") from error
+
+
+def number(value: Any, what: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) < LARGEST:
+        raise ValueError(f"{what} is {short(value)}, but a finite number is needed.")
+    return float(value)
+
+
+def short(value: object) -> str:
+    """A value as it is shown in a message."""
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}…"
+
+
+def _given(entry: Mapping[str, Any], name: str) -> bool:
+    return entry.get(name) is not None
