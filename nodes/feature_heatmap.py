@@ -11,7 +11,7 @@ from ..sae.dictionary.autoencoder import SparseAutoencoder
 from ..sae.drawing.overlay import heat_overlay, token_bars
 from ..sae.finding.heatmap import HeatReader, on_picture, region_of
 from ..sae.hosts.comfyui.model import Model
-from ..sae.hosts.comfyui.sampling import look, picture_of
+from ..sae.hosts.comfyui.sampling import look
 from ..sae.hosts.comfyui.steering import observe
 from ..sae.places.site import resolve_site
 from ..sae.steering.edits import FeatureList, check_owner
@@ -103,7 +103,7 @@ class FeatureHeatmap(io.ComfyNode):
         check_owner(features, sae.owner, "features")
         numbers = list(dict.fromkeys(edit.feature for edit in features))
         _check(numbers, image, latent)
-        reader = HeatReader(sae, site, numbers, picture_of(model, latent))
+        reader = HeatReader(sae, site, numbers)
         progress = comfy.utils.ProgressBar(steps)
         look(
             observe(model, site, reader, sae), positive, latent, seed, percent, steps,
@@ -115,7 +115,7 @@ class FeatureHeatmap(io.ComfyNode):
             sheet, mask = torch.stack(bars), torch.zeros(image.shape[:3])
         else:
             size = (int(image.shape[1]), int(image.shape[2]))
-            maps = on_picture(reader.maps, reader.latent, size)
+            maps = on_picture(reader.cells, size)
             drawn = [
                 heat_overlay(picture, heat, name)
                 for feature, name in zip(maps, names, strict=True)

@@ -122,6 +122,8 @@ def _result(
     reader: FeatureReader,
     baseline: FeatureReader | None = None,
 ) -> io.NodeOutput:
+    if reader.mask is not None and any(read and not read.tally.tokens for read in (reader, baseline)):
+        raise ValueError("mask: no area of the prompt touches it, so there is no token to read; paint inside an area.")
     ranked = rank_features(reader.tally, by, count, baseline.tally if baseline else None)
     if not ranked:
         raise ValueError(

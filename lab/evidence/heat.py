@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from sae.demo.latents import encode_pictures
-from sae.demo.model import LATENT_SIDE, embed_prompts, noise_for, pack, predict
+from sae.demo.model import embed_prompts, noise_for, pack, predict
 from sae.demo.shapes import COLOURS, PICTURE_SIZE, Prompt, draw, held_out_prompts, training_prompts
 from sae.dictionary.autoencoder import SparseAutoencoder
 from sae.finding.heatmap import HeatReader, on_picture, region_of
@@ -63,7 +63,7 @@ def measure_heat(transformer: FluxTransformer2DModel, sae: SparseAutoencoder) ->
     prompts = held_out_prompts()
     names = list(COLOURS)
     reader, shapes = look(transformer, sae, prompts, [found[name] for name in names])
-    maps = on_picture(reader.maps, (LATENT_SIDE, LATENT_SIDE), (PICTURE_SIZE, PICTURE_SIZE))
+    maps = on_picture(reader.cells, (PICTURE_SIZE, PICTURE_SIZE))
     own = [names.index(prompt.colour or "") for prompt in prompts]
     other = [_unlike(found, names, number) for number in own]
     tokens = torch.nn.functional.avg_pool2d(shapes.float().unsqueeze(1), 16) >= 0.5

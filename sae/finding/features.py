@@ -13,7 +13,7 @@ from ..dictionary.autoencoder import SparseAutoencoder, SparseCodes
 from ..dictionary.owner import Owner
 from ..dictionary.statistics import FeatureStatistics
 from ..places.moment import COND, Moment
-from ..places.region import check_mask, token_grid, token_weights
+from ..places.region import check_mask, moment_weights, token_grid
 from ..places.site import Site
 from ..steering.edits import Edit, FeatureList
 
@@ -59,18 +59,19 @@ class FeatureTally:
         return FeatureStatistics(self.mean_where_active, self.max, self.density, self.tokens)
 
 
-def cond_rows(x: Tensor, moment: Moment) -> Iterator[Tensor]:
-    """The parts of a batch that are the prompt's side, each (rows, tokens, d_in)."""
+def cond_parts(x: Tensor, moment: Moment) -> Iterator[tuple[Tensor, Moment]]:
+    """The parts of a batch that are the prompt's side, each (rows, tokens, d_in) with the moment of these rows."""
     part = moment.rows_of_a_side(x.shape[0])
     for position, side in enumerate(moment.sides):
         if side == COND:
-            yield x[position * part : (position + 1) * part]
+            yield x[position * part : (position + 1) * part], moment.part(position)
 
 
 class FeatureReader:
     """Tallies an SAE's features at its site, call by call: the `see` of an Observer. Only cond rows count.
 
-    With a mask, only image tokens that it touches count.
+    With a mask, only image tokens that it touches count. Parts of the picture count where the whole picture's mask
+    touches them; ValueError where the place of a part is not known.
     """
 
     def __init__(self, sae: SparseAutoencoder, site: Site, mask: Tensor | None = None) -> None:
@@ -81,27 +82,36 @@ class FeatureReader:
             )
         self.sae = sae
         self.mask = None if mask is None else check_mask(mask)
+        if self.mask is not None and not self.mask.any():
+            raise ValueError("mask: it is empty, so there is no token to read; paint the part of interest.")
         self.tally = FeatureTally(sae.d_sae)
         self.site = site
         self._last: tuple[SparseCodes, Moment] | None = None  # of the first picture, in the last call
 
     def __call__(self, x: Tensor, moment: Moment) -> None:
-        for rows in cond_rows(x, moment):
-            self._read(rows, moment)
+        for rows, part in cond_parts(x, moment):
+            self._read(rows, part)
 
     def _read(self, x: Tensor, moment: Moment) -> None:
         if self.mask is not None:
-            weights = token_weights(self.mask, moment.latent_height, moment.latent_width, x.shape[0])
-            x = x[weights.to(x.device) > 0]
+            if moment.unplaced:
+                raise ValueError(
+                    "mask: the model is given parts of the picture whose place is not known, so the mask cannot be "
+                    "laid over them; use no mask, or leave out the node that cuts the picture into parts."
+                )
+            x = x[moment_weights(self.mask, moment, x.shape[0]).to(x.device) > 0]
             if not x.shape[0]:
-                raise ValueError("mask: it is empty, so there is no token to read; paint the part of interest.")
+                return  # a part of the picture that the mask does not touch
         codes = self.sae.encode_sparse(x, moment.sigma)
         self.tally.add(codes)
-        if self.mask is None and self.site.stream != "text":
+        if self.mask is None and self.site.stream != "text" and not moment.crops:
             self._last = SparseCodes(codes.values[0].cpu(), codes.indices[0].cpu()), moment
 
     def heat(self, features: Iterable[int]) -> dict[int, Tensor]:
-        """Where each feature fired on the first picture in the last call, (rows, columns); empty for a text or mask."""
+        """Where each feature fired on the first picture in the last call that saw it whole, (rows, columns).
+
+        Empty for a text, with a mask, and where every prompt has an area.
+        """
         if self._last is None:
             return {}
         codes, moment = self._last

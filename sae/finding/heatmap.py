@@ -10,48 +10,55 @@ from torch import Tensor
 from torch.nn import functional
 
 from ..dictionary.autoencoder import SparseAutoencoder
-from ..places.moment import Moment
+from ..places.moment import Crop, Moment
 from ..places.region import PATCH, token_grid
 from ..places.site import Site
-from .features import cond_rows
+from .features import cond_parts
 
 
 class HeatReader:
     """Sums a few features' activations token by token, call by call: the `see` of an Observer. Only cond rows count.
 
-    Of a joint stream the picture's tokens are read. Several prompts share one picture, and their mean is taken; over a
-    text there is no mean of two. `picture` is the whole picture's size as `latent` has it, by default that of the first
-    call. ValueError for a call that sees less, and for a second text at one noise level.
+    Of a joint stream the picture's tokens are read. Several prompts share one picture: what the model sees of it for an
+    area is laid in its place, and where several saw the same their mean is taken. Over a text there is no mean of two.
+    ValueError for a part of the picture whose place is not known, and for a second text at one noise level.
     """
 
-    def __init__(
-        self, sae: SparseAutoencoder, site: Site, features: Sequence[int], picture: tuple[int, int] | None = None
-    ) -> None:
-        self.sae, self.site, self.features, self.picture = sae, site, list(features), picture
-        self.calls = 0
+    def __init__(self, sae: SparseAutoencoder, site: Site, features: Sequence[int]) -> None:
+        self.sae, self.site, self.features = sae, site, list(features)
+        self.latent = (0, 0)  # height and width of the whole picture's
+        self.calls = 0  # that saw the whole picture, or a text
+        self._sum: Tensor | None = None  # of these calls: (features, batch, tokens)
+        self._parts: Tensor | None = None  # of those that saw a part: (features, batch, height, width), in latent cells
+        self._looks = torch.zeros(0, 0)  # how many of these saw a cell
         self._texts = (math.nan, 0)  # the noise level of the last call, and the texts that were read at it
-        self._moment: Moment | None = None
-        self._sum: Tensor | None = None
 
     def __call__(self, x: Tensor, moment: Moment) -> None:
-        self._check_picture(moment)
-        for rows in cond_rows(x, moment):
-            self._check_text(rows, moment)
-            tokens = rows[:, moment.text_tokens :] if self.site.stream == "joint" else rows
-            codes = self.sae.codes(tokens, self.features, moment.sigma).movedim(-1, 0).cpu()
+        for rows, part in cond_parts(x, moment):
+            self._check_text(rows, part)
+            tokens = rows[:, part.text_tokens :] if self.site.stream == "joint" else rows
+            codes = self.sae.codes(tokens, self.features, part.sigma).movedim(-1, 0).cpu()
+            if part.crops and self.site.stream != "text":
+                self._place(codes, part, part.crops[0])
+                continue
+            self.latent = part.latent_height, part.latent_width
             self._sum = codes if self._sum is None else self._sum + codes
             self.calls += 1
-        self._moment = moment
 
-    def _check_picture(self, moment: Moment) -> None:
-        size = moment.latent_height, moment.latent_width
-        self.picture = self.picture or size
-        if self.site.stream != "text" and size != self.picture:
-            part, whole = (f"{width * 8}×{height * 8}" for height, width in (size, self.picture))
+    def _place(self, codes: Tensor, part: Moment, crop: Crop | None) -> None:
+        """Codes (features, batch, tokens) of a part of the picture."""
+        size = part.latent_height, part.latent_width
+        if crop is None:
             raise ValueError(
-                f"positive: the model was shown a part of {part} pixels of the picture's {whole}, as for an area, and "
-                "where it lies is not known here; give prompts for the whole picture."
+                f"positive: the model is shown a part of {size[1] * 8}×{size[0] * 8} pixels whose place in the picture "
+                "is not known, so its heat cannot be laid there; leave out the node that cuts the picture into parts."
             )
+        self.latent = crop.picture_height, crop.picture_width
+        if self._parts is None:
+            self._parts, self._looks = codes.new_zeros(*codes.shape[:2], *self.latent), torch.zeros(self.latent)
+        place = (..., slice(crop.top, crop.top + size[0]), slice(crop.left, crop.left + size[1]))
+        self._parts[place] += in_cells(codes.unflatten(-1, token_grid(*size)), size)
+        self._looks[place] += 1
 
     def _check_text(self, rows: Tensor, moment: Moment) -> None:
         if self.site.stream != "text":
@@ -68,31 +75,39 @@ class HeatReader:
 
     @property
     def heat(self) -> Tensor:
-        """(features, batch, tokens): mean over the calls. ValueError when the model was never called."""
+        """(features, batch, tokens): mean over the calls; of areas the cells that were seen, instead of tokens.
+
+        ValueError when the model was never called.
+        """
+        if self._parts is not None:
+            return self.cells[..., self._looks + self.calls > 0]
         if self._sum is None:
             raise ValueError("model: it was not called at this place, so there is nothing to see; use a FLUX model.")
         return self._sum / self.calls
 
     @property
-    def maps(self) -> Tensor:
-        """(features, batch, rows, columns) over the main picture's tokens."""
-        heat = self.heat
-        return heat.view(*heat.shape[:2], *token_grid(*self.latent))
+    def cells(self) -> Tensor:
+        """(features, batch, height, width) over the latent cells of the picture, 0 where no prompt has an area."""
+        if self._parts is None:
+            return in_cells(self.heat.unflatten(-1, token_grid(*self.latent)), self.latent)
+        seen = self._parts
+        if self._sum is not None:
+            seen = seen + in_cells(self._sum.unflatten(-1, token_grid(*self.latent)), self.latent)
+        return seen / (self._looks + self.calls).clamp_min(1)
 
-    @property
-    def latent(self) -> tuple[int, int]:
-        """Height and width of the latent that was seen."""
-        return (self._moment.latent_height, self._moment.latent_width) if self._moment else (0, 0)
 
+def in_cells(maps: Tensor, latent: tuple[int, int]) -> Tensor:
+    """Maps (..., rows, columns) of tokens as maps (..., height, width) of the latent's cells.
 
-def on_picture(maps: Tensor, latent: tuple[int, int], size: tuple[int, int]) -> Tensor:
-    """Maps (..., rows, columns) on a picture of `size` (height, width): each token covers exactly its own pixels.
-
-    `latent` is the latent's height and width; where it is odd, the last row or column of tokens reaches beyond it.
+    Where the latent is odd, the last row or column of tokens reaches beyond it.
     """
-    cells = maps.repeat_interleave(PATCH, -2).repeat_interleave(PATCH, -1)[..., : latent[0], : latent[1]]
-    flat = cells.reshape(1, -1, *latent)
-    return functional.interpolate(flat, size, mode="nearest-exact").view(*maps.shape[:-2], *size)
+    return maps.repeat_interleave(PATCH, -2).repeat_interleave(PATCH, -1)[..., : latent[0], : latent[1]]
+
+
+def on_picture(cells: Tensor, size: tuple[int, int]) -> Tensor:
+    """Maps (..., height, width) of latent cells on a picture of `size`: each cell covers exactly its own pixels."""
+    flat = cells.reshape(1, -1, *cells.shape[-2:])
+    return functional.interpolate(flat, size, mode="nearest-exact").view(*cells.shape[:-2], *size)
 
 
 def region_of(maps: Tensor, threshold: float) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 Side = Literal["both", "cond", "uncond", "opposite"]
@@ -13,10 +13,22 @@ SIGMA_ROUNDING = 1e-6  # a step's float32 sigma may lie this much beside the bou
 
 
 @dataclass(frozen=True)
+class Crop:
+    """Where a part of the picture lies in the whole, in the same cells as the latent of a Moment."""
+
+    top: int
+    left: int
+    picture_height: int
+    picture_width: int
+
+
+@dataclass(frozen=True)
 class Moment:
     """One call of the model: its noise level, which rows are which side, and how its tokens lie.
 
-    `sides` holds COND or UNCOND for each equal part of the batch, in order, as ComfyUI's `cond_or_uncond` does.
+    `sides` holds COND or UNCOND for each equal part of the batch, in order, as ComfyUI's `cond_or_uncond` does. `crops`
+    holds for each of them where its latent lies in the whole picture, None where that is not known; it is empty where
+    all of them are the whole picture.
     """
 
     sigma: float
@@ -24,6 +36,7 @@ class Moment:
     text_tokens: int
     latent_height: int
     latent_width: int
+    crops: tuple[Crop | None, ...] = ()
 
     @property
     def image_tokens(self) -> int:
@@ -37,6 +50,16 @@ class Moment:
                 f"sides: {len(self.sides)} came for a batch of {batch} rows; give one for each equal part of the batch."
             )
         return batch // len(self.sides)
+
+    def part(self, position: int) -> Moment:
+        """The same call for one of its equal parts alone."""
+        one = slice(position, position + 1)
+        return replace(self, sides=self.sides[one], crops=self.crops[one])
+
+    @property
+    def unplaced(self) -> tuple[int, ...]:
+        """The positions of the parts of which nobody knows where in the picture they lie."""
+        return tuple(position for position, crop in enumerate(self.crops) if crop is None)
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from .moment import Crop, Moment
+
 PATCH = 2  # latent cells a token covers, each way
 
 
@@ -26,22 +28,35 @@ def check_mask(mask: Tensor) -> Tensor:
     return mask
 
 
-def token_weights(mask: Tensor, latent_height: int, latent_width: int, batch: int) -> Tensor:
+def token_weights(mask: Tensor, latent_height: int, latent_width: int, batch: int, crop: Crop | None = None) -> Tensor:
     """Mean of the mask under each image token: (batch, rows · columns), row-major.
 
     The mask may have any resolution, but the picture's aspect ratio to within one token, and one entry or one for each
-    picture of the batch.
+    picture of the batch. It is laid over the whole picture, of which the latent may be a crop.
     """
     count, height, width = mask.shape
-    rows, columns = token_grid(latent_height, latent_width)
+    crop = crop or Crop(0, 0, latent_height, latent_width)
+    picture = crop.picture_height, crop.picture_width
+    rows, columns = token_grid(*picture)
     if abs(height * columns - width * rows) > max(height, width):
         raise ValueError(
-            f"mask: it is {width}×{height}, but the picture is {latent_width * 8}×{latent_height * 8} pixels; "
+            f"mask: it is {width}×{height}, but the picture is {picture[1] * 8}×{picture[0] * 8} pixels; "
             "use a mask with the picture's proportions."
         )
     if count not in (1, batch):
         raise ValueError(f"mask: it has {count} entries, but the batch has {batch} pictures; use one mask or {batch}.")
-    cells = functional.interpolate(mask.unsqueeze(1), (latent_height, latent_width), mode="area")
+    cells = functional.interpolate(mask.unsqueeze(1), picture, mode="area")
+    cells = cells[..., crop.top : crop.top + latent_height, crop.left : crop.left + latent_width]
+    rows, columns = token_grid(latent_height, latent_width)
     pad = (0, columns * PATCH - latent_width, 0, rows * PATCH - latent_height)
     cells = functional.pad(cells, pad, mode="replicate")
     return functional.avg_pool2d(cells, PATCH).flatten(1).expand(batch, -1)
+
+
+def moment_weights(mask: Tensor, moment: Moment, batch: int) -> Tensor:
+    """Mean of the mask under each image token of a call, (batch, image tokens); 0 in parts whose place is not known."""
+    pictures, size = moment.rows_of_a_side(batch), (moment.latent_height, moment.latent_width)
+    if not moment.crops:
+        return token_weights(mask, *size, pictures).repeat(len(moment.sides), 1)
+    nowhere = mask.new_zeros(pictures, moment.image_tokens)
+    return torch.cat([nowhere if crop is None else token_weights(mask, *size, pictures, crop) for crop in moment.crops])

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..places.moment import COND, EVERY_SIGMA, SIDES, UNCOND, WHOLE_RUN, Moment, Schedule, Side, SigmaWindow
-from ..places.region import check_mask, token_weights
+from ..places.region import check_mask, moment_weights
 from ..places.site import Site
 from .delta import Steering
 from .record import SteeringRecord
@@ -68,6 +68,9 @@ class ActiveIntervention:
 
         The image stream is the main picture's tokens, the joint one text and main picture. `activation` is what the SAE
         reads where that is not x: at an update site, output - input.
+
+        With a mask, rows that are a part of the picture whose place is not known stay as they are, and the record
+        tells so: a region at the wrong place would be worse, and so would be steering what the mask protects.
         """
         if moment.sigma not in self.window or self.steering.changes_nothing:
             return x
@@ -89,11 +92,16 @@ class ActiveIntervention:
 
     def _rows(self, batch: int, moment: Moment) -> tuple[list[int], Tensor]:
         """The rows to steer and Δ's factor for each."""
-        if self.intervention.side == "both":
+        unplaced = () if self.intervention.mask is None else moment.unplaced
+        if self.intervention.side == "both" and not unplaced:
             return list(range(batch)), torch.ones(batch)
         by_side = dict(zip((COND, UNCOND), _FACTORS[self.intervention.side], strict=True))
-        part = moment.rows_of_a_side(batch)
-        factors = [by_side.get(side, 0.0) for side in moment.sides for _ in range(part)]
+        other = 1.0 if self.intervention.side == "both" else 0.0
+        by_part = [by_side.get(side, other) for side in moment.sides]
+        if any(by_part[position] for position in unplaced):
+            self.record.miss_region()
+        by_part = [0.0 if position in unplaced else factor for position, factor in enumerate(by_part)]
+        factors = [factor for factor in by_part for _ in range(moment.rows_of_a_side(batch))]
         rows = [row for row, factor in enumerate(factors) if factor]
         return rows, torch.tensor([factors[row] for row in rows])
 
@@ -101,9 +109,7 @@ class ActiveIntervention:
         """The mask as weights (batch, tokens); text tokens of a joint stream keep their full weight."""
         key = (replace(moment, sigma=0.0), x.device)
         if key not in self._regions:
-            pictures = moment.rows_of_a_side(x.shape[0])
-            region = token_weights(mask, moment.latent_height, moment.latent_width, pictures)
-            region = region.repeat(len(moment.sides), 1)
+            region = moment_weights(mask, moment, x.shape[0])
             text = region.new_ones(x.shape[0], x.shape[1] - region.shape[1])
             self._regions[key] = torch.cat([text, region], dim=1).to(x.device)
         return self._regions[key]

@@ -19,6 +19,7 @@ class SteeringRecord:
     """Collects numbers of one run on their own device and reads them once, at the end. Safe across threads."""
 
     _notes: list[tuple[float, Tensor]] = field(default_factory=list)
+    _missed: bool = False
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
     reaches: list[Reach] = field(default_factory=list)  # of the taps of the run
 
@@ -34,12 +35,18 @@ class SteeringRecord:
         with self._lock:
             self._notes.append((sigma, numbers))
 
+    def miss_region(self) -> None:
+        """Rows were left alone because it is not known which part of the picture they are."""
+        with self._lock:
+            self._missed = True
+
     def summary(self) -> RunSummary:
         with self._lock:
             notes, self._notes = self._notes, []
+            missed, self._missed = self._missed, False
         unreached = tuple(sentence for reach in self.reaches for sentence in reach.missed("steered"))
         if not notes:
-            return RunSummary(steps=0, mean_ratio=0.0, max_ratio=0.0, kept=1.0, unreached=unreached)
+            return RunSummary(steps=0, mean_ratio=0.0, max_ratio=0.0, kept=1.0, unreached=unreached, missed=missed)
         numbers = torch.stack([numbers.cpu() for _, numbers in notes])
         return RunSummary(
             steps=len({sigma for sigma, _ in notes}),
@@ -49,6 +56,7 @@ class SteeringRecord:
             largest_mean=float(numbers[:, 0].max()),
             curve=_curve([sigma for sigma, _ in notes], numbers[:, 0].tolist()),
             unreached=unreached,
+            missed=missed,
         )
 
 
@@ -71,6 +79,7 @@ class RunSummary:
     largest_mean: float = 0.0  # largest mean over the tokens of one block in one step
     curve: tuple[tuple[float, float], ...] = ()  # (sigma, mean ‖Δ‖/‖x‖) of each step, noise first
     unreached: tuple[str, ...] = ()  # sentences that name places which the run never came to
+    missed: bool = False  # whether parts of the picture were left alone because their place was not known
 
     def __str__(self) -> str:
         if self.steps == 0:
@@ -81,6 +90,11 @@ class RunSummary:
     @property
     def warnings(self) -> list[str]:
         found = [*self.unreached]
+        if self.missed:
+            found.append(
+                "The mask was not used everywhere: the model was given parts of the picture whose place is not known, "
+                "and they were not steered. Leave the mask away, or the node that cuts the picture into parts."
+            )
         if self.steps and self.largest_mean > LARGE_DELTA:
             found.append(
                 f"Δ reached {self.largest_mean:.2g} of the token norm; above {LARGE_DELTA:g} it destroys the "

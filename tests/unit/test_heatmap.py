@@ -5,8 +5,8 @@ import torch
 
 from sae.dictionary.autoencoder import Architecture, SparseAutoencoder
 from sae.drawing.overlay import RAMP, heat_overlay, ramp, token_bars
-from sae.finding.heatmap import HeatReader, on_picture, region_of
-from sae.places.moment import COND, UNCOND, Moment
+from sae.finding.heatmap import HeatReader, in_cells, on_picture, region_of
+from sae.places.moment import COND, UNCOND, Crop, Moment
 from sae.places.site import parse_location
 
 WIDTH = 6
@@ -31,8 +31,11 @@ def test_the_mean_of_the_prompts_side_is_taken_over_the_calls(sae):
     reader(second, moment)
     rows = torch.stack([first[2:], second[2:]])
     codes = torch.relu(rows @ sae.weights.rows("encoder", (4, 7)).T).mean(0)  # (batch, tokens, 2)
-    assert reader.maps.shape == (2, 2, 2, 3) and reader.latent == (4, 5)
-    assert torch.allclose(reader.maps, codes.movedim(-1, 0).view(2, 2, 2, 3), atol=1e-6)
+    maps = codes.movedim(-1, 0)
+    assert torch.allclose(reader.heat, maps, atol=1e-6) and reader.cells.shape == (2, 2, 4, 5)
+    for row, column in [(0, 0), (1, 3), (3, 4)]:
+        expected = maps[..., row // 2 * 3 + column // 2]
+        assert torch.allclose(reader.cells[..., row, column], expected, atol=1e-6)
 
 
 def test_of_a_joint_stream_the_picture_is_read(sae):
@@ -40,6 +43,48 @@ def test_of_a_joint_stream_the_picture_is_read(sae):
     x = tokens(1, 3 + 6)
     reader(x, Moment(0.5, (COND,), 3, 4, 6))
     assert torch.allclose(reader.heat[0], torch.relu(x[:, 3:] @ sae.weights.rows("encoder", (4,)).T).squeeze(-1))
+
+
+def test_parts_lie_in_their_places_and_where_they_meet_their_mean_is_taken(sae):
+    """A crop may begin between two tokens, and end within one."""
+    reader = HeatReader(sae, parse_location("transformer_blocks.1", "image"), [4, 7])
+    whole, pair, odd = tokens(1, 12), tokens(2, 4, 2), tokens(1, 4, 3)
+    first, second, third = Crop(1, 0, 6, 7), Crop(2, 3, 6, 7), Crop(3, 4, 6, 7)
+    reader(whole, Moment(0.5, (COND,), 3, 6, 7))
+    reader(pair, Moment(0.5, (COND, COND), 3, 4, 4, (first, second)))
+    reader(odd, Moment(0.5, (COND,), 9, 3, 3, (third,)))
+    looks = [[[] for _ in range(7)] for _ in range(6)]
+    for x, height, width, crop in [
+        (whole[0], 6, 7, Crop(0, 0, 6, 7)), (pair[0], 4, 4, first), (pair[1], 4, 4, second), (odd[0], 3, 3, third)
+    ]:  # fmt: skip
+        codes = torch.relu(x @ sae.weights.rows("encoder", (4, 7)).T)
+        for row in range(height):
+            for column in range(width):
+                token = codes[row // 2 * -(-width // 2) + column // 2]
+                looks[crop.top + row][crop.left + column].append(token)
+    expected = torch.stack([torch.stack([torch.stack(cell).mean(0) for cell in row]) for row in looks])
+    assert {len(cell) for row in looks for cell in row} == {1, 2, 3}
+    assert torch.allclose(reader.cells[:, 0], expected.movedim(-1, 0), atol=1e-6)
+    assert torch.allclose(reader.heat[:, 0], expected.movedim(-1, 0).flatten(1), atol=1e-6)
+
+
+def test_of_parts_alone_the_rest_is_empty_and_does_not_count(sae):
+    reader = HeatReader(sae, parse_location("transformer_blocks.1", "image"), [4])
+    x = tokens(1, 2)
+    reader(x, Moment(0.5, (COND,), 3, 2, 4, (Crop(4, 2, 8, 8),)))
+    heat = torch.relu(x @ sae.weights.rows("encoder", (4,)).T)[0, :, 0]
+    assert reader.cells.shape == (1, 1, 8, 8) and reader.heat.shape == (1, 1, 8)
+    assert torch.allclose(reader.cells[0, 0, 4:6, 2:6], heat.repeat_interleave(2).expand(2, 4), atol=1e-6)
+    assert torch.allclose(reader.heat.mean(), heat.mean()) and reader.cells.sum() == reader.heat.sum()
+
+
+def test_a_part_of_which_nobody_knows_the_place_is_refused(sae):
+    moment = Moment(0.5, (COND,), 3, 4, 6, (None,))
+    with pytest.raises(ValueError, match=r"^positive: the model is shown a part of 48×32 pixels whose place"):
+        HeatReader(sae, parse_location("transformer_blocks.1", "image"), [4])(tokens(1, 6), moment)
+    bars = HeatReader(sae, parse_location("transformer_blocks.1", "text"), [4])
+    bars(tokens(1, 3), moment)
+    assert bars.heat.shape == (1, 1, 3)
 
 
 def test_without_a_call_there_is_nothing_to_see(sae):
@@ -53,7 +98,7 @@ def test_without_a_call_there_is_nothing_to_see(sae):
 def test_each_token_covers_its_own_pixels(latent, size):
     rows, columns = -(-latent[0] // 2), -(-latent[1] // 2)
     maps = torch.arange(rows * columns, dtype=torch.float32).view(1, 1, rows, columns)
-    spread = on_picture(maps, latent, size)
+    spread = on_picture(in_cells(maps, latent), size)
     cell = size[0] // latent[0]  # pixels a latent cell
     expected = torch.tensor(
         [[[[maps[0, 0, y // cell // 2, x // cell // 2] for x in range(size[1])] for y in range(size[0])]]]

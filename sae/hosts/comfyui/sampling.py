@@ -14,8 +14,6 @@ import torch
 from comfy.model_patcher import ModelPatcher as Model
 from torch import Tensor
 
-from ...places.region import PATCH
-
 
 @dataclass(frozen=True)
 class Sampling:
@@ -47,18 +45,6 @@ def sample(
     # fmt: on
 
 
-def _seen(model: Model, latent: dict[str, Any]) -> Tensor:
-    """The latent as `look` shows it."""
-    return comfy.sample.fix_empty_latent_channels(model, latent["samples"], latent.get("downscale_ratio_spacial"))
-
-
-def picture_of(model: Model, latent: dict[str, Any]) -> tuple[int, int]:
-    """Height and width of the whole picture that `look` shows, as a Moment counts them: in cells of half a token."""
-    height, width = _seen(model, latent).shape[-2:]
-    patch = model.get_model_object("diffusion_model").patch_size
-    return -(-height * PATCH // patch), -(-width * PATCH // patch)
-
-
 def look(
     model: Model, positive: Any, latent: dict[str, Any], seed: int, percent: float, steps: int,
     callback: Callable[..., None],
@@ -71,7 +57,7 @@ def look(
         raise ValueError(
             f"percent: {percent:g} came; give a part of the run from 0 (pure noise) to below 1 (finished)."
         )
-    image = _seen(model, latent)
+    image = comfy.sample.fix_empty_latent_channels(model, latent["samples"], latent.get("downscale_ratio_spacial"))
     to_sigma = model.get_model_object("model_sampling").percent_to_sigma
     sigmas = [float(to_sigma(percent + (1 - percent) * step / steps)) for step in range(steps)]
     # fmt: off

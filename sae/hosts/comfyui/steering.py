@@ -1,7 +1,8 @@
 """Steering and reading FLUX inside ComfyUI.
 
-A steered model is a clone with two wrappers. OUTER_SAMPLE opens and closes a run: its record, its caches, its report.
-APPLY_MODEL composes the taps for one call of the model, on a copy of that call's `transformer_options`.
+A steered model is a clone with three wrappers. OUTER_SAMPLE opens and closes a run: its record, its caches, its report.
+CALC_COND_BATCH reads the areas of the prompts. APPLY_MODEL composes the taps for one call of the model, on a copy of
+that call's `transformer_options`.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from ...places.taps import Observer, Tap
 from ...steering.control import RandomDirection
 from ...steering.intervention import Intervention
 from ...steering.record import RunSummary, SteeringRecord
+from .areas import AREAS_KEY, PICTURE_KEY, Areas, crops_of, size_of
 from .blocks import with_taps
 from .model import check_fit
 from .weights import patcher_of
@@ -117,7 +119,7 @@ def _wrap(
     model: Model, token: object, open_tap: Callable[[_Run], Tap], report: Report | None,
     after: Callable[[Reach], None] | None = None,
 ) -> None:  # fmt: skip
-    """Adds the two wrappers; the open tap travels in the run's own `transformer_options`, under `token`.
+    """Adds the three wrappers; the open tap travels in the run's own `transformer_options`, under `token`.
 
     `report` hears of every run, `after` of those that came to their end.
     """
@@ -130,6 +132,7 @@ def _wrap(
         options = guider.model_options.setdefault("transformer_options", {})
         opened = run.open(open_tap)
         options[KEY] = {**options.get(KEY, {}), token: opened}
+        options[PICTURE_KEY] = size_of(args[0] if args else kwargs["noise"])
         try:
             out = executor(*args, **kwargs)
         finally:
@@ -139,6 +142,12 @@ def _wrap(
         if after is not None:
             after(opened.reach)
         return out
+
+    def calculate_batch(
+        executor: Any, model: Any, conds: Any, x: Tensor, t: Tensor, model_options: dict[str, Any], **kwargs: Any
+    ) -> Any:
+        options = {**model_options.get("transformer_options", {}), AREAS_KEY: Areas.of(conds, x)}
+        return executor(model, conds, x, t, {**model_options, "transformer_options": options}, **kwargs)
 
     def apply_model(
         executor: Any, x: Tensor, t: Tensor, c_concat: Any = None, c_crossattn: Any = None, control: Any = None,
@@ -159,6 +168,7 @@ def _wrap(
         return out
 
     model.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, run_sampling)
+    model.add_wrapper_with_key(WrappersMP.CALC_COND_BATCH, KEY, calculate_batch)
     model.add_wrapper_with_key(WrappersMP.APPLY_MODEL, KEY, apply_model)
 
 
@@ -167,7 +177,7 @@ def _moment(x: Tensor, t: Tensor, context: Tensor | None, options: dict[str, Any
     height, width = (-(-side * PATCH // patch) for side in x.shape[-2:])
     sides = tuple(options.get("cond_or_uncond") or (COND,))
     text_tokens = 0 if context is None else context.shape[1]
-    return Moment(float(t.flatten()[0]), sides, text_tokens, height, width)
+    return Moment(float(t.flatten()[0]), sides, text_tokens, height, width, crops_of(x, options, patch))
 
 
 def _manage_weights(model: Model, sae: SparseAutoencoder, parts: Sequence[PartName]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from comfy.patcher_extension import WrappersMP
 
 import nodes as core
 from sae_steering_pack.sae.steering.edits import Edit, FeatureList
@@ -92,23 +93,70 @@ def test_one_text_has_bars_at_any_number_of_places_and_steps(heatmap, location, 
     assert sheet.shape[0] == len(FEATURES) and not mask.any() and len(means(table)) == 2
 
 
-@pytest.mark.parametrize(
-    ("positive", "part"),
-    [
-        (combined(conditioning(2), area(conditioning(4), 4, 4, 4, 4)), "32×32"),
-        (combined(area(conditioning(2), 2, 6, 4, 1), conditioning(4, 9)), "48×16"),
-        (area(conditioning(2), 4, 8, 0, 0), "64×32"),
-    ],
-    ids=["beside the whole", "before the whole", "alone"],
-)
-@pytest.mark.parametrize("place", [("transformer_blocks.0.attn", "image"), ("single_transformer_blocks.1", "joint")])
-def test_an_area_is_refused_in_one_sentence(heatmap, positive, part, place):
-    with pytest.raises(ValueError, match=r"^positive: ") as caught:
-        heatmap(positive, location=place[0], stream=place[1])
-    assert str(caught.value) == (
-        f"positive: the model was shown a part of {part} pixels of the picture's 64×64, as for an area, and where it "
-        "lies is not known here; give prompts for the whole picture."
-    )
+AREAS = {
+    "beside the whole": [(8, 8, 0, 0), (4, 4, 4, 4)],
+    "before the whole": [(2, 6, 4, 1), (8, 8, 0, 0)],
+    "that meet": [(4, 8, 0, 0), (4, 8, 4, 0), (6, 4, 1, 3)],
+    "of one size in one call": [(4, 4, 0, 0), (4, 4, 4, 4), (4, 4, 2, 3)],
+    "alone": [(3, 5, 4, 2)],
+}
+
+
+def found_in(noised, crop):
+    """(top, left) at which a crop lies in what the model sees of the whole picture."""
+    height, width = crop.shape[-2:]
+    places = [(top, left) for top in range(9 - height) for left in range(9 - width)]
+    [place] = [
+        (top, left) for top, left in places if torch.equal(noised[:, top : top + height, left : left + width], crop)
+    ]
+    return place
+
+
+@pytest.mark.parametrize("areas", AREAS.values(), ids=AREAS)
+@pytest.mark.parametrize("place", [("transformer_blocks.0", "image", "double"), ("single_blocks.0", "joint", "single")])
+def test_the_heat_of_an_area_lies_in_its_place(heatmap, model, areas, place):
+    """The expected place is found by the content of what the model was given, not by the prompt."""
+    location, stream, kind = place
+    watch, latents = Watch(kind, 1), []
+
+    def keep(executor, x, *args, **kwargs):
+        latents.append(x.clone())
+        return executor(x, *args, **kwargs)
+
+    watched = watch.on(model)
+    watched.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, "keep", keep)
+    heatmap(conditioning(2), watched, location=location, stream=stream)
+    noised = latents.pop()[0]
+    watch.tokens.clear()
+    prompts = [area(conditioning(seed, 6 + seed % 2), *box) for seed, box in enumerate(areas)]
+    _, mask, table = heatmap(combined(*prompts), watched, location=location, stream=stream)
+    heat, looks = torch.zeros(2, 8, 8), torch.zeros(8, 8)
+    for calls, tokens in zip(latents, watch.tokens, strict=True):
+        for crop, row in zip(calls, tokens, strict=True):
+            height, width = crop.shape[-2:]
+            grid = -(-height // 2), -(-width // 2)
+            codes = dense_codes(row[-grid[0] * grid[1] :])[:, FEATURES].T.view(2, *grid)
+            cells = codes.repeat_interleave(2, 1).repeat_interleave(2, 2)[:, :height, :width]
+            top, left = found_in(noised, crop)
+            heat[:, top : top + height, left : left + width] += cells
+            looks[top : top + height, left : left + width] += 1
+    assert looks.sum() == sum(height * width for height, width, _, _ in areas)
+    heat /= looks.clamp_min(1)
+    assert means(table) == pytest.approx(heat[:, looks > 0].mean(1).tolist(), rel=1e-3)
+    shares = (heat / heat.amax((1, 2), keepdim=True)).amax(0)
+    assert torch.allclose(mask[0], shares.repeat_interleave(8, 0).repeat_interleave(8, 1), atol=1e-4)
+
+
+def test_tiles_of_another_node_are_refused_in_one_sentence(heatmap, model):
+    tiled = model.clone()
+
+    def halves(apply, call):
+        parts = call["input"].chunk(2, dim=-1)
+        return torch.cat([apply(part, call["timestep"], **call["c"]) for part in parts], dim=-1)
+
+    tiled.set_model_unet_function_wrapper(halves)
+    with pytest.raises(ValueError, match=r"^positive: the model is shown a part of 32×64 pixels whose place"):
+        heatmap(conditioning(2), tiled)
 
 
 def test_an_area_of_the_whole_picture_is_the_whole_picture(heatmap):
