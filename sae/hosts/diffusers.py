@@ -79,7 +79,9 @@ def drawing(
         wanted = [] if intervention is None else [intervention]
         with steer(transformer, wanted, percent_to_sigma, sides, random_direction) as record:
             result = sample(on_step)
-        return Drawn(result, record.summary().mean_ratio)
+        summary = record.summary()
+        summary.check_reached()
+        return Drawn(result, summary.mean_ratio)
 
     return draw
 
