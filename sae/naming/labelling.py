@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from safetensors.torch import save_file
@@ -26,7 +26,10 @@ MOST_NAMES = 2  # words that a name may have
 TOLD = 3  # words in the note
 SLOT = "{}"
 SAVE_EVERY = 60.0  # seconds between two savings of what is done
-_KEPT = ("by_word", "by_context", "said", "fired")
+RANKED = max(TOLD, MOST_NAMES + 1)  # words that are kept of each feature
+MOST_BYTES = 256 * 2**20  # for the rows of words that the contexts say
+NO_WORD = -1e30  # a sum below that of any word
+_KEPT = ("total", "now", "best", "own", "others")
 
 
 def read_words(text: str) -> list[str]:
@@ -51,26 +54,61 @@ def read_contexts(text: str) -> list[str]:
     return contexts
 
 
+class BestWords(NamedTuple):
+    """The words that raise each feature most, best first, each (n, d_sae)."""
+
+    words: Tensor  # which word
+    mean: Tensor  # mean activation for it
+    raised: Tensor  # by how much that is above all other words'
+    fired: Tensor  # in how many contexts the feature fired at all
+
+
 @dataclass
 class WordTally:
-    """How strongly each feature fires for each word, as a mean over tokens; memory is (3 W + C) · d_sae numbers.
+    """How strongly each feature fires for each word, as a mean over tokens, as far as names need it.
 
-    A context that already says a word, such as "{} on a red car" for "red", is left out of what other words do there.
+    A context that already says a word, such as "{} on a red car" for "red", is left out of what other words do there,
+    so words that are said have rows of their own; of all others the best few of each feature are enough. With S said
+    words memory is (3 S + 12) · d_sae numbers, however many words there are.
     """
 
     words: Sequence[str]
     contexts: Sequence[str]
-    by_word: Tensor  # (W, d_sae): sum over the contexts
-    by_context: Tensor  # (C, d_sae): sum over the words
-    said: Tensor  # (W, d_sae): sum of a word's own runs in contexts that say it
-    fired: Tensor  # (W, d_sae): in how many contexts the feature fired at all
+    said: Tensor  # (S,): which words the contexts say
+    open: Tensor  # (S, C): which contexts do not say them
+    total: Tensor  # (1, d_sae): sum over all runs
+    now: Tensor  # (2, d_sae): of the word under way the sum over contexts, and in how many the feature fired
+    best: Tensor  # (3, RANKED, d_sae): of the best words that no context says the sum, in how many it fired, the word
+    own: Tensor  # (2, S, d_sae): as `now`, of the said words
+    others: Tensor  # (S, d_sae): sum over what other words do in the contexts that do not say this one
     done: int = 0  # runs, word by word
 
     @classmethod
     def new(cls, words: Sequence[str], contexts: Sequence[str], d_sae: int) -> WordTally:
-        w, c = len(words), len(contexts)
-        zeros = {name: torch.zeros(c if name == "by_context" else w, d_sae) for name in _KEPT}
-        return cls(words, contexts, **zeros, done=0)
+        says = [[f" {word.lower()} " in f" {context.lower()} " for context in contexts] for word in words]
+        always = next((word for word, row in zip(words, says, strict=True) if all(row)), None)
+        if always is not None:
+            raise ValueError(f"contexts: each of them says {always!r}; give one that does not.")
+        said = [word for word, row in enumerate(says) if any(row)]
+        most = MOST_BYTES // (3 * 4 * d_sae)
+        if len(said) > most:
+            raise ValueError(
+                f"contexts: they say {len(said)} of the words, but with {d_sae} features there is room for at most "
+                f"{most} such words; give contexts that say fewer of them."
+            )
+        best = torch.zeros(3, RANKED, d_sae)
+        best[0] = NO_WORD
+        return cls(
+            words,
+            contexts,
+            said=torch.tensor(said, dtype=torch.int64),
+            open=~torch.tensor([says[word] for word in said], dtype=torch.bool).reshape(len(said), len(contexts)),
+            total=torch.zeros(1, d_sae),
+            now=torch.zeros(2, d_sae),
+            best=best,
+            own=torch.zeros(2, len(said), d_sae),
+            others=torch.zeros(len(said), d_sae),
+        )
 
     @property
     def runs(self) -> int:
@@ -90,27 +128,36 @@ class WordTally:
         """Mean activation (d_sae,) of the prompt that `next` gave."""
         word, context = divmod(self.done, len(self.contexts))
         activation = activation.float().cpu()
-        self.by_word[word] += activation
-        self.by_context[context] += activation
-        self.fired[word] += activation > 0
-        if self._says(context, word):
-            self.said[word] += activation
+        self.total += activation
+        self.now[0] += activation
+        self.now[1] += activation > 0
+        self.others[self.open[:, context] & (self.said != word)] += activation
         self.done += 1
+        if context + 1 == len(self.contexts):
+            self._close(word)
 
-    def _says(self, context: int, word: int) -> bool:
-        return f" {self.words[word].lower()} " in f" {self.contexts[context].lower()} "
+    def _close(self, word: int) -> None:
+        """Files the word whose last context is done."""
+        if word in self.said:
+            self.own[:, self.said == word] = self.now[:, None]
+        else:
+            candidate = torch.cat([self.now, torch.full_like(self.total, word)])
+            rows = torch.cat([self.best, candidate[:, None]], dim=1)
+            order = rows[0].argsort(dim=0, descending=True, stable=True)[:RANKED]
+            self.best = rows.gather(1, order.expand(3, -1, -1))
+        self.now.zero_()
 
-    def raised(self) -> tuple[Tensor, Tensor]:
-        """Of each word the mean activation, and by how much that is above all other words', both (W, d_sae)."""
-        mean = self.by_word / len(self.contexts)
-        others = torch.zeros_like(mean)
-        for word in range(len(self.words)):
-            open_ = [context for context in range(len(self.contexts)) if not self._says(context, word)]
-            if not open_:
-                raise ValueError(f"contexts: each of them says {self.words[word]!r}; give one that does not.")
-            rest = self.by_context[open_].sum(0) - (self.by_word[word] - self.said[word])
-            others[word] = rest / (len(open_) * (len(self.words) - 1))
-        return mean, mean - others
+    def best_words(self) -> BestWords:
+        """Of words that no context says the sums alone tell the order, since all are compared with the same total."""
+        places = len(self.contexts)
+        best, best_fired, best_words = self.best
+        own, own_fired = self.own
+        rest = torch.cat([(self.total - best) / places, self.others / self.open.sum(1, keepdim=True)])
+        mean = torch.cat([best, own]) / places
+        height, order = (mean - rest / (len(self.words) - 1)).topk(min(RANKED, len(self.words)), dim=0)
+        words = torch.cat([best_words, self.said[:, None].expand(-1, own.shape[1])]).long()
+        fired = torch.cat([best_fired, own_fired])
+        return BestWords(words.gather(0, order), mean.gather(0, order), height, fired.gather(0, order))
 
     def labels(self, threshold: float) -> Labels:
         """A label for each feature that fired: a word or two, or "unclear", with the score.
@@ -119,13 +166,13 @@ class WordTally:
         feature silent. A feature is unclear where the score is below `threshold`, more words raise it alike, or the
         best word makes it fire in a few contexts only.
         """
-        mean, raised = self.raised()
-        height, order = raised.topk(min(max(TOLD, MOST_NAMES + 1), len(self.words)), dim=0)
-        score = (height[0] / mean.gather(0, order[:1])[0].clamp_min(1e-12)).clamp(0, 1)
-        reliable = self.fired.gather(0, order[:1])[0] >= RELIABLE * len(self.contexts)
+        order, mean, height, fired = self.best_words()
+        score = (height[0] / mean[0].clamp_min(1e-12)).clamp(0, 1)
+        reliable = fired[0] >= RELIABLE * len(self.contexts)
         near = (height >= NEAR * height[0]).sum(0)
         found = {}
-        for k in (mean.amax(0) > 0).nonzero().flatten().tolist():
+        highest = torch.cat([self.best[0], self.own[0]]).amax(0)
+        for k in (highest > 0).nonzero().flatten().tolist():
             words = order[:, k].tolist()
             clear = float(score[k]) >= threshold and int(near[k]) <= MOST_NAMES and bool(reliable[k])
             name = ", ".join(self.words[word] for word in words[: int(near[k])]) if clear else UNCLEAR
@@ -157,8 +204,10 @@ class WordTally:
         same = metadata.get("key") == key and {name: info.shape for name, info in source.infos.items()} == shapes
         if not same or not done.isdecimal() or int(done) > fresh.runs:
             return fresh
-        tensors = {name: source.whole(name).float() for name in _KEPT}
-        return cls(words, contexts, **tensors, done=int(done))
+        for name in _KEPT:
+            setattr(fresh, name, source.whole(name).float())
+        fresh.done = int(done)
+        return fresh
 
 
 def merge(known: Labels, found: Labels) -> Labels:

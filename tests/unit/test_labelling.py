@@ -32,12 +32,49 @@ def filled(activations: torch.Tensor) -> WordTally:
     return tally
 
 
-def test_raised_leaves_out_contexts_that_say_the_word() -> None:
-    activations = torch.rand(4, 3, 7, generator=torch.Generator().manual_seed(0))
-    mean, raised = filled(activations).raised()
-    assert torch.allclose(mean, activations.mean(1))
-    others = torch.stack([activations[[1, 2, 3]][:, [0, 2]].mean((0, 1)), activations[[0, 2, 3]].mean((0, 1))])
-    assert torch.allclose(raised[:2], mean[:2] - others, atol=1e-6)
+def test_what_is_kept_does_not_grow_with_the_words(tmp_path: Path) -> None:
+    """Of each feature the best few words, and of each word that a context says three rows."""
+    sizes = []
+    for count in (10, 1000):
+        tally = WordTally.new([f"word{i}" for i in range(count)], ["{}", "{} on word3"], 4096)
+        tally.add(torch.ones(4096))
+        tally.save(tmp_path / "kept.safetensors", "key")
+        sizes.append((tmp_path / "kept.safetensors").stat().st_size)
+    assert sizes[1] < sizes[0] + 1000 < 20 * 4 * 4096
+
+
+def test_contexts_that_say_too_many_words_are_refused_before_anything_runs() -> None:
+    words = [f"word{i}" for i in range(200)]
+    WordTally.new(words, ["{} " + " ".join(words[:100]), "{}"], 200_000)
+    with pytest.raises(
+        ValueError, match=r"^contexts: they say 200 of the words, but .* 200000 features .* at most 111 "
+    ):
+        WordTally.new(words, ["{} " + " ".join(words), "{}"], 200_000)
+
+
+@pytest.mark.parametrize(
+    "words", [["red", "blue", "big", "small", "cat", "dog", "sun"], ["red", "cat"], ["sun", "red"], ["sun", "big"]]
+)
+def test_the_best_words_are_those_of_the_whole_table(words: list[str]) -> None:
+    """Against the table (words, contexts, features) that is not kept; a context that says a word is left out there."""
+    random = torch.Generator().manual_seed(0)
+    contexts = ["{} cat", "{} dog on red", "{} house", "a {}"]
+    count, kept = len(words), min(3, len(words))
+    table = torch.rand(count, 4, 300, generator=random) * (torch.rand(count, 4, 300, generator=random) > 0.5)
+    tally = WordTally.new(words, contexts, 300)
+    for activation in table.flatten(0, 1):
+        tally.add(activation)
+    raised = []
+    for number, word in enumerate(words):
+        places = [i for i, context in enumerate(contexts) if word not in context.split()]
+        rest = [other for other in range(count) if other != number]
+        raised.append(table[number].mean(0) - table[rest][:, places].mean((0, 1)))
+    height, order = (part[:kept] for part in torch.stack(raised).sort(dim=0, descending=True))
+    found = tally.best_words()
+    assert torch.equal(found.words, order)
+    torch.testing.assert_close(found.raised, height)
+    torch.testing.assert_close(found.mean, table.mean(1).gather(0, order))
+    assert torch.equal(found.fired, (table > 0).sum(1).float().gather(0, order))
 
 
 def test_names_scores_and_what_is_unclear() -> None:
@@ -58,27 +95,28 @@ def test_names_scores_and_what_is_unclear() -> None:
 
 
 def test_contexts_that_all_say_a_word() -> None:
-    tally = WordTally.new(["cat", "dog"], ["{} and a cat"], 3)
-    tally.add(torch.ones(3))
-    tally.add(torch.ones(3))
     with pytest.raises(ValueError, match=r"^contexts: each of them says 'cat'; give one that does not\.$"):
-        tally.labels(0.5)
+        WordTally.new(["cat", "dog"], ["{} and a cat"], 3)
 
 
-def test_a_cancelled_run_is_taken_up_where_it_stopped(tmp_path: Path) -> None:
-    activations = torch.rand(4, 3, 7, generator=torch.Generator().manual_seed(1))
+@pytest.mark.parametrize("contexts", [CONTEXTS, ["{}", "a {}", "{} house"]], ids=["said words", "none said"])
+@pytest.mark.parametrize("stopped", range(1, 12))
+def test_a_cancelled_run_is_taken_up_where_it_stopped(contexts: list[str], stopped: int, tmp_path: Path) -> None:
+    activations = torch.rand(12, 7, generator=torch.Generator().manual_seed(1))
     path = tmp_path / "sub" / "kept.safetensors"
-    tally = WordTally.new(WORDS, CONTEXTS, 7)
-    for number in range(5):
-        tally.add(activations[divmod(number, 3)])
+    whole, tally = (WordTally.new(WORDS, contexts, 7) for _ in range(2))
+    for activation in activations:
+        whole.add(activation)
+    for activation in activations[:stopped]:
+        tally.add(activation)
     tally.save(path, "key")
-    assert WordTally.resumed(path, "other key", WORDS, CONTEXTS, 7).done == 0
-    assert WordTally.resumed(path, "key", WORDS, CONTEXTS, 8).done == 0
-    again = WordTally.resumed(path, "key", WORDS, CONTEXTS, 7)
-    assert again.done == 5
-    for number in range(5, 12):
-        again.add(activations[divmod(number, 3)])
-    assert again.labels(0.5) == filled(activations).labels(0.5)
+    assert WordTally.resumed(path, "other key", WORDS, contexts, 7).done == 0
+    assert WordTally.resumed(path, "key", WORDS, contexts, 8).done == 0
+    again = WordTally.resumed(path, "key", WORDS, contexts, 7)
+    assert again.done == stopped
+    for activation in activations[stopped:]:
+        again.add(activation)
+    assert again.labels(0.5) == whole.labels(0.5) != {}
 
 
 @pytest.mark.parametrize("content", [b"", b"\0" * 100, b'{"a": 1}'])

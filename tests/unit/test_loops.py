@@ -133,9 +133,12 @@ class Answers:
         return torch.stack([answer(prompt) for prompt in prompts])
 
 
-def whole() -> torch.Tensor:
-    """(W, d_sae): sums over the contexts, as the tally must have them."""
-    return torch.stack([sum(answer(context.replace("{}", word)) for context in CONTEXTS) for word in WORDS])
+def check_whole(tally: WordTally) -> None:
+    """Every run is in the tally once: the sum over all, and each kept word's mean over the contexts."""
+    sums = torch.stack([sum(answer(context.replace("{}", word)) for context in CONTEXTS) for word in WORDS])
+    assert torch.equal(tally.total[0], sums.sum(0))
+    found = tally.best_words()
+    torch.testing.assert_close(found.mean, sums.gather(0, found.words) / len(CONTEXTS))
 
 
 @pytest.mark.parametrize(("batch", "sizes"), [(1, [1] * 12), (5, [5, 5, 2])])
@@ -146,7 +149,7 @@ def test_all_words_in_all_contexts(batch: int, sizes: list[int]) -> None:
     assert [len(prompts) for prompts in see.asked] == sizes
     prompts = [context.replace("{}", word) for word in WORDS for context in CONTEXTS]
     assert [prompt for part in see.asked for prompt in part] == prompts
-    assert torch.equal(tally.by_word, whole())
+    check_whole(tally)
     ends = torch.tensor(sizes).cumsum(0).tolist()
     steps = [done for end, size in zip(ends, sizes, strict=True) for done in (end - size / 2, float(end))]
     assert told == [(done, 12, "seen") for done in steps]
@@ -167,7 +170,7 @@ def test_a_cancelled_labelling_goes_on_where_it_stopped(tmp_path: Path) -> None:
     tally = tally_resumable(path, "key", WORDS, CONTEXTS, 7, see, lambda *now: told.append(now))
     assert len(see.asked) == 12
     assert told[0] == (5.5, 12, "seen")
-    assert torch.equal(tally.by_word, whole())
+    check_whole(tally)
     assert not path.exists()
 
 
