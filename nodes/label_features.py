@@ -16,11 +16,12 @@ from ..sae.finding.features import FeatureReader
 from ..sae.hosts.comfyui.model import Model
 from ..sae.hosts.comfyui.sampling import Sampling, sample
 from ..sae.hosts.comfyui.steering import observe
-from ..sae.naming.labelling import UNCLEAR, WordTally, merge, read_contexts, read_words
+from ..sae.naming.label_store import shipped_labels
+from ..sae.naming.labelling import UNCLEAR, WordTally, read_contexts, read_words
 from ..sae.naming.labels import Labels
 from ..sae.places.moment import Moment
 from ..sae.places.site import Site, resolve_site
-from .shared.feature_names import label_store, labels_of
+from .shared.feature_names import label_store
 from .shared.model_folder import output_folder
 from .shared.sockets import CATEGORY, Sae, location_input, stream_input
 
@@ -160,10 +161,7 @@ def _key(*facts: Any) -> str:
 def written(sae: SparseAutoencoder, found: Labels) -> io.NodeOutput:
     """Keeps the labels, but never over a name that somebody gave; the table of them."""
     store = label_store()
-    known = labels_of(sae)
-    new = merge(known, found)
-    if new:
-        store.update(fingerprint(sae), new)
+    new = store.add(fingerprint(sae), found, shipped_labels(sae)) if found else found
     named = {k: label for k, label in found.items() if label.name != UNCLEAR}
     lines = [
         f"{len(named)} of {sae.d_sae} features named, {len(found) - len(named)} unclear, "
