@@ -13,6 +13,7 @@ from torch import Tensor
 from ..sae.dictionary.autoencoder import SparseAutoencoder
 from ..sae.dictionary.fingerprint import fingerprint
 from ..sae.finding.features import FeatureReader
+from ..sae.hosts.comfyui.identity import identity_of
 from ..sae.hosts.comfyui.model import Model
 from ..sae.hosts.comfyui.sampling import Sampling, sample
 from ..sae.hosts.comfyui.steering import observe
@@ -88,8 +89,9 @@ class LabelFeatures(io.ComfyNode):
         how = Sampling(seed, steps)
         listener = _Listener(model, sae, site, latent_image, how)
         shape = list(latent_image["samples"].shape)
-        family = str(model.model.model_config.unet_config)
-        key = _key(fingerprint(sae), said, around, str(site), how, shape, family)
+        patchers = [model, *filter(None, [getattr(clip, "patcher", None)])]  # the demo's CLIP has no weights
+        marks = [identity_of(patcher) for patcher in patchers]
+        key = _key(fingerprint(sae), said, around, str(site), how, shape, marks)
         tally = _run(output_folder() / "labelling" / f"{key[:16]}.safetensors", key, said, around, listener, clip)
         return written(sae, tally.labels(threshold))
 
