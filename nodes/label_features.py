@@ -10,12 +10,14 @@ from ..sae.dictionary.autoencoder import SparseAutoencoder
 from ..sae.dictionary.fingerprint import fingerprint
 from ..sae.finding.listening import mean_activations
 from ..sae.hosts.comfyui.drawing import Listening, progress_bar
+from ..sae.hosts.comfyui.identity import identity_of
 from ..sae.hosts.comfyui.model import Model
 from ..sae.hosts.comfyui.sampling import Sampling
-from ..sae.naming.labelling import UNCLEAR, merge, read_contexts, read_words, tally_resumable
+from ..sae.naming.label_store import shipped_labels
+from ..sae.naming.labelling import UNCLEAR, read_contexts, read_words, tally_resumable
 from ..sae.naming.labels import Labels
 from ..sae.places.site import resolve_site
-from .shared.feature_names import label_store, labels_of
+from .shared.feature_names import label_store
 from .shared.model_folder import output_folder
 from .shared.sockets import CATEGORY, Sae, location_input, stream_input
 
@@ -81,8 +83,9 @@ class LabelFeatures(io.ComfyNode):
         how = Sampling(seed, steps)
         listen = Listening(model, clip, sae, site, latent_image, how)
         shape = list(latent_image["samples"].shape)
-        family = str(model.model.model_config.unet_config)
-        key = _key(fingerprint(sae), said, around, str(site), how, shape, family)
+        patchers = [model, *filter(None, [getattr(clip, "patcher", None)])]  # the demo's CLIP has no weights
+        marks = [identity_of(patcher) for patcher in patchers]
+        key = _key(fingerprint(sae), said, around, str(site), how, shape, marks)
         path = output_folder() / "labelling" / f"{key[:16]}.safetensors"
         see = mean_activations(listen, sae, site)
         tally = tally_resumable(path, key, said, around, sae.d_sae, see, progress_bar(steps))
@@ -114,10 +117,7 @@ def _key(*facts: Any) -> str:
 def written(sae: SparseAutoencoder, found: Labels) -> io.NodeOutput:
     """Keeps the labels, but never over a name that somebody gave; the table of them."""
     store = label_store()
-    known = labels_of(sae)
-    new = merge(known, found)
-    if new:
-        store.update(fingerprint(sae), new)
+    new = store.add(fingerprint(sae), found, shipped_labels(sae)) if found else found
     named = {k: label for k, label in found.items() if label.name != UNCLEAR}
     lines = [
         f"{len(named)} of {sae.d_sae} features named, {len(found) - len(named)} unclear, "

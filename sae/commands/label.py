@@ -6,6 +6,7 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
 from ..dictionary.fingerprint import fingerprint
+from ..files.lock import locked
 from ..files.small_json import MOST_BYTES
 from ..formats import load
 from ..naming.label_store import shipped_labels
@@ -33,8 +34,9 @@ def run(arguments: Namespace) -> None:
             f"names: {arguments.names.name} names feature {beyond}, but {sae.name} has 0 to {sae.d_sae - 1}; give the "
             "names of this SAE."
         )
-    known = read_labels(target, mark) if target.is_file() else {}
-    write_labels(target, known | found, mark)
+    with locked(target):
+        known = read_labels(target, mark) if target.is_file() else {}
+        write_labels(target, known | found, mark)
     print(f"{len(found)} names are in {target.name}, which now has {len(known | found)}.")
 
 

@@ -1,16 +1,29 @@
-"""Small JSON files that people write and share: read with limits, written in one go, set aside when broken."""
+"""Small JSON files that people write and share: read with limits, changed one at a time, set aside when broken."""
 
 from __future__ import annotations
 
 import json
 import os
 import tempfile
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+from .lock import locked
 
 MOST_BYTES = 16 * 2**20
 BROKEN = ".broken"
+# Windows denies access to a file for the moment in which another program reads or replaces it.
+TRIES, PAUSE = (100 if os.name == "nt" else 1), 0.02
+
+Content = TypeVar("Content")
+Result = TypeVar("Result")
+
+
+class UnreadableError(ValueError):
+    """The file may be as it should, but the system does not let us read it."""
 
 
 def read_json(path: Path, what: str) -> dict[str, Any]:
@@ -18,9 +31,9 @@ def read_json(path: Path, what: str) -> dict[str, Any]:
     try:
         if path.stat().st_size > MOST_BYTES:
             raise ValueError(f"{path.name}: it is larger than {MOST_BYTES >> 20} MB, which no {what} is.")
-        text = path.read_text(encoding="utf-8")
+        text = _patiently(lambda: path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise ValueError(f"{path.name}: this {what} cannot be read ({error.strerror}).") from error
+        raise UnreadableError(f"{path.name}: this {what} cannot be read ({error.strerror}).") from error
     except UnicodeDecodeError as error:
         raise ValueError(f"{path.name}: this {what} is no text in UTF-8.") from error
     return parse_object(text, f"{path.name}: this {what}")
@@ -49,10 +62,39 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
         with os.fdopen(handle, "w", encoding="utf-8") as file:
             json.dump(content, file, ensure_ascii=False, indent=1, allow_nan=False)
             file.write("\n")
-        Path(name).replace(path)
+        _patiently(lambda: Path(name).replace(path))
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
+
+
+def _patiently(action: Callable[[], Result]) -> Result:
+    for _ in range(TRIES - 1):
+        with suppress(PermissionError):
+            return action()
+        time.sleep(PAUSE)
+    return action()
+
+
+def update_json(
+    path: Path, read: Callable[[Path], Content], change: Callable[[Content | None], Mapping[str, Any]]
+) -> str:
+    """Reads a file, changes what it holds and replaces it, while nobody else does; every change of a file goes here.
+
+    `read` raises ValueError for a broken file: that is set aside, which the text given back tells, and `change` gets
+    None, as for a file that is not there. A file that cannot be read stays as it is: UnreadableError.
+    """
+    told, known = "", None
+    with locked(path):
+        if path.is_file():
+            try:
+                known = read(path)
+            except UnreadableError:
+                raise
+            except ValueError as error:
+                told = f"{error} It was set aside as {set_aside(path).name}."
+        write_json(path, change(known))
+    return told
 
 
 def set_aside(path: Path) -> Path:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from ..dictionary.autoencoder import SparseAutoencoder
-from ..files.small_json import set_aside
-from .labels import SUFFIX, Label, Labels, read_labels, write_labels
+from ..files.small_json import update_json
+from .labelling import merge
+from .labels import SUFFIX, Label, Labels, labels_content, read_labels
 
 _FINGERPRINT = re.compile(r"[0-9a-f]{64}")
 
@@ -29,33 +31,52 @@ class LabelStore:
 
     def labels(self, fingerprint: str, shipped: Path | None = None) -> Labels:
         """The user's labels over those of the `shipped` file."""
-        found: Labels = {}
-        for file in (shipped, self.path(fingerprint)):
-            if file is not None and file.is_file():
-                try:
-                    found |= read_labels(file, fingerprint)
-                except ValueError as error:
-                    self.warnings.append(str(error))
-        return found
+        return self._read(shipped, fingerprint) | self._read(self.path(fingerprint), fingerprint)
+
+    def _read(self, file: Path | None, fingerprint: str) -> Labels:
+        if file is None or not file.is_file():
+            return {}
+        try:
+            return read_labels(file, fingerprint)
+        except ValueError as error:
+            self.warnings.append(str(error))
+            return {}
 
     def update(self, fingerprint: str, changes: Mapping[int, Label | None]) -> Labels:
         """Sets labels of the user's file, and removes those that are None; returns what it holds now.
 
         A broken file is renamed, not overwritten.
         """
-        path = self.path(fingerprint)
+        return self._change(fingerprint, lambda known: changes)
+
+    def add(self, fingerprint: str, found: Labels, shipped: Path | None = None) -> Labels:
+        """Writes what a tool found, but never over a name that somebody gave; returns what it wrote."""
+        from_sae = self._read(shipped, fingerprint)
+        written: Labels = {}
+
+        def changes(known: Labels) -> Labels:
+            written.update(merge(from_sae | known, found))
+            return written
+
+        self._change(fingerprint, changes)
+        return written
+
+    def _change(self, fingerprint: str, changes: Callable[[Labels], Mapping[int, Label | None]]) -> Labels:
+        """`changes` are asked of what the file holds while nobody else can change it."""
         labels: Labels = {}
-        if path.is_file():
-            try:
-                labels = read_labels(path, fingerprint)
-            except ValueError as error:
-                self.warnings.append(f"{error} It was set aside as {set_aside(path).name}.")
-        for index, label in changes.items():
-            if label is None:
-                labels.pop(index, None)
-            else:
-                labels[index] = label
-        write_labels(path, labels, fingerprint)
+
+        def changed(known: Labels | None) -> dict[str, Any]:
+            labels.update(known or {})
+            for index, label in changes(labels).items():
+                if label is None:
+                    labels.pop(index, None)
+                else:
+                    labels[index] = label
+            return labels_content(labels, fingerprint)
+
+        path = self.path(fingerprint)
+        told = update_json(path, lambda file: read_labels(file, fingerprint), changed)
+        self.warnings += [told] if told else []
         return labels
 
 

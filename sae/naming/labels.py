@@ -112,9 +112,14 @@ def labels_from_text(text: str, name: str, fingerprint: str | None = None) -> La
 
 
 def write_labels(path: Path, labels: Mapping[int, Label], fingerprint: str) -> None:
-    """Writes the file in one go."""
+    """Writes the file in one go, whatever it held before."""
+    write_json(path, labels_content(labels, fingerprint))
+
+
+def labels_content(labels: Mapping[int, Label], fingerprint: str) -> dict[str, Any]:
+    """What stands in a label file."""
     entries = {str(index): _slim(label) for index, label in sorted(labels.items())}
-    write_json(path, {"format": FORMAT, "version": VERSION, "fingerprint": fingerprint, "labels": entries})
+    return {"format": FORMAT, "version": VERSION, "fingerprint": fingerprint, "labels": entries}
 
 
 def _slim(label: Label) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ..files.small_json import read_json, set_aside, write_json
+from ..files.small_json import read_json, update_json
 from .edits import METHODS, Calibration, Method
 
 FORMAT, VERSION = "sae-steering calibration", 1
@@ -55,18 +55,15 @@ def _numbers(values: Any) -> bool:
 
 def update_calibrations(path: Path, fingerprint: str, new: Mapping[int, Calibration]) -> str:
     """Writes calibrations over those that are there; what became of a broken file, which is renamed, else nothing."""
-    known: Calibrations = {}
-    told = ""
-    if path.is_file():
-        try:
-            known = read_calibrations(path, fingerprint)
-        except ValueError as error:
-            told = f"{error} It was set aside as {set_aside(path).name}."
-    for index, calibration in new.items():
-        known.setdefault(calibration.method, {})[index] = calibration
-    methods = {method: {str(k): _slim(c) for k, c in sorted(entries.items())} for method, entries in known.items()}
-    write_json(path, {"format": FORMAT, "version": VERSION, "fingerprint": fingerprint, "methods": methods})
-    return told
+
+    def changed(known: Calibrations | None) -> dict[str, Any]:
+        all_ = known or {}
+        for index, calibration in new.items():
+            all_.setdefault(calibration.method, {})[index] = calibration
+        methods = {method: {str(k): _slim(c) for k, c in sorted(entries.items())} for method, entries in all_.items()}
+        return {"format": FORMAT, "version": VERSION, "fingerprint": fingerprint, "methods": methods}
+
+    return update_json(path, lambda file: read_calibrations(file, fingerprint), changed)
 
 
 def _slim(calibration: Calibration) -> dict[str, float]:

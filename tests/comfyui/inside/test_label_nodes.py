@@ -87,6 +87,36 @@ def test_cancel_keeps_what_is_done_and_resume_ends_the_same(label, shapes) -> No
     assert not list((output_folder() / "labelling").glob("*.safetensors"))
 
 
+@pytest.mark.parametrize("kind", ["lora", "weights"])
+def test_another_model_does_not_take_up_what_was_done(label, shapes, node_classes, kind) -> None:
+    calls = []
+    model = shapes[0].clone()
+    model.set_model_unet_function_wrapper(lambda f, kwargs: _count(calls, f, kwargs, 9))
+    with pytest.raises(comfy.model_management.InterruptProcessingException):
+        label(model=model)
+    comfy.model_management.interrupt_current_processing(False)
+    calls.clear()
+    other = _other_model(shapes[0], node_classes, kind)
+    other.set_model_unet_function_wrapper(lambda f, kwargs: _count(calls, f, kwargs, None))
+    label(model=other)
+    assert len(calls) == 2 * len(WORDS) * len(CONTEXTS)  # all of them
+    for kept in (output_folder() / "labelling").glob("*.safetensors"):
+        kept.unlink()
+
+
+def _other_model(model, node_classes, kind):
+    """A model of the same shape and settings: with a LoRA, or another file."""
+    key = "diffusion_model.double_blocks.1.img_attn.proj.weight"
+    if kind == "lora":
+        change = {key: ("diff", (0.1 * torch.ones(128, 128),))}
+        other = model.clone()
+        other.add_patches(change)
+        return other
+    other = node_classes["LoadShapesDemo"].execute().result[0]
+    dict(other.model.named_parameters())[key].data += 0.1
+    return other
+
+
 def _count(calls, function, kwargs, last):
     calls.append(1)
     if len(calls) == last:
