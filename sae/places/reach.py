@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from threading import Lock
 from typing import Literal
 
+import torch
 from torch import Tensor
 
 from .moment import Moment
@@ -83,6 +84,9 @@ class CountedTap:
     @property
     def site(self) -> Site:
         return self.tap.site
+
+    def ready(self, batch: int, moment: Moment, device: torch.device) -> None:
+        self.tap.ready(batch, moment, device)
 
     def enter(self) -> None:
         """The block begins, whether it hands its tokens over or not."""

@@ -19,6 +19,9 @@ class Tap(Protocol):
     @property
     def site(self) -> Site: ...
 
+    def ready(self, batch: int, moment: Moment, device: torch.device) -> None:
+        """Allocates, before the blocks of one call of the model run, what the tap keeps from its calls there."""
+
     def __call__(self, x: Tensor, moment: Moment, activation: Tensor | None = None) -> Tensor: ...
 
 
@@ -28,6 +31,9 @@ class Observer:
 
     site: Site
     see: Callable[[Tensor, Moment], None]
+
+    def ready(self, batch: int, moment: Moment, device: torch.device) -> None:
+        """Nothing is known of what `see` keeps."""
 
     def __call__(self, x: Tensor, moment: Moment, activation: Tensor | None = None) -> Tensor:
         self.see(x if activation is None else activation, moment)

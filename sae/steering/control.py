@@ -23,6 +23,9 @@ class RandomDirection:
     def site(self) -> Site:
         return self.tap.site
 
+    def ready(self, batch: int, moment: Moment, device: torch.device) -> None:
+        self.tap.ready(batch, moment, device)
+
     def __call__(self, x: Tensor, moment: Moment, activation: Tensor | None = None) -> Tensor:
         shift = (self.tap(x, moment, activation).float() - x.float()).norm(dim=-1, keepdim=True)
         return x + (shift * self.direction.to(x.device)).to(x.dtype)

@@ -181,10 +181,14 @@ class Steering:
         return _DELTAS[self.method](self, x.float(), sigma)
 
     def on(self, device: torch.device) -> Prepared:
-        """Directions and strengths on a device, kept for the next call."""
+        """Directions and strengths on a device, kept for the next call. Safe across threads."""
         if device not in self._cache:
-            self._cache[device] = self._prepare(device)
+            self._cache.setdefault(device, self._prepare(device))
         return self._cache[device]
+
+    def ready(self, device: torch.device, sigma: float | None = None) -> None:
+        """Computes Δ of one token: what is read on first use is then there for calls that may keep nothing."""
+        self.delta(torch.zeros(1, self.sae.d_in, device=device), sigma)
 
     def _prepare(self, device: torch.device) -> Prepared:
         strengths, insert, removal = self._scaled_strengths()

@@ -57,11 +57,23 @@ class ActiveIntervention:
     steering: Steering
     record: SteeringRecord
     window: SigmaWindow
-    _regions: dict[tuple[Moment, torch.device], Tensor] = field(default_factory=dict, repr=False)
+    _regions: dict[tuple[int, Moment, torch.device], Tensor] = field(default_factory=dict, repr=False)
+    _ready: set[torch.device] = field(default_factory=set, repr=False)
 
     @property
     def site(self) -> Site:
         return self.intervention.site
+
+    def ready(self, batch: int, moment: Moment, device: torch.device) -> None:
+        """Allocates what outlives a call of this moment, for a batch of this many rows. Safe across threads."""
+        if self._idle(moment) or not self._rows(batch, moment)[0]:
+            return
+        if device not in self._ready:
+            self.steering.ready(device, moment.sigma)
+            self._ready.add(device)
+        if self.intervention.mask is not None:
+            self._region(self.intervention.mask, batch, moment, device)
+        self.record.reserve(device, len(self.site.blocks))
 
     def __call__(self, x: Tensor, moment: Moment, activation: Tensor | None = None) -> Tensor:
         """Steers one stream's tokens x (batch, tokens, d_in) and returns them, in x's dtype; x itself stays.
@@ -72,7 +84,7 @@ class ActiveIntervention:
         With a mask, rows that are a part of the picture whose place is not known stay as they are, and the record
         tells so: a region at the wrong place would be worse, and so would be steering what the mask protects.
         """
-        if moment.sigma not in self.window or self.steering.changes_nothing:
+        if self._idle(moment):
             return x
         rows, factors = self._rows(x.shape[0], moment)
         if not rows:
@@ -82,7 +94,9 @@ class ActiveIntervention:
         reads = chosen if activation is None else activation if whole else activation[rows]
         weight = factors.to(x.device).view(-1, 1).expand(chosen.shape[:2])
         if self.intervention.mask is not None:
-            weight = weight * self._region(self.intervention.mask, x, moment)[rows]
+            region = self._region(self.intervention.mask, x.shape[0], moment, x.device)
+            text = region.new_ones(x.shape[0], x.shape[1] - region.shape[1])  # of a joint stream: it keeps its weight
+            weight = weight * torch.cat([text, region], dim=1)[rows]
         delta = self.steering.delta(reads, moment.sigma) * weight.unsqueeze(-1)
         steered = chosen + delta.to(x.dtype)
         self.record.note(moment.sigma, chosen, delta, steered, weight)
@@ -105,11 +119,12 @@ class ActiveIntervention:
         rows = [row for row, factor in enumerate(factors) if factor]
         return rows, torch.tensor([factors[row] for row in rows])
 
-    def _region(self, mask: Tensor, x: Tensor, moment: Moment) -> Tensor:
-        """The mask as weights (batch, tokens); text tokens of a joint stream keep their full weight."""
-        key = (replace(moment, sigma=0.0), x.device)
+    def _idle(self, moment: Moment) -> bool:
+        return moment.sigma not in self.window or self.steering.changes_nothing
+
+    def _region(self, mask: Tensor, batch: int, moment: Moment, device: torch.device) -> Tensor:
+        """The mask as weights of the image tokens, (batch, image tokens), kept for the run."""
+        key = (batch, replace(moment, sigma=0.0, text_tokens=0), device)  # the text's length is known in a block only
         if key not in self._regions:
-            region = moment_weights(mask, moment, x.shape[0])
-            text = region.new_ones(x.shape[0], x.shape[1] - region.shape[1])
-            self._regions[key] = torch.cat([text, region], dim=1).to(x.device)
+            self._regions.setdefault(key, moment_weights(mask, moment, batch).to(device))
         return self._regions[key]

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..places.reach import Reach
 
+PAGE = 64  # rows of numbers that are allocated at once
 LARGE_DELTA = 0.5  # of a token's norm: beyond this the activation is destroyed rather than steered
 LOST_TO_ROUNDING = 0.5  # share of ‖Δ‖² that survives the addition below which the dtype eats the steering
 
@@ -19,9 +20,23 @@ class SteeringRecord:
     """Collects numbers of one run on their own device and reads them once, at the end. Safe across threads."""
 
     _notes: list[tuple[float, Tensor]] = field(default_factory=list)
+    _free: dict[torch.device, list[Tensor]] = field(default_factory=dict, repr=False)  # rows for the notes to come
     _missed: bool = False
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
     reaches: list[Reach] = field(default_factory=list)  # of the taps of the run
+
+    def reserve(self, device: torch.device, count: int) -> None:
+        """Allocates what `count` notes from a device need, so that they keep no tensor of their own."""
+        with self._lock:
+            self._rows(device, count)
+
+    def _rows(self, device: torch.device, count: int) -> list[Tensor]:
+        """At least `count` free rows; the lock must be held."""
+        free = self._free.setdefault(device, [])
+        if len(free) < count:
+            with torch.inference_mode(False):  # threads without that mode write into them too
+                free.extend(torch.empty(max(count, PAGE), 3, device=device).unbind())
+        return free
 
     def note(self, sigma: float, x: Tensor, delta: Tensor, steered: Tensor, weight: Tensor) -> None:
         """x, delta, steered (rows, tokens, d); weight (rows, tokens), zero where a token was left alone."""
@@ -33,7 +48,8 @@ class SteeringRecord:
         lost = torch.where(steered == x, wanted, 0).sum() / wanted.sum().clamp_min(1e-30)
         numbers = torch.stack([ratio.sum() / count, ratio.max(), 1 - lost])
         with self._lock:
-            self._notes.append((sigma, numbers))
+            row = self._rows(x.device, 1).pop()
+            self._notes.append((sigma, row.copy_(numbers.detach())))
 
     def miss_region(self) -> None:
         """Rows were left alone because it is not known which part of the picture they are."""

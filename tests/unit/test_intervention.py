@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from sae.hosts.diffusers import straight_percent_to_sigma, window_of
-from sae.places.moment import COND, SIDES, UNCOND, Moment, Schedule, SigmaWindow
+from sae.places.moment import COND, SIDES, UNCOND, Crop, Moment, Schedule, SigmaWindow
 from sae.places.region import check_mask, token_weights
 from sae.places.site import parse_location
 from sae.places.taps import tap_image, tap_text, tap_tokens
@@ -288,6 +288,26 @@ def test_a_delta_of_zero_is_no_loss() -> None:
     assert (summary.steps, summary.mean_ratio, summary.kept, summary.warnings) == (1, 0.0, 1.0, [])
     nowhere = summary_at(0.3, torch.bfloat16, mask=torch.zeros(1, 6, 8))
     assert (nowhere.mean_ratio, nowhere.kept, nowhere.warnings) == (0.0, 1.0, [])
+
+
+def test_parts_without_a_place_stay_as_they_are_and_are_told() -> None:
+    """Of four parts the second has no place; the third is the last rows of a picture that is twice as high."""
+    crops = (Crop(0, 0, 12, 8), None, Crop(6, 0, 12, 8), Crop(3, 0, 12, 8))
+    moment = replace(MOMENT, sides=(COND, COND, UNCOND, COND), crops=crops)
+    mask = torch.zeros(1, 96, 64)
+    mask[:, 48:] = 1
+    for site, text in ((IMAGE_SITE, 0), (JOINT_SITE, TEXT)):
+        x = tokens(4, text + IMAGE)
+        steered, summary = run(adding(site, mask=mask), x, moment)
+        moved = ((steered - x) / DIRECTION).mean(-1)
+        rows = moved[:, text:].view(4, ROWS, COLUMNS)
+        torch.testing.assert_close(rows[0], torch.zeros(ROWS, COLUMNS))
+        torch.testing.assert_close(rows[2], torch.ones(ROWS, COLUMNS))
+        torch.testing.assert_close(rows[3], torch.tensor([0.0, 0.5, 1.0]).unsqueeze(1).expand(ROWS, COLUMNS))
+        assert torch.equal(steered[1], x[1])
+        assert summary.missed and summary.warnings[0].startswith("The mask was not used everywhere")
+        assert torch.equal(run(adding(site), x, moment)[0], run(adding(site), x, replace(moment, crops=()))[0])
+    assert not run(adding(mask=mask, side="uncond"), tokens(4), moment)[1].missed
 
 
 def test_runs_do_not_share_what_they_cache() -> None:

@@ -14,9 +14,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ...places import taps as recorded
 from ...places.moment import Moment
 from ...places.reach import CountedTap, Reach
-from ...places.taps import Tap, tap_image, tap_text, tap_tokens
+from ...places.taps import Tap
+from .allocation import unrecorded, without_record
+
+# What a tap returns replaces the block's own output, and so outlives the block's call.
+tap_image, tap_text, tap_tokens = map(without_record, (recorded.tap_image, recorded.tap_text, recorded.tap_tokens))
 
 Args = dict[str, Any]
 RunBlock = Callable[[Args], Args]
@@ -69,7 +74,8 @@ def _text_tokens(args: Args, moment: Moment) -> int:
 
 def _around_output(run: RunBlock, args: Args, tap: Tap, block: nn.Module, moment: Moment) -> Args:
     update = tap.site.point == "update"
-    before = {name: args[name].clone() for name in ("img", "txt") if name in args} if update else {}
+    with unrecorded():
+        before = {name: args[name].clone() for name in ("img", "txt") if name in args} if update else {}
     out = run(args)
     if "txt" not in args:
         return {**out, "img": tap_tokens(tap, out["img"], moment, before.get("img"))}

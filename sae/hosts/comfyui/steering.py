@@ -159,6 +159,7 @@ def _wrap(
         if opened is None:  # called outside a sampling run
             opened = _Run(SteeringRecord(), base.model_sampling).open(open_tap)
         moment = _moment(x, t, c_crossattn, options, base.diffusion_model.patch_size)
+        opened.tap.ready(x.shape[0], moment, x.device)
         options = with_taps(options, base.diffusion_model, [opened.tap], moment, opened.reach)
         if COMPILE_KEY in options.get("wrappers", {}).get(WrappersMP.APPLY_MODEL, {}):
             # Compiled models have no guard on transformer_options; a keyword that names the slots in use is noticed.
