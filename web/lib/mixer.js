@@ -38,6 +38,7 @@ class Mixer {
     this.fingerprint = undefined;
     this.count = undefined;
     this.known = new Map(); // by feature: what the server told
+    this.warnings = []; // of its last answer
     this.changed = () => {};
     this.list = el("ol", { className: "sae-steering-rows", "aria-label": "Features" });
     this.message = el("div", { className: "sae-steering-message", role: "status" });
@@ -149,6 +150,7 @@ class Mixer {
     const { source } = this;
     if (!source) throw new Error("Connect an SAE, or run once, so that its names are known.");
     const found = await findFeatures(source, query);
+    this.warnings = found.warnings ?? [];
     if (found.fingerprint) this.know({ fingerprint: found.fingerprint, count: found.count ?? this.count });
     return found.features;
   }
@@ -166,6 +168,7 @@ class Mixer {
     }
     for (const feature of known) this.known.set(feature.feature, feature);
     if (!this.list.contains(document.activeElement)) this.render();
+    if (this.warnings.length) this.tell(this.warnings.join(" "));
   }
 
   async rename(at, name) {
