@@ -15,6 +15,8 @@ from ..sae.steering.calibration import CALIBRATED_METHODS, alone, calibrate_feat
 from ..sae.steering.calibration_file import update_calibrations
 from ..sae.steering.edits import Calibration, FeatureList, Method, check_owner
 from .shared.feature_names import calibration_path, names_of
+from .shared.feature_ranges import setting_here
+from .shared.sae_sources import Use, note_use
 from .shared.sockets import CATEGORY, Sae, SaeFeatures, location_input, stream_input
 
 
@@ -100,7 +102,10 @@ class CalibrateStrength(io.ComfyNode):
                 f"features: none of them changes the picture with {method!r} at {site}; steer another place, or "
                 "with features from TopActivatingFeatures."
             )
-        told = update_calibrations(calibration_path(fingerprint(sae)), fingerprint(sae), kept) if save else ""
+        setting = setting_here(model, bench.site, bench.replaces)
+        mark = fingerprint(sae)
+        told = update_calibrations(calibration_path(mark), mark, kept, setting) if save else ""
+        note_use(sae, Use(method, setting))
         edits = [
             replace(edit, strength=1.0, unit="calibrated", calibration=kept[edit.feature])
             for edit in features

@@ -15,6 +15,7 @@ from ..sae.steering.delta import Steering
 from ..sae.steering.edits import FeatureList, Method, Unit
 from ..sae.steering.intervention import Intervention
 from ..sae.steering.record import RunSummary
+from .shared.feature_ranges import ranges_in_use
 from .shared.messages import show_on_node
 from .shared.sockets import CATEGORY, Sae, SaeFeatures, location_input, steering_inputs, steering_warnings, stream_input
 
@@ -136,6 +137,7 @@ def _warnings(model: Model, steering: Steering, site: Site) -> list[str]:
     if late:
         found.append(_late_warning(late, depth_of(model), site))
     found += steering_warnings(steering)
+    found += ranges_in_use(model, steering, site)
     return found
 
 

@@ -14,6 +14,8 @@ from ..sae.hosts.comfyui.sampling import Sampling, sample
 from ..sae.hosts.comfyui.steering import observe
 from ..sae.places.progress import steps_of
 from ..sae.places.site import Site, resolve_site
+from ..sae.steering.measured import Setting
+from .shared.feature_ranges import setting_here
 from .shared.feature_results import count_input, feature_outputs, found_features, rank_input
 from .shared.model_folder import measured_statistics, output_folder
 from .shared.sockets import CATEGORY, Sae, location_input, stream_input
@@ -102,7 +104,7 @@ class TopActivatingFeatures(io.ComfyNode):
             sample(observed, conditioning, latent_image, Sampling(seed, steps), callback)
             readers.append(reader)
         saved = _save_statistics(sae, readers[0].tally) if save_statistics else ""
-        return _result(sae, site, rank_by, count, saved, *readers)
+        return _result(sae, site, rank_by, count, saved, setting_here(model, site), *readers)
 
 
 def _save_statistics(sae: SparseAutoencoder, tally: FeatureTally) -> str:
@@ -119,6 +121,7 @@ def _result(
     by: Any,
     count: int,
     saved: str,
+    setting: Setting,
     reader: FeatureReader,
     baseline: FeatureReader | None = None,
 ) -> io.NodeOutput:
@@ -131,7 +134,7 @@ def _result(
             "that the SAE belongs to this model and location, or use another baseline."
         )
     heat = reader.heat(row.feature for row in ranked)
-    return found_features(sae, ranked, f"at {site}", saved, heat=heat)
+    return found_features(sae, ranked, f"at {site}", saved, heat=heat, setting=setting)
 
 
 NODES = [TopActivatingFeatures]

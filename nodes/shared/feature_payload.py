@@ -14,8 +14,8 @@ from ...sae.dictionary.fingerprint import fingerprint
 from ...sae.dictionary.statistics import FeatureStatistics
 from ...sae.finding.features import RankedFeature
 from ...sae.naming.labels import Label
-from ...sae.steering.calibration_file import Calibrations, read_calibrations
-from .feature_names import calibration_path, labels_of, log
+from ...sae.steering.measured import Calibrations
+from .feature_names import labels_of
 from .sae_sources import introduce
 
 SIDE = 24  # of a thumbnail's grid at most
@@ -29,10 +29,14 @@ def sae_payload(sae: SparseAutoencoder) -> dict[str, Any]:
 
 
 def table_payload(
-    sae: SparseAutoencoder, ranked: Sequence[RankedFeature], title: str, heat: Mapping[int, Tensor] | None = None
+    sae: SparseAutoencoder,
+    ranked: Sequence[RankedFeature],
+    title: str,
+    ranges: Calibrations,
+    heat: Mapping[int, Tensor] | None = None,
 ) -> dict[str, Any]:
     """The rows of a result; `heat` has a map (rows, columns) of features that fired on a picture."""
-    labels, ranges = labels_of(sae), calibrations_of(fingerprint(sae))
+    labels = labels_of(sae)
     rows = [
         {
             **feature_payload(row.feature, labels.get(row.feature), None, ranges),
@@ -52,7 +56,7 @@ def table_payload(
 def feature_payload(
     feature: int, label: Label | None, statistics: FeatureStatistics | None, ranges: Calibrations
 ) -> dict[str, Any]:
-    """One feature: what it is called, how strongly it fires, and its calibrations by method."""
+    """One feature: what it is called, how strongly it fires, and its calibrations, the best first."""
     found: dict[str, Any] = {"feature": feature}
     if label is not None:
         found |= {"name": label.name, "note": label.note, "score": label.score}
@@ -61,18 +65,6 @@ def feature_payload(
         found |= {name: float(tensor[feature]) for name, tensor in known.items() if tensor is not None}
     calibrations = [asdict(entries[feature]) for entries in ranges.values() if feature in entries]
     return {**found, **({"calibrations": calibrations} if calibrations else {})}
-
-
-def calibrations_of(fingerprint_of_sae: str) -> Calibrations:
-    """The stored ranges; a broken file is told in the log, and gives none."""
-    path = calibration_path(fingerprint_of_sae)
-    if not path.is_file():
-        return {}
-    try:
-        return read_calibrations(path, fingerprint_of_sae)
-    except ValueError as error:
-        log.warning("%s", error)
-        return {}
 
 
 def heat_payload(heat: Tensor) -> dict[str, Any]:

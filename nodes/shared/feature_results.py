@@ -8,10 +8,13 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ...sae.dictionary.autoencoder import SparseAutoencoder
+from ...sae.dictionary.fingerprint import fingerprint
 from ...sae.drawing.chart import feature_chart
 from ...sae.finding.features import RANKINGS, RankedFeature, feature_list, feature_table
+from ...sae.steering.measured import Setting
 from .feature_names import names_of
 from .feature_payload import table_payload
+from .feature_ranges import offered
 from .sockets import SaeFeatures
 
 
@@ -46,10 +49,17 @@ def found_features(
     place: str,
     *lines: str,
     heat: Mapping[int, Tensor] | None = None,
+    setting: Setting | None = None,
 ) -> io.NodeOutput:
-    """The three outputs; the node shows the table, with a thumbnail of where it has `heat`, and `lines`."""
+    """The three outputs; the node shows the table, with a thumbnail of where it has `heat`, and `lines`.
+
+    With a `setting` the table offers the ranges that were measured in it.
+    """
     title, names = f"{sae.name} {place}", names_of(sae)
     table, chart = feature_table(ranked, title, names), feature_chart(ranked, title, names)
-    told = [*filter(None, lines)]
-    shown = {"text": [table, *told], "sae_steering": [{**table_payload(sae, ranked, title, heat), "lines": told}]}
+    features = [row.feature for row in ranked]
+    ranges, warnings = ({}, []) if setting is None else offered(fingerprint(sae), setting, only=features)
+    told = [*filter(None, lines), *warnings]
+    payload = {**table_payload(sae, ranked, title, ranges, heat), "lines": told}
+    shown = {"text": [table, *told], "sae_steering": [payload]}
     return io.NodeOutput(feature_list(ranked, sae.owner), table, chart, ui=shown)

@@ -13,10 +13,12 @@ from ...sae.dictionary.fingerprint import fingerprint
 from ...sae.files.small_json import parse_object
 from ...sae.naming.label_store import shipped_labels
 from ...sae.naming.labels import Label, Labels, labels_from, search
+from ...sae.steering.measured import Setting
 from .feature_names import label_store
-from .feature_payload import calibrations_of, feature_payload
+from .feature_payload import feature_payload
+from .feature_ranges import FIRST, offered
 from .messages import KEY, Reports
-from .sae_sources import SOURCES, SaeSources
+from .sae_sources import SOURCES, SaeSources, Use
 
 MOST_BYTES = 2**20
 MOST_FEATURES = 200  # of one answer
@@ -89,7 +91,8 @@ async def _body(request: web.Request) -> dict[str, Any]:
 def find_features(sources: SaeSources, query: Mapping[str, str]) -> dict[str, Any]:
     """What is known of features: of those named by `index`, else of those whose label has all the words of `q`.
 
-    Of an SAE that only its `fingerprint` tells, the user's labels and calibrations are known, not its statistics.
+    Of an SAE that only its `fingerprint` tells, the user's labels and calibrations are known, not its statistics. The
+    calibrations are those that fit what a graph last steered with.
     """
     sae = sources.open(query)
     mark = query.get("fingerprint", "") if sae is None else fingerprint(sae)
@@ -99,7 +102,8 @@ def find_features(sources: SaeSources, query: Mapping[str, str]) -> dict[str, An
     numbers = _indices(query["index"]) if query.get("index") else search(labels, query.get("q", ""))[:MOST_FEATURES]
     if count is not None:
         numbers = [number for number in numbers if number < count]
-    ranges = calibrations_of(mark)
+    use = sources.used.get(mark, Use(FIRST, Setting()))
+    ranges, told = offered(mark, use.setting, use.method, numbers)
     statistics = None if sae is None else sae.statistics
     return {
         "fingerprint": mark,
@@ -107,7 +111,7 @@ def find_features(sources: SaeSources, query: Mapping[str, str]) -> dict[str, An
         "owner": None if sae is None else asdict(sae.owner),
         "count": count,
         "features": [feature_payload(number, labels.get(number), statistics, ranges) for number in numbers],
-        "warnings": store.warnings,
+        "warnings": [*store.warnings, *told],
     }
 
 

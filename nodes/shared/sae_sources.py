@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from weakref import WeakValueDictionary
 
 from aiohttp import web
@@ -13,6 +14,8 @@ from ...sae.demo.files import load_sae as load_demo_sae
 from ...sae.demo.kandinsky.files import EMBED_SAE
 from ...sae.dictionary.autoencoder import SparseAutoencoder
 from ...sae.formats import AUTO
+from ...sae.steering.edits import Method
+from ...sae.steering.measured import Setting
 from .loading import load_named, state_of
 
 DEMO = {
@@ -24,15 +27,25 @@ DEMO = {
 MOST = 4  # SAEs kept; their weights are read when they are needed, so they are small
 
 
+@dataclass(frozen=True)
+class Use:
+    """How a graph steers with an SAE."""
+
+    method: Method
+    setting: Setting
+
+
 class SaeSources:
     """Opens SAEs for the routes, and keeps the last few so that a file is hashed once.
 
-    `seen` has those that graphs have worked with, wherever they came from, as long as somebody else holds them.
+    `seen` has those that graphs have worked with, wherever they came from, as long as somebody else holds them; `used`
+    has, by fingerprint, how a graph steered or calibrated with one last.
     """
 
     def __init__(self) -> None:
         self._kept: OrderedDict[object, SparseAutoencoder] = OrderedDict()
         self.seen: WeakValueDictionary[str, SparseAutoencoder] = WeakValueDictionary()
+        self.used: dict[str, Use] = {}
 
     def open(self, query: Mapping[str, str]) -> SparseAutoencoder | None:
         """The SAE of `loader`, with `sae_name` and `architecture` or `output`; else the one of
@@ -62,8 +75,21 @@ SOURCES = web.AppKey("sae_steering.sources", SaeSources)  # in the server's appl
 
 def introduce(sae: SparseAutoencoder, mark: str) -> None:
     """Lets the routes know an SAE of the graph under way by its fingerprint."""
+    sources = _sources()
+    if sources is not None:
+        sources.seen[mark] = sae
+
+
+def note_use(sae: SparseAutoencoder, use: Use) -> None:
+    """Lets the routes know how the graph under way steers with an SAE that was introduced."""
+    sources = _sources()
+    if sources is not None:
+        marks = [mark for mark, known in list(sources.seen.items()) if known is sae]
+        sources.used.update(dict.fromkeys(marks, use))
+
+
+def _sources() -> SaeSources | None:
     from server import PromptServer
 
     server = getattr(PromptServer, "instance", None)
-    if server is not None and SOURCES in server.app:
-        server.app[SOURCES].seen[mark] = sae
+    return server.app[SOURCES] if server is not None and SOURCES in server.app else None

@@ -1,23 +1,30 @@
-"""Usable ranges of features, kept beside the labels: one file for each SAE's fingerprint, by method and feature."""
+"""Usable ranges of features, kept beside the labels: one file for each SAE's fingerprint.
+
+Format 2 is a list `calibrations` of objects with feature, method, low, clear, high and, where known, site, model and
+replaces. Format 1, which is still read, had `methods`: by method and feature, whatever they were measured on.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from ..files.small_json import read_json, update_json
 from .edits import METHODS, Calibration, Method
+from .measured import Measured, Setting
 
-FORMAT, VERSION = "sae-steering calibration", 1
+FORMAT, VERSION = "sae-steering calibration", 2
 SUFFIX = ".calibration.json"
+LONGEST = 1000  # of a site, which may list every block
+_ENDS = {"low", "clear", "high"}
+_NEEDED = {"feature", "method", *_ENDS}
+_SETTING = {"site", "model", "replaces"}
 
-Calibrations = dict[Method, dict[int, Calibration]]
 
-
-def read_calibrations(path: Path, fingerprint: str) -> Calibrations:
-    """What the file holds; ValueError when it is broken, or was measured with another SAE."""
+def read_calibrations(path: Path, fingerprint: str) -> list[Measured]:
+    """What the file holds, the newest last; ValueError when it is broken, or was measured with another SAE."""
     content = read_json(path, "calibration file")
     version = content.get("version")
     if content.get("format") != FORMAT or not isinstance(version, int) or not 1 <= version <= VERSION:
@@ -27,44 +34,77 @@ def read_calibrations(path: Path, fingerprint: str) -> Calibrations:
             f"{path.name}: it was measured with the SAE {str(content.get('fingerprint'))[:12]}…, but this one is "
             f"{fingerprint[:12]}…; calibrate this SAE."
         )
-    methods = content.get("methods")
+    if version == 1:
+        return list(_of_version_1(content.get("methods"), path.name))
+    entries = content.get("calibrations")
+    if not isinstance(entries, list):
+        raise ValueError(f"{path.name}: its calibrations must be a list.")
+    return [_entry(entry, path.name) for entry in entries]
+
+
+def _of_version_1(methods: Any, name: str) -> Iterator[Measured]:
     if not isinstance(methods, Mapping) or not set(methods) <= set(METHODS):
-        raise ValueError(f"{path.name}: its methods must be an object with some of {', '.join(METHODS)}.")
-    return {method: dict(_entries(entries, method, path.name)) for method, entries in methods.items()}
+        raise ValueError(f"{name}: its methods must be an object with some of {', '.join(METHODS)}.")
+    for method, entries in methods.items():
+        if not isinstance(entries, Mapping):
+            raise ValueError(f"{name}: its calibrations for {method} must be an object, index to low, clear and high.")
+        for key, ends in entries.items():
+            if not (isinstance(key, str) and key.isascii() and key.isdecimal() and len(key) <= 9):
+                raise ValueError(
+                    f"{name}: {str(key)[:40]!r} is not the index of a feature; use whole numbers from 0 up."
+                )
+            if not isinstance(ends, Mapping) or set(ends) != _ENDS:
+                raise ValueError(f"{name}: feature {key} needs the numbers low, clear and high.")
+            yield Measured(int(key), _calibration(method, ends, f"{name}: feature {key}"), Setting())
 
 
-def _entries(entries: Any, method: Method, name: str) -> list[tuple[int, Calibration]]:
-    if not isinstance(entries, Mapping):
-        raise ValueError(f"{name}: its calibrations for {method} must be an object, index to low, clear and high.")
-    found = []
-    for key, value in entries.items():
-        if not (isinstance(key, str) and key.isascii() and key.isdecimal() and len(key) <= 9):
-            raise ValueError(f"{name}: {str(key)[:40]!r} is not the index of a feature; use whole numbers from 0 up.")
-        if not isinstance(value, Mapping) or set(value) != {"low", "clear", "high"} or not _numbers(value.values()):
-            raise ValueError(f"{name}: feature {key} needs the numbers low, clear and high.")
-        try:
-            found.append((int(key), Calibration(method, **value)))
-        except ValueError as error:
-            raise ValueError(f"{name}: feature {key}: {error}") from error
-    return found
+def _entry(entry: Any, name: str) -> Measured:
+    if not isinstance(entry, Mapping) or not _NEEDED <= set(entry) <= _NEEDED | _SETTING:
+        raise ValueError(
+            f"{name}: each calibration needs {', '.join(sorted(_NEEDED))}, and may have {', '.join(sorted(_SETTING))}."
+        )
+    feature, method = entry["feature"], entry["method"]
+    if isinstance(feature, bool) or not isinstance(feature, int) or not 0 <= feature < 10**9:
+        raise ValueError(f"{name}: {str(feature)[:40]!r} is not the index of a feature; use whole numbers from 0 up.")
+    where = f"{name}: feature {feature}"
+    if method not in METHODS:
+        raise ValueError(f"{where}: its method is {str(method)[:40]!r}; use one of {', '.join(METHODS)}.")
+    setting = {key: entry[key] for key in _SETTING & set(entry)}
+    if not all(isinstance(value, str) and len(value) <= LONGEST for value in setting.values()):
+        raise ValueError(f"{where}: site, model and replaces must be texts of up to {LONGEST} characters.")
+    return Measured(feature, _calibration(method, entry, where), Setting(**setting))
 
 
-def _numbers(values: Any) -> bool:
-    return all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in values)
+def _calibration(method: Method, ends: Mapping[str, Any], where: str) -> Calibration:
+    values = [ends[end] for end in ("low", "clear", "high")]
+    if not all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in values):
+        raise ValueError(f"{where} needs the numbers low, clear and high.")
+    try:
+        return Calibration(method, *values)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from error
 
 
-def update_calibrations(path: Path, fingerprint: str, new: Mapping[int, Calibration]) -> str:
-    """Writes calibrations over those that are there; what became of a broken file, which is renamed, else nothing."""
+def update_calibrations(path: Path, fingerprint: str, new: Mapping[int, Calibration], setting: Setting) -> str:
+    """Writes calibrations over those of the same feature, method and setting, and keeps all others.
 
-    def changed(known: Calibrations | None) -> dict[str, Any]:
-        all_ = known or {}
-        for index, calibration in new.items():
-            all_.setdefault(calibration.method, {})[index] = calibration
-        methods = {method: {str(k): _slim(c) for k, c in sorted(entries.items())} for method, entries in all_.items()}
-        return {"format": FORMAT, "version": VERSION, "fingerprint": fingerprint, "methods": methods}
+    Gives back what became of a broken file, which is renamed, else nothing.
+    """
+    added = [Measured(feature, calibration, setting) for feature, calibration in new.items()]
+    keys = set(map(_key, added))
+
+    def changed(known: list[Measured] | None) -> dict[str, Any]:
+        kept = [measured for measured in known or [] if _key(measured) not in keys]
+        entries = [_written(measured) for measured in (*kept, *added)]
+        return {"format": FORMAT, "version": VERSION, "fingerprint": fingerprint, "calibrations": entries}
 
     return update_json(path, lambda file: read_calibrations(file, fingerprint), changed)
 
 
-def _slim(calibration: Calibration) -> dict[str, float]:
-    return {name: value for name, value in asdict(calibration).items() if name != "method"}
+def _key(measured: Measured) -> tuple[int, Method, Setting]:
+    return measured.feature, measured.calibration.method, measured.setting
+
+
+def _written(measured: Measured) -> dict[str, Any]:
+    setting = {key: value for key, value in asdict(measured.setting).items() if value is not None}
+    return {"feature": measured.feature, **asdict(measured.calibration), **setting}

@@ -180,6 +180,7 @@ def test_a_calibrated_feature_gets_its_own_range(filled, server):
     row = comfy.mix()[-1]
     assert (row["feature"], row["unit"], row["strength"]) == (101, "calibrated", 1)
     assert row["calibration"] == {"method": "add", "low": 0.05, "clear": 0.2, "high": 0.5}
+    assert "Feature 101: calibrated by version 0.1" in page.locator(f"{PANEL} .sae-steering-message").inner_text()
     slider = comfy.row(2).locator(".sae-steering-slider")
     assert float(slider.get_attribute("max")) == pytest.approx(2.5)
     for at in (0, 1):
@@ -187,6 +188,15 @@ def test_a_calibrated_feature_gets_its_own_range(filled, server):
     comfy.run()
     # 1 × clear is 0.2 of the token's norm
     assert "mean ‖Δ‖/‖x‖ 0.2, largest 0.2" in page.locator(".sae-steering-report").inner_text()
+    # the graph has steered, so its model is known: a range of another one is not offered
+    entry = {"feature": 102, "method": "add", "low": 0.05, "clear": 0.2, "high": 0.5, "model": "Flux-0123456789abcdef"}
+    kept.write_text(json.dumps({**head, "version": 2, "calibrations": [entry]}), encoding="utf-8")
+    field.fill("102")
+    page.wait_for_selector(f"{PANEL} [role=option]")
+    field.press("Enter")
+    page.wait_for_timeout(500)
+    row = comfy.mix()[-1]
+    assert (row["feature"], row["unit"], "calibration" in row) == (102, "max", False)
 
 
 WIRE_OTHER_SAE = """

@@ -1,13 +1,9 @@
-"""A feature's range: found where a closed formula puts it, kept in a file, and what 1 in the unit calibrated means."""
-
-import json
-from pathlib import Path
+"""A feature's range: found where a closed formula puts it, and what 1 in the unit calibrated means."""
 
 import pytest
 import torch
 
 from sae.steering.calibration import CLEAR, HALVINGS, MOST_READINGS, UNRELATED, VISIBLE, Reading, calibrate, compare
-from sae.steering.calibration_file import read_calibrations, update_calibrations
 from sae.steering.delta import Steering
 from sae.steering.edits import Calibration, Edit
 from sae.steering.recipe import NeededSae, Recipe, read_recipe, write_recipe
@@ -133,37 +129,3 @@ def test_recipes_keep_unit_and_calibration() -> None:
     edit = Edit(5, 1.5, unit="calibrated", calibration=RANGE)
     recipe = Recipe((edit, Edit(6)), NeededSae(PRINT), "transformer_blocks.1", "image")
     assert read_recipe(write_recipe(recipe)) == recipe
-
-
-def test_the_file_keeps_methods_apart_and_old_entries(tmp_path: Path) -> None:
-    path = tmp_path / "x.json"
-    swap = Calibration("swap", 0.1, 1.0, 2.0)
-    assert update_calibrations(path, PRINT, {3: RANGE, 4: RANGE}) == ""
-    update_calibrations(path, PRINT, {3: swap})
-    assert read_calibrations(path, PRINT) == {"add": {3: RANGE, 4: RANGE}, "swap": {3: swap}}
-
-
-GOOD = {"format": "sae-steering calibration", "version": 1, "fingerprint": PRINT, "methods": {}}
-
-
-@pytest.mark.parametrize(
-    "content",
-    [
-        "", "[]", "{", '{"a": NaN}', json.dumps({**GOOD, "format": "x"}), json.dumps({**GOOD, "version": 2}),
-        json.dumps({**GOOD, "version": "1"}), json.dumps({**GOOD, "fingerprint": "cd" * 32}),
-        json.dumps({**GOOD, "methods": []}), json.dumps({**GOOD, "methods": {"paint": {}}}),
-        json.dumps({**GOOD, "methods": {"add": []}}), json.dumps({**GOOD, "methods": {"add": {"../x": {}}}}),
-        json.dumps({**GOOD, "methods": {"add": {"1": {"low": 0, "clear": 1}}}}),
-        json.dumps({**GOOD, "methods": {"add": {"1": {"low": 0, "clear": "<b>", "high": 2}}}}),
-        json.dumps({**GOOD, "methods": {"add": {"1": {"low": 3, "clear": 1, "high": 2}}}}),
-        json.dumps({**GOOD, "methods": {"add": {"1": {"low": True, "clear": True, "high": True}}}}),
-    ],
-)  # fmt: skip
-def test_broken_files_are_told_and_set_aside(tmp_path: Path, content: str) -> None:
-    path = tmp_path / "x.json"
-    path.write_text(content)
-    with pytest.raises(ValueError, match=r"^x\.json"):
-        read_calibrations(path, PRINT)
-    assert "set aside as x.json.broken" in update_calibrations(path, PRINT, {1: RANGE})
-    assert (tmp_path / "x.json.broken").read_text() == content
-    assert read_calibrations(path, PRINT) == {"add": {1: RANGE}}

@@ -22,6 +22,7 @@ from sae.naming.label_store import LabelStore
 from sae.naming.labels import Label
 from sae.steering.calibration_file import read_calibrations, update_calibrations
 from sae.steering.edits import Calibration
+from sae.steering.measured import Setting
 
 PRINT = "ab" * 32
 THREADS, PROCESSES, EACH = 16, 4, 6
@@ -54,8 +55,8 @@ def test_no_rename_of_many_threads_is_lost(tmp_path: Path) -> None:
 def test_no_calibration_of_many_threads_is_lost(tmp_path: Path) -> None:
     path = tmp_path / "x.calibration.json"
     ranges = {number: Calibration("add", 0.1, 0.2, 0.3 + number) for number in range(THREADS)}
-    at_once(lambda number: update_calibrations(path, PRINT, {number: ranges[number]}))
-    assert read_calibrations(path, PRINT) == {"add": ranges}
+    at_once(lambda number: update_calibrations(path, PRINT, {number: ranges[number]}, Setting()))
+    assert {m.feature: m.calibration for m in read_calibrations(path, PRINT)} == ranges
 
 
 def rename_some(folder: Path, number: int, start) -> None:

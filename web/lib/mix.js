@@ -59,8 +59,7 @@ export function rowOf(feature, owner) {
   if (owner) row.owner = { identity: owner.identity, name: owner.name };
   if (feature.name) row.name = feature.name;
   for (const key of ["mean", "max", "share"]) if (Number.isFinite(feature[key])) row[key] = feature[key];
-  const calibrations = feature.calibrations ?? [];
-  const best = calibrations.find((known) => known.method === "add") ?? calibrations[0];
+  const [best] = feature.calibrations ?? []; // the server puts the method that is steered with first
   if (best) row.calibration = best;
   row.unit = unitsOf(row)[0];
   row.strength = FIRST[row.unit];
@@ -75,8 +74,8 @@ export function merged(saved, feature) {
     if (row[key] === undefined && Number.isFinite(feature[key])) row[key] = feature[key];
   }
   if (feature.name) row.name = feature.name;
-  const calibration = feature.calibrations?.find((known) => known.method === (row.calibration?.method ?? "add"));
-  if (calibration && !row.calibration) row.calibration = calibration;
+  const [best] = feature.calibrations ?? [];
+  if (best && !row.calibration) row.calibration = best;
   return row;
 }
 

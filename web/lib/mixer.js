@@ -39,6 +39,7 @@ class Mixer {
     this.owner = undefined; // {identity, name} of the SAE, by its content
     this.count = undefined;
     this.known = new Map(); // by feature: what the server told
+    this.warnings = []; // of its last answer
     this.changed = () => {};
     this.list = el("ol", { className: "sae-steering-rows", "aria-label": "Features" });
     this.message = el("div", { className: "sae-steering-message", role: "status" });
@@ -163,6 +164,7 @@ class Mixer {
     const { source } = this;
     if (!source) throw new Error("Connect an SAE, or run once, so that its names are known.");
     const found = await findFeatures(source, query);
+    this.warnings = found.warnings ?? [];
     if (found.fingerprint) this.know({ ...found, count: found.count ?? this.count, owner: found.owner ?? this.ownerOf(found) });
     return found.features;
   }
@@ -185,6 +187,7 @@ class Mixer {
     }
     for (const feature of known) this.known.set(feature.feature, feature);
     if (!this.list.contains(document.activeElement)) this.render();
+    if (this.warnings.length) this.tell(this.warnings.join(" "));
   }
 
   async rename(at, name) {

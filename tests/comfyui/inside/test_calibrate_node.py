@@ -8,10 +8,12 @@ import torch
 
 from sae_steering_pack.nodes.shared.feature_names import calibration_path
 from sae_steering_pack.sae.dictionary.fingerprint import fingerprint
+from sae_steering_pack.sae.hosts.comfyui.identity import identity_of
 from sae_steering_pack.sae.hosts.comfyui.sampling import Sampling, sample
 from sae_steering_pack.sae.steering.calibration import CLEAR, UNRELATED, VISIBLE, compare
 from sae_steering_pack.sae.steering.calibration_file import read_calibrations
-from sae_steering_pack.sae.steering.edits import Edit, FeatureList
+from sae_steering_pack.sae.steering.edits import Calibration, Edit, FeatureList
+from sae_steering_pack.sae.steering.measured import Measured, Setting
 from sae_steering_pack.sae.steering.record import LARGE_DELTA
 from tiny_flux import run_node
 
@@ -22,6 +24,12 @@ FEATURES = FeatureList([Edit(31), Edit(65)])
 @pytest.fixture(scope="module")
 def shapes(node_classes):
     return node_classes["LoadShapesDemo"].execute().result
+
+
+@pytest.fixture(autouse=True)
+def nothing_stored(shapes):
+    yield
+    calibration_path(fingerprint(shapes[2])).unlink(missing_ok=True)
 
 
 @pytest.fixture
@@ -60,7 +68,71 @@ def test_ranges_are_what_steering_shows(calibrate, node_classes, shapes) -> None
         assert range_.high <= LARGE_DELTA
         assert f"{edit.feature:>8}" in table
     stored = read_calibrations(calibration_path(fingerprint(shapes[2])), fingerprint(shapes[2]))
-    assert stored["add"] == {edit.feature: edit.calibration for edit in features}
+    setting = Setting(str(shapes[2].site), identity_of(shapes[0]), "")
+    assert stored == [Measured(edit.feature, edit.calibration, setting) for edit in features]
+
+
+@pytest.fixture
+def offered(node_classes, shapes, calibrate):
+    """The ranges for `add` that a table of TopActivatingFeatures offers for the features, by feature."""
+
+    def run(model, location="auto"):
+        result = run_node(
+            node_classes["TopActivatingFeatures"], model=model, sae=shapes[2], positive=calibrate.text,
+            latent_image=LATENT, seed=0, steps=1, count=200, rank_by="mean", location=location, stream="auto",
+        )  # fmt: skip
+        payload = result.ui["sae_steering"][0]
+        rows = {row["feature"]: row.get("calibrations", []) for row in payload["rows"]}
+        found = {edit.feature: rows[edit.feature] for edit in FEATURES if edit.feature in rows}
+        assert found
+        return {k: Calibration(**known[0]) for k, known in found.items() if known}, payload["lines"]
+
+    return run
+
+
+def ranges(result):
+    return {edit.feature: edit.calibration for edit in result.result[0]}
+
+
+def some_of(offer, result):
+    """Whether what is offered is what was found."""
+    found = ranges(result)
+    return bool(offer) and all(found[k] == calibration for k, calibration in offer.items())
+
+
+def with_lora(model):
+    other = model.clone()
+    key = "diffusion_model.double_blocks.1.img_attn.proj.weight"
+    other.add_patches({key: ("diff", (0.05 * torch.randn(128, 128, generator=torch.Generator().manual_seed(1)),))})
+    return other
+
+
+def test_each_model_and_place_has_its_own_range(calibrate, offered, shapes) -> None:
+    other = with_lora(shapes[0])
+    mine = calibrate()
+    theirs = calibrate(model=other)
+    elsewhere = calibrate(location="transformer_blocks.1")
+    assert len({str(ranges(found)) for found in (mine, theirs, elsewhere)}) == 3
+    assert some_of(offered(shapes[0])[0], mine)
+    assert some_of(offered(other)[0], theirs)
+    assert some_of(offered(shapes[0], "transformer_blocks.1")[0], elsewhere)
+    assert offered(other, "transformer_blocks.1") == ({}, [])
+
+
+def test_steering_with_a_range_of_another_model_is_told(calibrate, node_classes, shapes) -> None:
+    features = calibrate().result[0]
+
+    def told(model, location="auto"):
+        node = run_node(
+            node_classes["FluxActivationSteer"], model=model, sae=shapes[2], features=features, method="add",
+            strength=1.0, unit="token_norm", location=location, stream="auto", start_percent=0.0, end_percent=1.0,
+            apply_to="both",
+        )  # fmt: skip
+        return [line for line in node.ui["text"] if "calibrated on another model" in line]
+
+    assert told(shapes[0]) == []
+    assert len(told(with_lora(shapes[0]))) == 1
+    assert len(told(shapes[0], "transformer_blocks.1")) == 1
 
 
 def test_swap_and_not_saving(calibrate, shapes) -> None:
@@ -70,7 +142,8 @@ def test_swap_and_not_saving(calibrate, shapes) -> None:
     )
     assert result.result[0][0].calibration.method == "swap"
     path = calibration_path(fingerprint(shapes[2]))
-    assert not path.is_file() or "swap" not in read_calibrations(path, fingerprint(shapes[2]))
+    stored = read_calibrations(path, fingerprint(shapes[2])) if path.is_file() else []
+    assert "swap" not in {measured.calibration.method for measured in stored}
 
 
 def test_mistakes(calibrate) -> None:

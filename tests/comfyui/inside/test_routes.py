@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import json
+from types import SimpleNamespace
 
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
+from server import PromptServer
 
 from sae_steering_pack.nodes.shared.feature_names import calibration_path, label_store
 from sae_steering_pack.nodes.shared.messages import KEY, MOST
 from sae_steering_pack.nodes.shared.routes import add_routes, find_features
-from sae_steering_pack.nodes.shared.sae_sources import SaeSources
+from sae_steering_pack.nodes.shared.sae_sources import SOURCES, SaeSources, Use, introduce, note_use
 from sae_steering_pack.sae.demo.files import TEXT_SAE, load_sae
 from sae_steering_pack.sae.dictionary.fingerprint import fingerprint
 from sae_steering_pack.sae.steering.calibration_file import update_calibrations
 from sae_steering_pack.sae.steering.edits import Calibration
+from sae_steering_pack.sae.steering.measured import Setting
 
 SHAPES = {"loader": "LoadShapesDemo", "output": "sae_text"}
 MARK = fingerprint(load_sae(TEXT_SAE))
@@ -59,7 +62,7 @@ def clean():
 
 def test_features_by_their_numbers() -> None:
     sae = load_sae(TEXT_SAE)
-    update_calibrations(calibration_path(MARK), MARK, {31: Calibration("add", 0.1, 0.2, 0.4)})
+    update_calibrations(calibration_path(MARK), MARK, {31: Calibration("add", 0.1, 0.2, 0.4)}, Setting("a", "b", ""))
     status, found = features(**SHAPES, index="31,5,9999")
     assert status == 200
     assert (found["fingerprint"], found["count"], found["sae"]) == (MARK, 256, TEXT_SAE)
@@ -68,6 +71,47 @@ def test_features_by_their_numbers() -> None:
     assert first["max"] == pytest.approx(float(sae.statistics.max[31]))
     assert first["mean"] == pytest.approx(float(sae.statistics.mean[31]))
     assert first["calibrations"] == [{"method": "add", "low": 0.1, "clear": 0.2, "high": 0.4}]
+
+
+def test_the_ranges_are_those_of_what_a_graph_last_steered_with() -> None:
+    sources, query = SaeSources(), {**SHAPES, "index": "31"}
+    here, there = Setting("here", "Flux-1", ""), Setting("there", "Flux-1", "")
+    swapping = Setting("here", "Flux-1", "ab")
+    ranges = [Calibration(method, 0.1, 0.2, high) for method, high in (("add", 1.0), ("add", 2.0), ("swap", 3.0))]
+    for range_, setting in zip(ranges, (here, there, swapping), strict=True):
+        update_calibrations(calibration_path(MARK), MARK, {31: range_}, setting)
+
+    def told():
+        found = find_features(sources, query)
+        return [(c["method"], c["high"]) for c in found["features"][0].get("calibrations", [])], found["warnings"]
+
+    offered, [warning] = told()
+    assert offered == [("swap", 3.0)]  # of `add` it is not known which of the two
+    assert warning.startswith("Feature 31: calibrated on several models")
+    for use, expected in [
+        (Use("add", here), [("add", 1.0)]),
+        (Use("add", there), [("add", 2.0)]),
+        (Use("swap", swapping), [("swap", 3.0), ("add", 1.0)]),
+        (Use("add", Setting("here", "Flux-2", "")), []),
+    ]:
+        sources.used[MARK] = use
+        assert told() == (expected, [])
+
+
+def test_what_a_graph_steers_with_reaches_the_routes(monkeypatch) -> None:
+    """A panel introduces the SAE; from then on steering notes how it is used."""
+    sources, sae = SaeSources(), load_sae(TEXT_SAE)
+    use = Use("add", Setting("here", "Flux-1", ""))
+    app = web.Application()
+    app[SOURCES] = sources
+    monkeypatch.setattr(PromptServer, "instance", SimpleNamespace(app=app), raising=False)
+    note_use(sae, use)
+    assert sources.used == {}
+    introduce(sae, MARK)
+    note_use(sae, use)
+    assert sources.used == {MARK: use}
+    note_use(load_sae(TEXT_SAE), Use("swap", Setting()))  # another object, which no panel has
+    assert sources.used == {MARK: use}
 
 
 def test_features_by_their_names() -> None:
