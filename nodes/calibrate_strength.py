@@ -102,7 +102,7 @@ class CalibrateStrength(io.ComfyNode):
                 f"features: none of them changes the picture with {method!r} at {site}; steer another place, or "
                 "with features from TopActivatingFeatures."
             )
-        setting = setting_here(model, bench.site, bench.replaces)
+        setting = setting_here(model, site, replaces or FeatureList())
         mark = fingerprint(sae)
         told = update_calibrations(calibration_path(mark), mark, kept, setting) if save else ""
         note_use(sae, Use(method, setting))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from ...sae.dictionary.autoencoder import SparseAutoencoder
 from ...sae.dictionary.fingerprint import fingerprint
 from ...sae.hosts.comfyui.identity import identity_of
 from ...sae.hosts.comfyui.model import Model
@@ -46,6 +47,8 @@ def setting_here(model: Model, site: Site, replaces: Sequence[Edit] | None = Non
 
 def ranges_in_use(model: Model, steering: Steering, site: Site) -> list[str]:
     """Notes what a graph steers with, for the panels; warnings of its ranges that were measured elsewhere."""
+    if not isinstance(steering.sae, SparseAutoencoder):  # ranges are kept for SAEs
+        return []
     setting = setting_here(model, site, steering.replaces)
     note_use(steering.sae, Use(steering.method, setting))
     calibrated = [edit for edit, unit in zip(steering.edits, steering.units, strict=True) if unit == "calibrated"]
