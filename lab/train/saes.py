@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from torch.optim.swa_utils import AveragedModel
 
 from sae.demo.model import build_transformer
 from sae.finding.fit import Fit
@@ -49,8 +50,12 @@ def load_transformer(file: Path) -> FluxTransformer2DModel:
     """The Shapes transformer from a state dict, or from the averaged weights of a training checkpoint."""
     state = torch.load(file, map_location="cpu", weights_only=True)
     transformer = build_transformer().eval().requires_grad_(False)
-    transformer.load_state_dict(state.get("average", state))
-    return transformer
+    if "average" not in state:
+        transformer.load_state_dict(state)
+        return transformer
+    averaged = AveragedModel(transformer)
+    averaged.load_state_dict(state["average"])
+    return averaged.module
 
 
 def train_sae(tokens: Tensor, fresh: Tensor, config: TopKConfig, folder: Path, site: Site, dtype: torch.dtype) -> Fit:

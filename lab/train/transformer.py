@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 WORD_DROPOUT = 0.1  # so that any slot may be left open
 PROMPT_DROPOUT = 0.05  # so that the empty prompt works as the negative one
 LOG_EVERY = 50
-STEPS, RATE = 8_000, 1.5e-3
+STEPS, RATE = 5_000, 1.5e-3
 
 
 def forget_words(prompt: Prompt, rng: random.Random) -> Prompt:

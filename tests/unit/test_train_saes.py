@@ -5,6 +5,7 @@ import sys
 
 import pytest
 import torch
+from torch.optim.swa_utils import AveragedModel
 
 from lab.train import collect
 from lab.train import saes as train_saes
@@ -92,7 +93,7 @@ def test_command_writes_saes_that_load(transformer, tmp_path, monkeypatch):
 
 def test_averaged_weights_of_a_checkpoint_are_taken(transformer, tmp_path):
     worse = {name: torch.zeros_like(value) for name, value in transformer.state_dict().items()}
-    torch.save({"model": worse, "average": transformer.state_dict(), "step": 3}, tmp_path / "state.pt")
+    torch.save({"model": worse, "average": AveragedModel(transformer).state_dict(), "step": 3}, tmp_path / "state.pt")
     loaded = train_saes.load_transformer(tmp_path / "state.pt")
     prompt = [Prompt("red", "cross", "left", "big", "white")]
     assert torch.equal(sample(loaded, prompt, [0], steps=1), sample(transformer, prompt, [0], steps=1))
