@@ -11,8 +11,8 @@ from ..sae.dictionary.autoencoder import SparseAutoencoder
 from ..sae.hosts.kandinsky import KandinskyHalf, embed_texts
 from ..sae.naming.labelling import SLOT, read_contexts, read_words
 from ..sae.naming.labelling_directions import label_directions, text_rows
-from .label_features import word_inputs, written
 from .shared.kandinsky_sockets import KandinskyPriorModel, load_parts
+from .shared.label_tables import word_inputs, written
 from .shared.sockets import CATEGORY, Sae
 
 

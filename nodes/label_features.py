@@ -4,7 +4,7 @@ import hashlib
 import json
 from typing import Any
 
-from comfy_api.latest import io, ui
+from comfy_api.latest import io
 
 from ..sae.dictionary.autoencoder import SparseAutoencoder
 from ..sae.dictionary.fingerprint import fingerprint
@@ -13,15 +13,11 @@ from ..sae.hosts.comfyui.drawing import Listening, progress_bar
 from ..sae.hosts.comfyui.identity import identity_of
 from ..sae.hosts.comfyui.model import Model
 from ..sae.hosts.comfyui.sampling import Sampling
-from ..sae.naming.label_store import shipped_labels
-from ..sae.naming.labelling import UNCLEAR, read_contexts, read_words, tally_resumable
-from ..sae.naming.labels import Labels
+from ..sae.naming.labelling import read_contexts, read_words, tally_resumable
 from ..sae.places.site import resolve_site
-from .shared.feature_names import label_store
+from .shared.label_tables import word_inputs, written
 from .shared.model_folder import output_folder
 from .shared.sockets import CATEGORY, Sae, location_input, stream_input
-
-MOST_LINES = 200  # of the table
 
 
 class LabelFeatures(io.ComfyNode):
@@ -92,46 +88,8 @@ class LabelFeatures(io.ComfyNode):
         return written(sae, tally.labels(threshold))
 
 
-def word_inputs(contexts: str, threshold: float, threshold_tip: str) -> list[io.Input]:
-    return [
-        io.String.Input(
-            "words",
-            default="",
-            multiline=True,
-            tooltip="Words or short phrases, one a line or between commas. Empty: about 300 that come with the pack.",
-        ),
-        io.String.Input(
-            "contexts",
-            default=contexts,
-            multiline=True,
-            tooltip="Prompts with {} for the word, one a line. More, and such as you write yourself, name better.",
-        ),
-        io.Float.Input("threshold", default=threshold, min=0.0, max=1.0, step=0.01, tooltip=threshold_tip),
-    ]
-
-
 def _key(*facts: Any) -> str:
     return hashlib.sha256(json.dumps([str(fact) for fact in facts]).encode()).hexdigest()
-
-
-def written(sae: SparseAutoencoder, found: Labels) -> io.NodeOutput:
-    """Keeps the labels, but never over a name that somebody gave; the table of them."""
-    store = label_store()
-    new = store.add(fingerprint(sae), found, shipped_labels(sae)) if found else found
-    named = {k: label for k, label in found.items() if label.name != UNCLEAR}
-    lines = [
-        f"{len(named)} of {sae.d_sae} features named, {len(found) - len(named)} unclear, "
-        f"{sae.d_sae - len(found)} fired for no word.",
-        *([f"{len(found) - len(new)} kept the name that somebody gave."] if len(new) < len(found) else []),
-        *store.warnings,
-        f"{'feature':>8} {'score':>6}  name",
-    ]
-    best = sorted(named.items(), key=lambda entry: -(entry[1].score or 0))
-    lines += [f"{k:>8} {label.score:>6.2f}  {label.name}" for k, label in best[:MOST_LINES]]
-    if len(best) > MOST_LINES:
-        lines.append(f"… and {len(best) - MOST_LINES} more")
-    table = "\n".join(lines)
-    return io.NodeOutput(table, ui=ui.PreviewText(table))
 
 
 NODES = [LabelFeatures]
