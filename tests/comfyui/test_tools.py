@@ -46,7 +46,8 @@ def test_names_ranges_sheet_and_recipe(client, server):
     recipe = json.loads((server.place.output / "sae" / "recipes" / "shapes-example.json").read_text(encoding="utf-8"))
     assert [row["unit"] for row in recipe["features"]] == ["calibrated"] * 2
     mark = recipe["sae"]["fingerprint"]
-    found = client.get_json(f"/sae_steering/features?fingerprint={mark}&index=65,31")["features"]
+    wanted = ",".join(str(row["feature"]) for row in recipe["features"])
+    found = client.get_json(f"/sae_steering/features?fingerprint={mark}&index={wanted}")["features"]
     assert [row["calibrations"] for row in found] == [[row["calibration"]] for row in recipe["features"]]
     kept = server.place.base / "user" / "default" / "sae_steering" / "labels"
     files = sorted(path.name for path in kept.iterdir() if path.suffix != ".lock")
