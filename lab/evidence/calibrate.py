@@ -14,8 +14,6 @@ from tqdm import tqdm
 from sae.demo.shapes import COLOURS, Prompt, held_out_prompts
 from sae.dictionary.autoencoder import SparseAutoencoder
 from sae.finding.features import FeatureTally, feature_list
-from sae.naming.label_store import shipped_labels
-from sae.naming.labels import read_labels
 from sae.places.site import resolve_site
 from sae.steering.calibration import alone, calibrate_features
 from sae.steering.edits import Calibration, Edit, Method
@@ -52,17 +50,13 @@ class Effect:
 Effects = dict[tuple[Method, str], Effect]  # by method and end; "random" is the control at "clear"
 
 
-def colour_features(sae: SparseAutoencoder) -> dict[str, int]:
-    """For each colour, of the features that bear its name alone, the one that fires most."""
-    path, statistics = shipped_labels(sae), sae.statistics
-    if path is None or statistics is None or statistics.mean is None or statistics.density is None:
-        raise ValueError(f"{sae.name}: it has no labels or statistics; use a SAE of the demo.")
-    activity = statistics.mean * statistics.density
-    labels = read_labels(path)
+def colour_features(tallies: Mapping[str, FeatureTally]) -> dict[str, int]:
+    """For each colour, the feature whose mean is furthest above its mean for any other colour."""
+    means = torch.stack([tally.mean for tally in tallies.values()])  # (colours, d_sae)
     found = {}
-    for colour in COLOURS:
-        named = [k for k, label in labels.items() if label.name == colour]
-        found[colour] = max(named, key=lambda k: float(activity[k]))
+    for number, colour in enumerate(tallies):
+        others = torch.cat([means[:number], means[number + 1 :]])
+        found[colour] = int((means[number] - others.amax(0)).argmax())
     return found
 
 
@@ -75,7 +69,7 @@ class Bench:
     ) -> None:  # fmt: skip
         self.transformer, self.decoder, self.sae, self.tallies = transformer, decoder, sae, tallies
         self.site = resolve_site("auto", "auto", sae.site)
-        self.features = colour_features(sae)
+        self.features = colour_features(tallies)
         self.found: Effects = defaultdict(Effect)
 
     def run(self) -> Effects:

@@ -18,7 +18,7 @@ from sae_steering_pack.sae.steering.record import LARGE_DELTA
 from tiny_flux import run_node
 
 LATENT = {"samples": torch.zeros(1, 16, 16, 16)}
-FEATURES = FeatureList([Edit(31), Edit(65)])
+FEATURES = FeatureList([Edit(72), Edit(65)])  # of red and of blue
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +103,7 @@ def some_of(offer, result):
 def with_lora(model):
     other = model.clone()
     key = "diffusion_model.double_blocks.1.img_attn.proj.weight"
-    other.add_patches({key: ("diff", (0.05 * torch.randn(128, 128, generator=torch.Generator().manual_seed(1)),))})
+    other.add_patches({key: ("diff", (0.3 * torch.randn(128, 128, generator=torch.Generator().manual_seed(1)),))})
     return other
 
 
@@ -138,7 +138,7 @@ def test_steering_with_a_range_of_another_model_is_told(calibrate, node_classes,
 def test_swap_and_not_saving(calibrate, shapes) -> None:
     known = {"mean": 3.0, "max": 5.0, "density": 0.3}
     result = calibrate(
-        method="swap", save=False, features=FeatureList([Edit(65, **known)]), replaces=FeatureList([Edit(31, **known)])
+        method="swap", save=False, features=FeatureList([Edit(65, **known)]), replaces=FeatureList([Edit(72, **known)])
     )
     assert result.result[0][0].calibration.method == "swap"
     path = calibration_path(fingerprint(shapes[2]))
