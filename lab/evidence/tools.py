@@ -16,10 +16,11 @@ prompts and seeds, what features really react to. *Specific*: fires on at least 
 average at most a quarter as strongly for any other word of that kind; and so for one kind only, colour, shape or size.
 *Unspecific*: fires for at least two words of every kind, half as strongly or more. Features in between are not counted.
 """
-CALIBRATION_TEXT = """As CalibrateStrength does it: for each of the 30 changes of colour, the one feature that fires
-for the target furthest above all other colours is calibrated on one held-out prompt of the source's colour, 4 steps;
-then it steers {pictures} other held-out prompts, 8 steps. *changed*: another colour than the prompt's. *target*: the
-feature's own. `swap` takes out the 8 features that the source has over the target. The random row moves every token as far as
+CALIBRATION_TEXT = """\
+As CalibrateStrength does it: for each of the 30 changes of colour, the one feature that fires for the target furthest
+above all other colours is calibrated on one held-out prompt of the source's colour, 4 steps; then it steers
+{pictures} other held-out prompts, 8 steps. *changed*: another colour than the prompt's. *target*: the feature's own.
+`swap` takes out the 8 features that the source has over the target. The random row moves every token as far as
 `clear` does, along one random direction. Place, size and background: as the prompt says.
 """
 
