@@ -63,9 +63,8 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
             json.dump(content, file, ensure_ascii=False, indent=1, allow_nan=False)
             file.write("\n")
         _patiently(lambda: Path(name).replace(path))
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+    finally:
+        Path(name).unlink(missing_ok=True)  # it is still there where something went wrong
 
 
 def _patiently(action: Callable[[], Result]) -> Result:
