@@ -55,10 +55,10 @@ def test_add_turn_name_reorder_run_save_reload(filled):
 def test_a_feature_is_found_by_name_and_by_number(filled):
     comfy, page = filled, filled.page
     field = page.locator(f"{PANEL} .sae-steering-add")
-    field.fill("red")
+    field.fill("triangle")
     page.wait_for_selector(f"{PANEL} [role=option]")
     options = page.locator(f"{PANEL} [role=option]").all_inner_texts()
-    assert all("red" in text.lower() for text in options[:3])
+    assert all("triangle" in text.lower() for text in options[:3])
     field.press("ArrowDown")
     field.press("Enter")
     page.wait_for_timeout(500)
