@@ -151,8 +151,13 @@ class ComfyPage:
         self.page.wait_for_timeout(1500)
 
     def take(self, rank: int) -> None:
-        """Clicks a row of the table, which adds its feature to the panel."""
+        """Clicks a row of the table, which adds its feature to the panel once the server has told whose it is."""
+        before = self.features()
         self.page.locator(".sae-steering-take").nth(rank).click()
+        for _ in range(25):
+            self.page.wait_for_timeout(200)
+            if self.features() != before:
+                break
         self.page.wait_for_timeout(400)
 
     def names(self, output: str, feature: int) -> str | None:
