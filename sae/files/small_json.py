@@ -26,23 +26,29 @@ class UnreadableError(ValueError):
     """The file may be as it should, but the system does not let us read it."""
 
 
-def read_json(path: Path, what: str) -> dict[str, Any]:
-    """The object in a file; ValueError names the file, and `what` it should be, for anything else."""
+def read_json(path: Path, what: str, named: str | None = None) -> dict[str, Any]:
+    """The object in a file; ValueError names the file (or begins with `named`), and `what` it should be, otherwise."""
+    named = named or path.name
     try:
-        if path.stat().st_size > MOST_BYTES:
-            raise ValueError(f"{path.name}: it is larger than {MOST_BYTES >> 20} MB, which no {what} is.")
-        text = _patiently(lambda: path.read_text(encoding="utf-8"))
+        text = _patiently(lambda: _beginning(path))
     except OSError as error:
-        raise UnreadableError(f"{path.name}: this {what} cannot be read ({error.strerror}).") from error
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path.name}: this {what} is no text in UTF-8.") from error
-    return parse_object(text, f"{path.name}: this {what}")
+        raise UnreadableError(f"{named}: this {what} cannot be read ({error.strerror}).") from error
+    if len(text) > MOST_BYTES:
+        raise ValueError(f"{named}: it is larger than {MOST_BYTES >> 20} MB, which no {what} is.")
+    return parse_object(text, f"{named}: this {what}")
 
 
-def parse_object(text: str, what: str) -> dict[str, Any]:
-    """The JSON object in a text; ValueError begins with `what`."""
+def _beginning(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(MOST_BYTES + 1)
+
+
+def parse_object(text: str | bytes, what: str) -> dict[str, Any]:
+    """The JSON object in a text, or in bytes of UTF-8; ValueError begins with `what`."""
     try:
-        found = json.loads(text, parse_constant=_no_constant)
+        found = json.loads(text if isinstance(text, str) else text.decode("utf-8"), parse_constant=_no_constant)
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{what} is no text in UTF-8.") from error
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{what} is no valid JSON.") from error
     if not isinstance(found, dict):

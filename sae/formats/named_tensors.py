@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..files import small_json
 from ..files.pickle_file import open_pickle
 from ..files.safetensors_file import open_safetensors
+from ..files.small_json import MOST_BYTES, parse_object
 from ..files.tensor_file import open_file
 from ..files.tensors import JoinedTensors, TensorSource
 
 SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
-MAX_JSON_BYTES = 16 * 2**20
 HEADER = "saev header"  # key in `extras` of the JSON line with which saev's files begin
 # What lies beside an SAE without being one.
 BESIDE = re.compile(
@@ -113,8 +113,8 @@ def _first_line(path: Path, label: str) -> tuple[Mapping[str, Any] | None, int]:
         if file.read(1) != b"{":
             return None, 0
         file.seek(0)
-        line = file.read(MAX_JSON_BYTES).partition(b"\n")[0]
-    header = parse_json(line, label, "its first line")
+        line = file.read(MOST_BYTES).partition(b"\n")[0]
+    header = parse_object(line, f"{label}: its first line")
     return header, len(line) + 1
 
 
@@ -154,27 +154,4 @@ def read_json(path: Path, label: str, allowed: AllowedFolders) -> dict[str, Any]
             raise ValueError(f"{label}: {path.name} beside it is no file (a broken link or a folder); remove it.")
         return None
     allowed.check(path, label)
-    try:
-        with path.open("rb") as file:
-            text = file.read(MAX_JSON_BYTES + 1)
-    except OSError as error:
-        raise ValueError(f"{label}: {path.name} beside it cannot be read ({error.strerror}).") from error
-    return parse_json(text, label, f"{path.name} beside it")
-
-
-def parse_json(text: bytes, label: str, what: str) -> dict[str, Any]:
-    """A JSON object with finite numbers; ValueError names `what` otherwise."""
-    if len(text) > MAX_JSON_BYTES:
-        raise ValueError(f"{label}: {what} is larger than {MAX_JSON_BYTES // 2**20} MB, which no config is.")
-    try:
-        content = json.loads(text.decode("utf-8"), parse_constant=_refuse_constant)
-    except (ValueError, RecursionError) as error:
-        reason = str(error).replace("\n", " ")[:200]
-        raise ValueError(f"{label}: {what} cannot be read as JSON ({reason}).") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{label}: {what} must hold a JSON object, but holds a {type(content).__name__}.")
-    return content
-
-
-def _refuse_constant(name: str) -> float:
-    raise ValueError(f"{name} is no number of JSON")
+    return small_json.read_json(path, "config", f"{label}: {path.name} beside it")

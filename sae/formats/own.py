@@ -13,9 +13,9 @@ from itertools import chain
 
 from ..dictionary.activations import VECTORS, Architecture
 from ..dictionary.modulation import TENSORS, Modulation
+from ..files.small_json import parse_object
 from ..places.site import Site, parse_location
 from .checkpoint import Checkpoint, Config, Reading
-from .named_tensors import parse_json
 
 CONFIG_NAME = "config.json"
 LAYOUTS = "SAE Steering"
@@ -37,7 +37,7 @@ def read(checkpoint: Checkpoint) -> Reading:
     if checkpoint.metadata.get("format") != FORMAT:
         found = checkpoint.metadata.get("format", "none")
         raise checkpoint.fail(f"its header must have the format {FORMAT!r}, but has {found!r}; update this pack.")
-    described = parse_json(checkpoint.metadata.get("sae", "").encode(), checkpoint.label, _HEADER)
+    described = parse_object(checkpoint.metadata.get("sae", ""), f"{checkpoint.label}: {_HEADER}")
     modulated = any(key.startswith(MODULATION) for key in checkpoint.header)
     layers = [f"{MODULATION}{name}" for name in TENSORS] if modulated else []
     checkpoint.check_tensors(("encoder", "decoder", *layers), LAYOUTS, optional=_OPTIONAL)

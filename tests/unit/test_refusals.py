@@ -72,7 +72,7 @@ def test_pickles_that_hold_no_sae(content: Any, message: str, tmp_path: Path) ->
         (b"", "not a file of torch.save"),
         (b"PK\x03\x04" + bytes(200), "the archive is damaged"),
         (b'{"schema": 5, "cfg": {}}', "not a file of torch.save"),
-        (b'{"schema": 5, "cfg"', "its first line cannot be read as JSON"),
+        (b'{"schema": 5, "cfg"', "its first line is no valid JSON"),
     ],
 )
 def test_other_content_under_the_name(data: bytes, message: str, tmp_path: Path) -> None:
