@@ -70,6 +70,7 @@ def run(client, prompt):
     for number, node in prompt.items():
         if node["class_type"] == "SaveLatent":
             name = node["inputs"]["filename_prefix"].split("/")[-1]
+            assert number in entry["outputs"], f"{name}: nothing was drawn; the server took only a part of the workflow"
             latents[name] = load(client.view(entry["outputs"][number]["latents"][0]))["latent_tensor"]
     return latents, entry
 
