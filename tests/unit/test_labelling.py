@@ -175,7 +175,7 @@ def test_selectivity_counts_words_that_the_feature_owes_everything_to() -> None:
 @pytest.mark.parametrize("name", [TEXT_SAE, ATTENTION_SAE])
 def test_shapes_features_get_the_right_word(name: str) -> None:
     found = measure_names(load_transformer(), load_sae(name))
-    assert found.right >= 0.8 * found.specific >= 16
+    assert found.right >= 0.75 * found.specific >= 16
     assert found.wrong <= 0.05 * found.specific
     assert found.unclear >= 0.75 * found.unspecific
 
