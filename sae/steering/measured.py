@@ -14,6 +14,14 @@ Calibrations = dict[Method, dict[int, Calibration]]
 DIGITS = 16
 
 
+UNKNOWN = "calibrated by version 0.1, which did not note on which model and where; run Calibrate Strength again."
+SEVERAL = (
+    "calibrated on several models, at several places or for several replaced features; which is meant is known after "
+    "the graph has steered once."
+)
+ELSEWHERE = "calibrated on another model, at another place or for other replaced features; run Calibrate Strength here."
+
+
 @dataclass(frozen=True)
 class Setting:
     """What a calibration depends on beside the SAE and the method; None is not known."""
@@ -83,7 +91,7 @@ def fitting(known: Iterable[Measured], wanted: Setting) -> tuple[Calibrations, l
         found.setdefault(method, {})[feature] = best[0].calibration
         if not best[0].noted:
             unknown.append(feature)
-    return found, [*_unknown(unknown), *_several(several)]
+    return found, [*_told(unknown, UNKNOWN), *_told(several, SEVERAL)]
 
 
 def misfits(known: Iterable[Measured], used: Iterable[Edit], setting: Setting) -> list[str]:
@@ -97,34 +105,11 @@ def misfits(known: Iterable[Measured], used: Iterable[Edit], setting: Setting) -
             elsewhere.append(edit.feature)
         elif fit and not any(m.noted for m in fit):
             unknown.append(edit.feature)
-    return [*_unknown(unknown), *_elsewhere(elsewhere)]
+    return [*_told(unknown, UNKNOWN), *_told(elsewhere, ELSEWHERE)]
 
 
-def _unknown(features: list[int]) -> list[str]:
-    if not features:
-        return []
-    return [
-        f"{_named(features)}: calibrated by version 0.1, which did not note on which model and where; run Calibrate "
-        "Strength again."
-    ]
-
-
-def _several(features: list[int]) -> list[str]:
-    if not features:
-        return []
-    return [
-        f"{_named(features)}: calibrated on several models, at several places or for several replaced features; which "
-        "is meant is known after the graph has steered once."
-    ]
-
-
-def _elsewhere(features: list[int]) -> list[str]:
-    if not features:
-        return []
-    return [
-        f"{_named(features)}: calibrated on another model, at another place or for other replaced features; run "
-        "Calibrate Strength here."
-    ]
+def _told(features: list[int], sentence: str) -> list[str]:
+    return [f"{_named(features)}: {sentence}"] if features else []
 
 
 def _named(features: list[int]) -> str:
