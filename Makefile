@@ -5,17 +5,21 @@ PIP_OPTIONS ?=
 VENV := .venv
 RUN := $(VENV)/bin/python
 READY := $(VENV)/.ready
-# sae-lens pins another transformers, so the tests that run it give it an environment of its own.
-SAE_LENS := .venv-sae-lens
-SAE_LENS_READY := $(SAE_LENS)/.ready
+# Other libraries, for the tests that exchange SAEs with them and for the benchmark of training, each in an environment
+# of its own: they pin other packages. Of dictionary_learning and overcomplete what reads language models and pictures
+# is not used, and is left out.
+SAE_LENS := sae-lens==6.54.12 pillow
+DICTIONARY_LEARNING := dictionary-learning==0.1.0
+OVERCOMPLETE := overcomplete==0.3.0
+TORCH = $$(grep '^torch==' requirements-dev.txt)
 
-.PHONY: demo test evidence lint bench sae-lens
+.PHONY: demo test evidence lint bench fuzz trainers sae-lens dictionary-learning overcomplete
 
 demo: $(READY)
 	$(RUN) -m lab.demo
 
 test: $(READY)
-	$(RUN) -m pytest tests
+	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(RUN) -m pytest tests -n 3 --dist loadgroup --no-loadscope-reorder
 
 evidence: $(READY)
 	$(RUN) -m lab.evidence
@@ -23,18 +27,36 @@ evidence: $(READY)
 bench: $(READY)
 	$(RUN) -m lab.bench
 
+fuzz: $(READY)
+	$(RUN) tests/support/fuzz.py
+
 lint: $(READY)
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 	$(RUN) tests/support/typecheck.py
 
-sae-lens: $(SAE_LENS_READY)
+trainers: sae-lens dictionary-learning overcomplete
 
-$(SAE_LENS_READY): $(READY)
-	@echo "Setting up $(SAE_LENS) (once; a few minutes)"
-	@$(PYTHON) -m venv $(SAE_LENS)
-	$(SAE_LENS)/bin/python -m pip install $(PIP_OPTIONS) sae-lens==6.54.12 $$(grep '^torch==' requirements-dev.txt)
-	@touch $(SAE_LENS_READY)
+sae-lens dictionary-learning overcomplete: %: .venv-%/.ready
+
+.venv-sae-lens/.ready: $(READY)
+	@echo "Setting up $(@D) (once; a few minutes)"
+	@$(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip install $(PIP_OPTIONS) $(SAE_LENS) $(TORCH)
+	@touch $@
+
+.venv-dictionary-learning/.ready: $(READY)
+	@echo "Setting up $(@D) (once)"
+	@$(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip install $(PIP_OPTIONS) $(TORCH) einops numpy safetensors tqdm
+	$(@D)/bin/python -m pip install --no-deps $(DICTIONARY_LEARNING)
+	@touch $@
+
+.venv-overcomplete/.ready: $(READY)
+	@echo "Setting up $(@D) (once)"
+	@$(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip install $(PIP_OPTIONS) $(OVERCOMPLETE) $(TORCH) safetensors
+	@touch $@
 
 $(READY): requirements-dev.txt
 	@$(PYTHON) -c '' 2>/dev/null || { echo "error: $(PYTHON) does not run; install Python 3.10 or newer, or give its path: make $(MAKECMDGOALS) PYTHON=/path/to/python3" >&2; exit 1; }

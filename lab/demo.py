@@ -1,6 +1,7 @@
 """python -m lab.demo: finds the features of a prompt against a baseline, steers with them, shows the pictures.
 
-Twice: inside the small FLUX, and before the generator, on the embedding that the small Kandinsky draws.
+Inside the small FLUX, in its text stream and in its picture's stream; and before the generator, on the embedding that
+the small Kandinsky draws.
 """
 
 from __future__ import annotations
@@ -15,47 +16,51 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from sae.demo.files import TEXT_SAE, load_decoder, load_sae, load_transformer
+from sae.demo.files import TEXT_SAE, load_attention_set, load_decoder, load_sae, load_transformer
 from sae.demo.shapes import Prompt, held_out_prompts, parse_prompt
 from sae.dictionary.autoencoder import SparseAutoencoder
+from sae.dictionary.sae_set import saes_of
 from sae.drawing.sheet import contact_sheet
-from sae.finding.features import FeatureTally, RankedFeature, feature_list, feature_table
+from sae.finding.features import RankedFeature, feature_list, feature_table
 from sae.places.site import resolve_site
 from sae.steering.delta import Steering
 from sae.steering.intervention import Intervention
-from sae.steering.sweep import Cell, draw_cells, plan
 
 from .judge.kept import kept_attributes
 from .judge.reader import measure_pictures
-from .judge.steer import STEPS, contrast, drawing_of, tally_prompt
+from .judge.steer import contrast, draw_steered, tally_prompt
 from .kandinsky.chain import Chain
 from .kandinsky.show import EmbedDemo
 
 if TYPE_CHECKING:
     from diffusers import FluxTransformer2DModel
 
-    from sae.demo.latents import ShapesDecoder
-
-STRENGTHS = (0.5, 0.75, 1.0, 1.25)
+UNSTEERED = "unsteered"
+TEXT, SET = "text stream", "picture's stream"
+# Columns of the FLUX's sheet: stream, strength of swap at each of its places, whether it is the random control.
+COLUMNS = (
+    *((TEXT, strength, False) for strength in (0.5, 1.0)),
+    (TEXT, 1.0, True),
+    *((SET, strength, False) for strength in (0.75, 1.25)),
+    (SET, 1.25, True),
+)
+EMBED_STRENGTHS = (0.5, 0.75, 1.0, 1.25)
 FIND_SEEDS = range(4)
 RANDOM_SEED = 0
 COLUMN_WIDTH = 128  # pixels on the sheet, so that captions have room
 
 
 @dataclass(frozen=True)
-class Demo:
-    """The model, and what is steered from and to."""
+class Found:
+    """An SAE with the features of the prompt against the baseline, and the reverse."""
 
-    transformer: FluxTransformer2DModel
-    decoder: ShapesDecoder
     sae: SparseAutoencoder
-    found: Sequence[RankedFeature]
-    replaced: Sequence[RankedFeature]
+    gained: Sequence[RankedFeature]
+    lost: Sequence[RankedFeature]
 
-    def steering(self, cell: Cell) -> Intervention:
-        """All features at once, whatever the cell's own edit is."""
-        swap = Steering(self.sae, feature_list(self.found), "swap", cell.strength, replaces=feature_list(self.replaced))
-        return Intervention(swap, resolve_site("auto", "auto", self.sae.site))
+    def swap(self, strength: float) -> Intervention:
+        steering = Steering(self.sae, feature_list(self.gained), "swap", strength, replaces=feature_list(self.lost))
+        return Intervention(steering, resolve_site("auto", "auto", self.sae.site))
 
 
 def main() -> None:
@@ -73,15 +78,41 @@ def main() -> None:
 
 
 def _inside(given: argparse.Namespace, prompts: Sequence[Prompt]) -> dict[str, Tensor]:
-    """Caption -> pictures of the FLUX."""
-    transformer, sae = load_transformer(), load_sae(TEXT_SAE)
+    """Caption -> pictures of the FLUX, all from prompts that training never saw and with the same seeds."""
+    transformer, decoder = load_transformer(), load_decoder()
+    saes = {TEXT: [load_sae(TEXT_SAE)], SET: saes_of(load_attention_set())}
     print(f"Shapes is a FLUX with {sum(p.numel() for p in transformer.parameters()) / 1e6:.1f} million parameters.")
-    print(f"Its SAE {sae}")
-    with tqdm(total=2 * STEPS, desc="Finding features") as bar:
-        sides = (given.prompt, given.baseline)
-        tallies = [tally_prompt(transformer, sae, side, FIND_SEEDS, on_step=lambda _: bar.update()) for side in sides]
-    found, replaced = _contrasts(given, tallies)
-    return _draw_columns(Demo(transformer, load_decoder(), sae, found, replaced), prompts)
+    print(f"The SAE of its text stream: {saes[TEXT][0]}")
+    print(f"The SAEs of its picture's stream: {len(saes[SET])}, one for each attention's output.")
+    found = {stream: _find(given, transformer, group) for stream, group in saes.items()}
+    for stream, (first, *more) in found.items():
+        _print_contrast(
+            given, first, f"{stream}, {first.sae.site}" + (f" (and {len(more)} further places)" if more else "")
+        )
+    seeds = range(100, 100 + len(prompts))
+    columns = {}
+    for stream, strength, random in tqdm([(TEXT, 0.0, False), *COLUMNS], desc="Drawing"):
+        steering = [one.swap(strength) for one in found[stream]]
+        latents, _ = draw_steered(transformer, prompts, seeds, steering, RANDOM_SEED if random else None)
+        with torch.no_grad():
+            columns[_caption(stream, strength, random)] = decoder(latents)
+    return columns
+
+
+def _caption(stream: str, strength: float, random: bool) -> str:
+    if strength == 0:
+        return UNSTEERED
+    return f"{stream}\n" + (f"random, as {strength:g}" if random else f"swap {strength:g}")
+
+
+def _find(
+    given: argparse.Namespace, transformer: FluxTransformer2DModel, saes: Sequence[SparseAutoencoder]
+) -> list[Found]:
+    found = []
+    for sae in tqdm(saes, desc="Finding features"):
+        here, there = (tally_prompt(transformer, sae, side, FIND_SEEDS) for side in (given.prompt, given.baseline))
+        found.append(Found(sae, contrast(here, there, given.count), contrast(there, here, given.count)))
+    return found
 
 
 def _before(given: argparse.Namespace, prompts: Sequence[Prompt]) -> dict[str, Tensor]:
@@ -89,45 +120,23 @@ def _before(given: argparse.Namespace, prompts: Sequence[Prompt]) -> dict[str, T
     chain = Chain()
     print("A Kandinsky 2.2 as small: its decoder sees nothing but the embedding of a picture.")
     print(f"Its SAE {chain.sae}")
-    sides = (given.prompt, given.baseline)
-    found, replaced = _contrasts(given, [chain.tally(side, FIND_SEEDS) for side in sides])
-    demo = EmbedDemo.of(chain, found, replaced, prompts)
-    runs = [(0.0, None), *((strength, None) for strength in STRENGTHS), (1.0, RANDOM_SEED)]
-    return dict(zip(_captions(), [demo.draw(*run) for run in tqdm(runs, desc="Drawing")], strict=True))
+    here, there = (chain.tally(side, FIND_SEEDS) for side in (given.prompt, given.baseline))
+    found = Found(chain.sae, contrast(here, there, given.count), contrast(there, here, given.count))
+    _print_contrast(given, found, "the embedding")
+    demo = EmbedDemo.of(chain, found.gained, found.lost, prompts)
+    runs = {UNSTEERED: (0.0, None)} | {f"steered\nstrength {s:g}": (s, None) for s in EMBED_STRENGTHS}
+    runs["random direction\nsame size as 1"] = (1.0, RANDOM_SEED)
+    return {caption: demo.draw(*run) for caption, run in tqdm(runs.items(), desc="Drawing")}
 
 
-def _contrasts(
-    given: argparse.Namespace, tallies: Sequence[FeatureTally]
-) -> tuple[list[RankedFeature], list[RankedFeature]]:
-    """What fires more for the prompt than for the baseline, and the reverse; printed, too."""
-    here, there = tallies
-    found, replaced = contrast(here, there, given.count), contrast(there, here, given.count)
-    print(feature_table(found, f"\nFire more for '{given.prompt}' than for '{given.baseline}':"))
-    print(feature_table(replaced, f"\nFire more for '{given.baseline}' than for '{given.prompt}':"), end="\n\n")
-    return found, replaced
-
-
-def _draw_columns(demo: Demo, prompts: Sequence[Prompt]) -> dict[str, Tensor]:
-    """Caption -> pictures, all from prompts that training never saw and with the same seeds."""
-    cells = plan(feature_list(demo.found)[:1], STRENGTHS, random=False)
-    cells.append(Cell(0, len(STRENGTHS), cells[0].edit, 1.0, random=True))
-    draw = drawing_of(demo.transformer, prompts, range(100, 100 + len(prompts)), STEPS, demo.decoder)
-    with tqdm(total=(1 + len(cells)) * STEPS, desc="Drawing") as bar:
-
-        def on_progress(done: float, total: int, shown: object) -> None:
-            bar.update(round(done * STEPS) - bar.n)
-
-        drawn = [pictures for _, pictures in draw_cells(draw, cells, demo.steering, on_progress, RANDOM_SEED)]
-    return dict(zip(_captions(), drawn, strict=True))
-
-
-def _captions() -> list[str]:
-    steered = [f"steered\nstrength {strength:g}" for strength in STRENGTHS]
-    return ["unsteered", *steered, "random direction\nsame size as 1"]
+def _print_contrast(given: argparse.Namespace, found: Found, where: str) -> None:
+    for rows, here, there in ((found.gained, given.prompt, given.baseline), (found.lost, given.baseline, given.prompt)):
+        print(feature_table(rows, f"\n{where}: fire more for '{here}' than for '{there}':"))
+    print()
 
 
 def _tell(columns: dict[str, Tensor], target: str | None) -> None:
-    before = measure_pictures(columns["unsteered"])
+    before = measure_pictures(columns[UNSTEERED])
     print(f"\n{'':32} {target} now   shape, place, size, background as before")
     for name, pictures in columns.items():
         after = measure_pictures(pictures)

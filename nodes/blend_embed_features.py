@@ -4,14 +4,13 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..sae.dictionary.autoencoder import SparseAutoencoder
-from ..sae.embeddings.editing import blend_tokens
+from ..sae.dictionary.sae_set import AnySae
+from ..sae.embeddings.editing import blend_tokens, embedding_record
 from ..sae.embeddings.spot import ALL, AUTO
 from ..sae.hosts.comfyui.embeddings import edited, is_conditioning, read, spot_in
 from ..sae.steering.edits import FeatureList, check_owner
-from ..sae.steering.record import SteeringRecord
-from .shared.embed_sockets import EMBED_TYPES, describe_spot, embed_input, target_input, tokens_input
-from .shared.sockets import CATEGORY, Sae, SaeFeatures
+from .shared.embed_sockets import EMBED_TYPES, describe_spot, embed_input, tap_input, target_input, tokens_input
+from .shared.sockets import CATEGORY, Sae, SaeFeatures, one_sae
 
 
 class BlendEmbedFeatures(io.ComfyNode):
@@ -45,6 +44,7 @@ class BlendEmbedFeatures(io.ComfyNode):
                 ),
                 target_input(),
                 tokens_input(),
+                tap_input(),
             ],
             outputs=[io.MatchType.Output(template, display_name="embed", tooltip="The changed copy.")],
             hidden=[io.Hidden.unique_id],
@@ -56,18 +56,20 @@ class BlendEmbedFeatures(io.ComfyNode):
         cls,
         embed: Any,
         source: Any,
-        sae: SparseAutoencoder,
+        sae: AnySae,
         features: FeatureList,
         amount: float,
         target: str = AUTO,
         tokens: str = ALL,
+        tap: str = AUTO,
     ) -> io.NodeOutput:
+        sae = one_sae(sae)
         check_owner(features, sae.owner, "features")
-        spot = spot_in(embed, sae, target, tokens)
+        spot = spot_in(embed, sae, target, tokens, tap)
         if is_conditioning(source) and len(source) > 1:
             raise ValueError(f"source: this conditioning has {len(source)} entries; connect one with a single text.")
-        given = read(source, spot_in(source, sae, spot.target, spot.tokens))
-        record = SteeringRecord()
+        given = read(source, spot_in(source, sae, spot.target, spot.tokens, tap))
+        record = embedding_record()
         changed = edited(embed, spot, lambda x: blend_tokens(x, given.to(x.device), sae, features, amount, record))
         summary = record.summary()
         what = f"‖Δ‖/‖x‖ {summary.mean_ratio:.3g}" if summary.steps else "nothing changed, the amount is 0"

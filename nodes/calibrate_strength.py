@@ -5,19 +5,18 @@ from typing import Any
 
 from comfy_api.latest import io, ui
 
-from ..sae.dictionary.autoencoder import SparseAutoencoder
 from ..sae.dictionary.fingerprint import fingerprint
+from ..sae.dictionary.sae_set import AnySae
 from ..sae.hosts.comfyui.drawing import Drawing, progress_bar
-from ..sae.hosts.comfyui.model import Model
+from ..sae.hosts.comfyui.model import Model, elsewhere_lines, members_in
 from ..sae.hosts.comfyui.sampling import Sampling
-from ..sae.places.site import resolve_site
 from ..sae.steering.calibration import CALIBRATED_METHODS, alone, calibrate_features
 from ..sae.steering.calibration_file import update_calibrations
 from ..sae.steering.edits import Calibration, FeatureList, Method, check_owner
 from .shared.feature_names import calibration_path, names_of
 from .shared.feature_ranges import setting_here
 from .shared.sae_sources import Use, note_use
-from .shared.sockets import CATEGORY, Sae, SaeFeatures, location_input, stream_input
+from .shared.sockets import CATEGORY, Sae, SaeFeatures, location_input, one_sae, seed_input, stream_input
 
 
 class CalibrateStrength(io.ComfyNode):
@@ -33,19 +32,12 @@ class CalibrateStrength(io.ComfyNode):
             ),
             search_aliases=["strength range", "slider range", "auto strength"],
             inputs=[
-                io.Model.Input("model", tooltip="A FLUX model; it stays as it is."),
+                io.Model.Input("model", tooltip="A model of a known family, such as FLUX; it stays as it is."),
                 Sae.Input("sae", tooltip="An SAE that was trained on this model."),
                 SaeFeatures.Input("features", tooltip="The features to calibrate, each alone."),
                 io.Conditioning.Input("positive", tooltip="A prompt of the kind you will steer."),
                 io.Latent.Input("latent_image", tooltip="Size of the picture; a smaller one is faster."),
-                io.Int.Input(
-                    "seed",
-                    default=0,
-                    min=0,
-                    max=0xFFFFFFFFFFFFFFFF,
-                    control_after_generate=io.ControlAfterGenerate.fixed,
-                    tooltip="Seed of the noise.",
-                ),
+                seed_input("Seed of the noise."),
                 io.Int.Input("steps", default=4, min=1, max=100, step=1, tooltip="Steps of each short sampling."),
                 io.Combo.Input(
                     "method",
@@ -78,7 +70,7 @@ class CalibrateStrength(io.ComfyNode):
     def execute(
         cls,
         model: Model,
-        sae: SparseAutoencoder,
+        sae: AnySae,
         features: FeatureList,
         positive: Any,
         latent_image: dict[str, Any],
@@ -90,8 +82,10 @@ class CalibrateStrength(io.ComfyNode):
         replaces: FeatureList | None = None,
         save: bool = True,
     ) -> io.NodeOutput:
+        sae = one_sae(sae)
         check_owner(features, sae.owner, "features")
-        site = resolve_site(location, stream, sae.site)
+        [member] = members_in(model, sae, location, stream)
+        site = member.site
         draw = Drawing(model, positive, latent_image, Sampling(seed, steps))
         steering = alone(sae, site, method, replaces or FeatureList())
         found = calibrate_features(draw, features, method, steering, progress_bar(steps))
@@ -112,7 +106,7 @@ class CalibrateStrength(io.ComfyNode):
             if edit.feature in kept
         ]
         listed = FeatureList(edits, owner=sae.owner, warnings=features.warnings)
-        lines = filter(None, (table, told, *features.warnings))
+        lines = filter(None, (table, told, *features.warnings, *elsewhere_lines(model, [member])))
         return io.NodeOutput(listed, table, ui=ui.PreviewText("\n".join(lines)))
 
 

@@ -5,28 +5,39 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..sae.dictionary.autoencoder import SparseAutoencoder
-from ..sae.embeddings.editing import steer_tokens
+from ..sae.dictionary.sae_set import AnySae
+from ..sae.embeddings.editing import embedding_record, steer_tokens
 from ..sae.embeddings.spot import ALL, AUTO
 from ..sae.hosts.comfyui.embeddings import edited, spot_in
 from ..sae.steering.delta import Steering
-from ..sae.steering.edits import FeatureList, Method, Unit
+from ..sae.steering.edits import Auto, FeatureList, Method, Unit, method_for
 from ..sae.steering.record import SteeringRecord
 from .shared.embed_sockets import (
     EMBED_TYPES,
     describe_spot,
     embed_warnings,
+    tap_input,
     target_input,
     tokens_input,
     word_inputs,
     words_of,
 )
-from .shared.sockets import CATEGORY, Sae, SaeFeatures, steering_inputs, steering_warnings
+from .shared.sockets import (
+    CATEGORY,
+    UNSTEERED,
+    Sae,
+    SaeFeatures,
+    nothing_to_steer_with,
+    one_sae,
+    steering_inputs,
+    steering_warnings,
+)
 
 log = logging.getLogger(__name__)
 
 UNIT_TIP = (
-    "What strength 1 means for add, boost_if_active and surgery. token_norm: as long as the embedding itself (try 0.1 "
+    "What strength 1 means for add, boost_if_active and surgery. auto: what Calibrate Strength found, else a fifth "
+    "of the embedding's length, shared by the features · token_norm: as long as the embedding itself (try 0.1 "
     "to 0.5) · raw: the feature's activation · mean, max: multiples of the feature's own mean or largest activation. "
     "set takes raw, mean or max."
 )
@@ -53,7 +64,7 @@ class ClipEmbedSteer(io.ComfyNode):
                     "edited, of the same type.",
                 ),
                 Sae.Input("sae", tooltip="An SAE that was trained on embeddings of this encoder."),
-                *steering_inputs("TopEmbedFeatures", 0.3, UNIT_TIP),
+                *steering_inputs("TopEmbedFeatures", UNIT_TIP, without=UNSTEERED),
                 target_input(),
                 tokens_input(),
                 *word_inputs(),
@@ -62,6 +73,7 @@ class ClipEmbedSteer(io.ComfyNode):
                     optional=True,
                     tooltip="For swap: the features to take out, such as those of the baseline against the picture.",
                 ),
+                tap_input(),
             ],
             outputs=[io.MatchType.Output(template, display_name="embed", tooltip="The steered copy.")],
             hidden=[io.Hidden.unique_id],
@@ -72,23 +84,25 @@ class ClipEmbedSteer(io.ComfyNode):
     def execute(
         cls,
         embed: Any,
-        sae: SparseAutoencoder,
-        features: FeatureList,
-        method: Method,
+        sae: AnySae,
+        method: Method | Auto,
         strength: float,
         unit: Unit,
+        features: FeatureList | None = None,
         target: str = AUTO,
         tokens: str = ALL,
         clip: Any = None,
         text: str = "",
         replaces: FeatureList | None = None,
+        tap: str = AUTO,
     ) -> io.NodeOutput:
-        if features.muted:
-            return io.NodeOutput(embed, ui={"text": ["Every feature is switched off, so nothing is steered."]})
-        spot = spot_in(embed, sae, target, tokens)
+        sae = one_sae(sae)
+        if features is None or features.muted:
+            return io.NodeOutput(embed, ui={"text": [nothing_to_steer_with(features)]})
+        spot = spot_in(embed, sae, target, tokens, tap)
         words = words_of(embed, clip, text, spot.tokens)
-        steering = Steering(sae, features, method, strength, unit, replaces or ())
-        record = SteeringRecord()
+        steering = Steering(sae, features, method_for(method, replaces), strength, unit, replaces or ())
+        record = embedding_record()
         steered = edited(embed, spot, lambda x: steer_tokens(x, steering, record), words)
         lines = _report(embed, steering, spot, record)
         return io.NodeOutput(steered, ui={"text": lines})

@@ -2,15 +2,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import comfy.model_management
-import comfy.utils
 import torch
 from comfy_api.latest import io, ui
 
-from ..sae.dictionary.autoencoder import SparseAutoencoder
-from ..sae.export import TARGETS, Progress, export
+from ..sae.dictionary.sae_set import AnySae
+from ..sae.export import TARGETS, export
 from .shared.model_folder import output_folder
-from .shared.sockets import CATEGORY, Sae
+from .shared.saving import named_folder, writing_bar
+from .shared.sockets import CATEGORY, Sae, one_sae
 
 AS_STORED = "as stored"
 DTYPES = {AS_STORED: None, "float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -46,7 +45,7 @@ class ExportSAE(io.ComfyNode):
                 io.String.Input(
                     "folder_name",
                     default="my-sae",
-                    tooltip="A folder inside output/sae, which is made. To use the SAE here, move it into models/sae.",
+                    tooltip="A folder inside output/sae, which is made; Load SAE lists what is in it.",
                 ),
             ],
             outputs=[io.String.Output(display_name="path", tooltip="Where the weight file is.")],
@@ -54,34 +53,13 @@ class ExportSAE(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, sae: SparseAutoencoder, target: str, dtype: str, folder_name: str) -> io.NodeOutput:
+    def execute(cls, sae: AnySae, target: str, dtype: str, folder_name: str) -> io.NodeOutput:
+        sae = one_sae(sae)
         if dtype not in DTYPES:
             raise ValueError(f"dtype: {dtype!r} is not a type to write; use one of {', '.join(DTYPES)}.")
-        path = Path(export(sae, _folder(folder_name), target, DTYPES[dtype], _progress()))
+        path = Path(export(sae, named_folder(folder_name, "folder_name"), target, DTYPES[dtype], writing_bar()))
         shown = path.relative_to(output_folder().resolve().parent.parent)
         return io.NodeOutput(str(path), ui=ui.PreviewText(f"Wrote {shown}"))
-
-
-def _folder(name: str) -> Path:
-    """The folder inside output/sae; ValueError for a name that leads out of it."""
-    base = output_folder().resolve()
-    plain = bool(name.strip()) and not set(name) & set('\\:*?"<>|') and name.isprintable()
-    folder = (base / name.strip()).resolve() if plain else base
-    if folder == base or not folder.is_relative_to(base):
-        raise ValueError(
-            f"folder_name: {name!r} is not the name of a folder inside output/sae; write one such as my-sae."
-        )
-    return folder
-
-
-def _progress() -> Progress:
-    bar = comfy.utils.ProgressBar(1)
-
-    def tell(done: int, total: int) -> None:
-        comfy.model_management.throw_exception_if_processing_interrupted()  # the bar asks only now and then
-        bar.update_absolute(done, max(total, 1))
-
-    return tell
 
 
 NODES = [ExportSAE]

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..sae.dictionary.autoencoder import SparseAutoencoder
+from ..sae.dictionary.sae_set import AnySae
 from ..sae.steering.edits import FeatureList, check_owner
 from ..sae.steering.mix import EMPTY, parse_mix
 from .shared.feature_payload import sae_payload
@@ -38,8 +38,8 @@ class FeatureMixer(io.ComfyNode):
                     "mix",
                     default=EMPTY,
                     socketless=True,
-                    tooltip='The rows as JSON: {"rows": [{"feature": 31, "strength": 1.0, "unit": "max"}]}. Units: '
-                    "calibrated, max, mean, raw, token_norm.",
+                    tooltip="The features to steer with, one a row: each has a switch, a name, a slider and what its 1 "
+                    "means. The line above them acts on all.",
                 ),
                 SaeFeatures.Input("features", optional=True, tooltip="Features that come before those of the panel."),
             ],
@@ -48,7 +48,7 @@ class FeatureMixer(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, sae: SparseAutoencoder, mix: str, features: FeatureList | None = None) -> io.NodeOutput:
+    def execute(cls, sae: AnySae, mix: str, features: FeatureList | None = None) -> io.NodeOutput:
         before = FeatureList() if features is None else features
         check_owner(before, sae.owner, "features")
         found = parse_mix(mix, sae.d_sae, sae.statistics, sae.owner)

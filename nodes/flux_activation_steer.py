@@ -1,28 +1,33 @@
 from __future__ import annotations
 
 import logging
-from typing import Any
 
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..sae.dictionary.autoencoder import SparseAutoencoder
-from ..sae.hosts.comfyui.model import Model, depth_of, host_warnings
-from ..sae.hosts.comfyui.steering import steer
+from ..sae.dictionary.sae_set import AnySae
+from ..sae.hosts.comfyui.model import Model
 from ..sae.places.moment import SIDES, Schedule, Side
-from ..sae.places.site import Depth, Site, resolve_site
-from ..sae.steering.delta import Steering
-from ..sae.steering.edits import FeatureList, Method, Unit
-from ..sae.steering.intervention import Intervention
-from ..sae.steering.record import RunSummary
-from .shared.feature_ranges import ranges_in_use
-from .shared.messages import show_on_node
-from .shared.sockets import CATEGORY, Sae, SaeFeatures, location_input, steering_inputs, steering_warnings, stream_input
+from ..sae.steering.edits import Auto, FeatureList, Method, Unit, method_for
+from ..sae.steering.places import Wanted
+from .shared.sockets import (
+    CATEGORY,
+    UNSTEERED,
+    Sae,
+    SaeFeatures,
+    location_input,
+    nothing_to_steer_with,
+    percent_input,
+    steering_inputs,
+    stream_input,
+)
+from .shared.steered import steered
 
 log = logging.getLogger(__name__)
 
 UNIT_TIP = (
-    "What strength 1 means for add, boost_if_active and surgery. token_norm: as long as the token itself (try 0.05 to "
+    "What strength 1 means for add, boost_if_active and surgery. auto: what Calibrate Strength found, else a fifth "
+    "of the token's length, shared by the features · token_norm: as long as the token itself (try 0.05 to "
     "0.3) · raw: the feature's activation · mean, max: multiples of the feature's own mean or largest activation · "
     "calibrated: what Calibrate Strength found to be clearly there. set takes raw, mean or max."
 )
@@ -30,9 +35,13 @@ UNIT_TIP = (
 
 def _what() -> list[io.Input]:
     return [
-        io.Model.Input("model", tooltip="A FLUX model. It stays as it is; the output is a steered copy."),
-        Sae.Input("sae", tooltip="An SAE that was trained on this model."),
-        *steering_inputs("TopActivatingFeatures", 0.2, UNIT_TIP),
+        io.Model.Input(
+            "model", tooltip="A model of a known family, such as FLUX. It stays as it is; the output is a steered copy."
+        ),
+        Sae.Input(
+            "sae", tooltip="An SAE that was trained on this model, or a set of them, which steers at all its places."
+        ),
+        *steering_inputs("TopActivatingFeatures", UNIT_TIP, without=UNSTEERED),
     ]
 
 
@@ -40,21 +49,11 @@ def _where_and_when() -> list[io.Input]:
     return [
         location_input(),
         stream_input(),
-        io.Float.Input(
-            "start_percent",
-            default=0.0,
-            min=0.0,
-            max=1.0,
-            step=0.01,
-            tooltip="Part of the run after which steering begins, by noise level; 0 is the first step.",
+        percent_input(
+            "start_percent", 0.0, "Part of the run after which steering begins, by noise level; 0 is the first step."
         ),
-        io.Float.Input(
-            "end_percent",
-            default=1.0,
-            min=0.0,
-            max=1.0,
-            step=0.01,
-            tooltip="Part of the run at which steering ends, by noise level; 1 is the last step.",
+        percent_input(
+            "end_percent", 1.0, "Part of the run at which steering ends, by noise level; 1 is the last step."
         ),
         io.Combo.Input(
             "apply_to",
@@ -81,11 +80,12 @@ class FluxActivationSteer(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="FluxActivationSteer",
-            display_name="FLUX Activation Steer",
+            display_name="Activation Steer",
             category=CATEGORY,
             description=(
-                "Steers FLUX with features of an SAE while any sampler runs. Reports after each run how many steps it "
-                "steered and how large the change was. Chain several to steer at several places."
+                "Steers FLUX, Qwen-Image, Z-Image, Wan, Chroma, Krea 2 and others (see Inspect Model) with features of "
+                "an SAE while any sampler runs. Reports after each run how many steps it steered and how large the "
+                "change was. Chain several to steer at several places."
             ),
             search_aliases=["sae steering", "activation steering", "feature steering", "concept slider"],
             inputs=[*_what(), *_where_and_when()],
@@ -98,9 +98,8 @@ class FluxActivationSteer(io.ComfyNode):
     def execute(
         cls,
         model: Model,
-        sae: SparseAutoencoder,
-        features: FeatureList,
-        method: Method,
+        sae: AnySae,
+        method: Method | Auto,
         strength: float,
         unit: Unit,
         location: str,
@@ -108,65 +107,15 @@ class FluxActivationSteer(io.ComfyNode):
         start_percent: float,
         end_percent: float,
         apply_to: Side,
+        features: FeatureList | None = None,
         mask: Tensor | None = None,
         replaces: FeatureList | None = None,
     ) -> io.NodeOutput:
-        if features.muted:
-            return io.NodeOutput(model, ui={"text": ["Every feature is switched off, so nothing is steered."]})
-        site = resolve_site(location, stream, sae.site)
-        steering = Steering(sae, features, method, strength, unit, replaces or ())
-        intervention = Intervention(steering, site, Schedule(start_percent, end_percent), apply_to, mask)
-        return steered(model, intervention, cls.hidden.unique_id)
-
-
-def steered(model: Model, intervention: Intervention, node_id: str | None, *more: Any) -> io.NodeOutput:
-    """The steered model and `more` outputs; the node shows what is known to fail, and after each run the report."""
-    steering, site = intervention.steering, intervention.site
-    warnings = _warnings(model, steering, site)
-    clone = steer(model, intervention, lambda summary: _report(summary, node_id, str(site), warnings))
-    for warning in warnings:
-        log.warning("FluxActivationSteer: %s", warning)
-    told = f"{steering.method} {FeatureList(steering.edits)} at {site}"
-    return io.NodeOutput(clone, *more, ui={"text": [told, *warnings]})
-
-
-def _warnings(model: Model, steering: Steering, site: Site) -> list[str]:
-    """What is known to fail, told before the run."""
-    found = host_warnings(model)
-    late = site.late_blocks(depth_of(model))
-    if late:
-        found.append(_late_warning(late, depth_of(model), site))
-    found += steering_warnings(steering)
-    found += ranges_in_use(model, steering, site)
-    return found
-
-
-def _late_warning(late: tuple[int, ...], depth: Depth, site: Site) -> str:
-    count = getattr(depth, site.kind)
-    blocks = ", ".join(map(str, late))
-    return (
-        f"Block {blocks} of the {count} {site.kind} blocks is among the last: little is left to change there; "
-        "steer earlier."
-    )
-
-
-def _report(summary: RunSummary, node_id: str | None, place: str, warnings: list[str]) -> None:
-    if summary.steps == 0:
-        guess = ": the schedule and apply_to leave no step, strength is neutral, or the model ignores patches"
-        summary_text = f"No step was steered at {place}{'' if summary.unreached else guess}."
-        log.warning("FluxActivationSteer: %s", summary_text)
-    else:
-        summary_text = f"{summary} At {place}."
-        log.info("FluxActivationSteer: %s", summary_text)
-    for warning in summary.warnings:
-        log.warning("FluxActivationSteer: %s", warning)
-    report = {
-        "kind": "report",
-        "text": summary_text,
-        "warnings": [*summary.warnings, *warnings],
-        "curve": [list(step) for step in summary.curve],
-    }
-    show_on_node(node_id, report)
+        if features is None or features.muted:
+            return io.NodeOutput(model, ui={"text": [nothing_to_steer_with(features)]})
+        schedule, chosen = Schedule(start_percent, end_percent), method_for(method, replaces)
+        wanted = Wanted(features, chosen, strength, unit, replaces or (), schedule, apply_to, mask)
+        return steered(cls, model, sae, wanted, location, stream)
 
 
 NODES = [FluxActivationSteer]

@@ -7,13 +7,14 @@ import torch
 from comfy_api.latest import io, ui
 
 from ..sae.dictionary.autoencoder import SparseAutoencoder
-from ..sae.finding.inspection import describe, report
+from ..sae.dictionary.sae_set import AnySae, SaeSet
+from ..sae.finding.inspection import describe, describe_set, report
 from ..sae.finding.selftest import RIVAL_TOKENS, SelfTest, Verdict, judge, rival_sites
-from ..sae.hosts.comfyui.model import Model, depth_of, transformer_of
+from ..sae.hosts.comfyui.model import Model, depth_of, family_of, width_of
 from ..sae.hosts.comfyui.sampling import Sampling, sample
 from ..sae.hosts.comfyui.steering import observe
 from ..sae.places.site import Site, resolve_site
-from .shared.sockets import CATEGORY, Sae, location_input, stream_input
+from .shared.sockets import CATEGORY, Sae, location_input, one_sae, seed_input, stream_input
 
 LATENT_SIDE = 32  # of the empty latent that is sampled when none is connected
 
@@ -31,19 +32,12 @@ class InspectSAE(io.ComfyNode):
             ),
             search_aliases=["sae info", "check sae", "sae self-test", "fingerprint"],
             inputs=[
-                Sae.Input("sae", tooltip="The SAE to look at."),
+                Sae.Input("sae", tooltip="The SAE to look at; of a set its SAEs are listed, and none is tested."),
                 location_input(),
                 stream_input(),
-                io.Int.Input(
-                    "seed",
-                    default=0,
-                    min=0,
-                    max=0xFFFFFFFFFFFFFFFF,
-                    control_after_generate=io.ControlAfterGenerate.fixed,
-                    tooltip="Seed of the noise of the test.",
-                ),
+                seed_input("Seed of the noise of the test."),
                 io.Int.Input("steps", default=4, min=1, max=100, step=1, tooltip="Steps of the test's short sampling."),
-                io.Model.Input("model", optional=True, tooltip="A FLUX model to test the SAE on; it stays as it is."),
+                io.Model.Input("model", optional=True, tooltip="A model to test the SAE on; it stays as it is."),
                 io.Conditioning.Input("positive", optional=True, tooltip="A prompt for the test."),
                 io.Latent.Input("latent_image", optional=True, tooltip="Size of the test picture, else 256×256."),
             ],
@@ -54,7 +48,7 @@ class InspectSAE(io.ComfyNode):
     @classmethod
     def execute(
         cls,
-        sae: SparseAutoencoder,
+        sae: AnySae,
         location: str,
         stream: str,
         seed: int,
@@ -67,7 +61,15 @@ class InspectSAE(io.ComfyNode):
             missing, given = ("positive", "model") if positive is None else ("model", "positive")
             raise ValueError(f"{missing}: the self-test needs it beside {given}; connect both or none.")
         progress = comfy.utils.ProgressBar(100)
-        facts = describe(sae, lambda done, total: progress.update_absolute(50 * done // max(total, 1), 100))
+
+        def on_bytes(done: int, total: int) -> None:
+            progress.update_absolute(50 * done // max(total, 1), 100)
+
+        if isinstance(sae, SaeSet) and model is None:
+            text = report(describe_set(sae, on_bytes))
+            return io.NodeOutput(text, ui=ui.PreviewText(text))
+        sae = one_sae(sae)  # for the self-test
+        facts = describe(sae, on_bytes)
         if model is None:
             text = report(facts)
         else:
@@ -81,13 +83,14 @@ def _tested(
     latent_image: dict[str, Any] | None, seed: int, steps: int, progress: comfy.utils.ProgressBar,
 ) -> str:  # fmt: skip
     """The report with a self-test at the site and, for comparison, at its rivals."""
-    width = transformer_of(model).hidden_size
+    width, family, depth = width_of(model), family_of(model), depth_of(model)
     if width != sae.d_in:
         sentence = f"This SAE does not fit this model: its width is {sae.d_in}, but the model's is {width}."
         return report(facts, None, Verdict(False, sentence))
-    depth = depth_of(model)
+    site = family.place(site, depth)
     here = SelfTest(sae)
-    rivals = {place: SelfTest(sae, RIVAL_TOKENS) for place in rival_sites(site, depth)}
+    nearby = [place for place in rival_sites(site, depth) if family.has(place, depth)]
+    rivals = {place: SelfTest(sae, RIVAL_TOKENS) for place in nearby}
     unreached: list[str] = []
     observed = observe(model, site, here, sae, lambda reach: unreached.extend(reach.missed("read")))
     for place, test in rivals.items():

@@ -21,6 +21,7 @@ from .shared.kandinsky_sockets import (
     seed_input,
     step_progress,
 )
+from .shared.sockets import percent_input
 
 PREVIEW_CELLS = 16  # latent cells of a preview's longer side
 MOVQ_BYTES = 2178 * 64  # per latent cell and byte of a weight: what core reckons for a VAE of this shape
@@ -29,6 +30,7 @@ MOVQ_BYTES = 2178 * 64  # per latent cell and byte of a weight: what core reckon
 class KandinskyDecode(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
+        more = {"optional": True, "advanced": True}
         return io.Schema(
             node_id="KandinskyDecode",
             display_name="Kandinsky Decode",
@@ -52,8 +54,10 @@ class KandinskyDecode(io.ComfyNode):
                     optional=True,
                     tooltip="An embedding that takes the place of embed between start_percent and end_percent.",
                 ),
-                _percent("start_percent", 0.0, "Part of the run after which the steered embedding takes over."),
-                _percent("end_percent", 1.0, "Part of the run at which embed comes back."),
+                percent_input(
+                    "start_percent", 0.0, "Part of the run after which the steered embedding takes over.", **more
+                ),
+                percent_input("end_percent", 1.0, "Part of the run at which embed comes back.", **more),
             ],
             outputs=[io.Image.Output(display_name="image", tooltip="The pictures.")],
         )
@@ -88,12 +92,6 @@ class KandinskyDecode(io.ComfyNode):
 def _side(name: str) -> io.Int.Input:
     return io.Int.Input(
         name, default=512, min=16, max=4096, step=16, tooltip="In pixels, a multiple of 64; of 16 for the Shapes demo."
-    )
-
-
-def _percent(name: str, default: float, tooltip: str) -> io.Float.Input:
-    return io.Float.Input(
-        name, default=default, min=0.0, max=1.0, step=0.01, optional=True, advanced=True, tooltip=tooltip
     )
 
 

@@ -8,12 +8,16 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ..sae.dictionary.autoencoder import SparseAutoencoder
+from ..sae.dictionary.sae_set import AnySae
+from ..sae.embeddings.spot import AUTO, reads_tokens
+from ..sae.hosts.comfyui.embeddings import TOKENS, spot_in, text_mean
 from ..sae.hosts.kandinsky import KandinskyHalf, embed_texts
 from ..sae.naming.labelling import SLOT, read_contexts, read_words
 from ..sae.naming.labelling_directions import label_directions, text_rows
+from .shared.embed_sockets import tap_input
 from .shared.kandinsky_sockets import KandinskyPriorModel, load_parts
-from .shared.label_tables import word_inputs, written
-from .shared.sockets import CATEGORY, Sae
+from .shared.label_tables import save_names_input, word_inputs, written
+from .shared.sockets import CATEGORY, Sae, one_sae
 
 
 class LabelEmbedFeatures(io.ComfyNode):
@@ -24,20 +28,22 @@ class LabelEmbedFeatures(io.ComfyNode):
             display_name="Label Embed Features",
             category=CATEGORY,
             description=(
-                "Names the features of an SAE of CLIP embeddings: each by the word whose text embedding points most "
-                "where the feature does, or 'unclear'. Takes seconds, and draws nothing."
+                "Names the features of an SAE of embeddings, of CLIP or of a text encoder: each by the word whose text "
+                "embedding points most where the feature does, or 'unclear'. Takes seconds, and draws nothing."
             ),
             search_aliases=["name clip features", "auto-interp", "interpret sae"],
             inputs=[
-                Sae.Input("sae", tooltip="An SAE that was trained on embeddings of this CLIP."),
+                Sae.Input("sae", tooltip="An SAE that was trained on embeddings of this encoder."),
                 io.MultiType.Input(
                     "encoder",
                     types=[io.Clip, KandinskyPriorModel],
                     tooltip="The CLIP's text encoder: a CLIP whose pooled output is projected, as SDXL's clip_g, or "
-                    "the prior of Kandinsky 2.2.",
+                    "the prior of Kandinsky 2.2. For an SAE of a text encoder's tokens, that one.",
                 ),
                 *word_inputs("{}\na photo of {}\na painting of {}", 0.5, "The part of its likeness to the best word "
                     "that the second word must not reach; else the feature is 'unclear'."),
+                save_names_input(),
+                tap_input(),
             ],
             outputs=[io.String.Output(display_name="table", tooltip="How many features were named, and how.")],
             is_output_node=True,
@@ -45,24 +51,33 @@ class LabelEmbedFeatures(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, sae: SparseAutoencoder, encoder: Any, words: str, contexts: str, threshold: float
-    ) -> io.NodeOutput:
+        cls, sae: AnySae, encoder: Any, words: str, contexts: str, threshold: float, save: bool = True,
+        tap: str = AUTO,
+    ) -> io.NodeOutput:  # fmt: skip
+        sae = one_sae(sae)
         said, around = read_words(words), read_contexts(contexts)
         bar = comfy.utils.ProgressBar(len(said))
         rows = []
         for number, word in enumerate(said):
-            rows.append(_embed(encoder, [context.replace(SLOT, word) for context in around]))
+            rows.append(_embed(encoder, [context.replace(SLOT, word) for context in around], sae, tap))
             bar.update_absolute(number + 1)  # where Cancel is noticed
-        return written(sae, label_directions(sae, said, text_rows(torch.cat(rows), len(around)), threshold))
+        found = label_directions(sae, said, text_rows(torch.cat(rows), len(around)), threshold, len(around))
+        return written([(sae, 0)], found, save)
 
 
-def _embed(encoder: Any, texts: list[str]) -> Tensor:
-    """Text embeddings (texts, width) in the space that CLIP shares with pictures."""
+def _embed(encoder: Any, texts: list[str], sae: SparseAutoencoder, tap: str) -> Tensor:
+    """Text embeddings (texts, width): in the space that CLIP shares with pictures, or the texts' mean tokens."""
     if isinstance(encoder, KandinskyHalf):
+        if tap.strip() != AUTO:
+            raise ValueError(f"tap: {tap!r} was given, but Kandinsky's prior gives one vector a text; write auto.")
         return embed_texts(load_parts(encoder, "prior", ("text_encoder",)), texts)
     found = []
     for text in texts:
-        pooled = encoder.encode_from_tokens(encoder.tokenize(text), return_pooled=True)[1]
+        tokens, pooled = encoder.encode_from_tokens(encoder.tokenize(text), return_pooled=True)
+        if reads_tokens(sae, None if tokens is None else tokens.shape[-1], tap):
+            embed = [[tokens, {}]]
+            found.append(text_mean(encoder, text, embed, spot_in(embed, sae, TOKENS, tap=tap)).float().cpu())
+            continue
         if pooled is None:
             raise ValueError("encoder: this CLIP gives no pooled output; use one with a projection, as SDXL's clip_g.")
         found.append(pooled.float().cpu())

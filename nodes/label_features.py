@@ -6,18 +6,18 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..sae.dictionary.autoencoder import SparseAutoencoder
 from ..sae.dictionary.fingerprint import fingerprint
+from ..sae.dictionary.sae_set import AnySae
 from ..sae.finding.listening import mean_activations
 from ..sae.hosts.comfyui.drawing import Listening, progress_bar
 from ..sae.hosts.comfyui.identity import identity_of
-from ..sae.hosts.comfyui.model import Model
+from ..sae.hosts.comfyui.model import Model, elsewhere_lines, members_in
 from ..sae.hosts.comfyui.sampling import Sampling
 from ..sae.naming.labelling import read_contexts, read_words, tally_resumable
-from ..sae.places.site import resolve_site
-from .shared.label_tables import word_inputs, written
+from .shared.feature_pictures import PictureKeeper, gallery_input
+from .shared.label_tables import save_names_input, word_inputs, written
 from .shared.model_folder import output_folder
-from .shared.sockets import CATEGORY, Sae, location_input, stream_input
+from .shared.sockets import CATEGORY, Sae, location_input, seed_input, stream_input
 
 
 class LabelFeatures(io.ComfyNode):
@@ -34,26 +34,24 @@ class LabelFeatures(io.ComfyNode):
             ),
             search_aliases=["name features", "auto-interp", "feature labels", "interpret sae"],
             inputs=[
-                io.Model.Input("model", tooltip="A FLUX model; it stays as it is."),
+                io.Model.Input("model", tooltip="A model of a known family, such as FLUX; it stays as it is."),
                 io.Clip.Input("clip", tooltip="Encodes the words, as for CLIP Text Encode."),
-                Sae.Input("sae", tooltip="An SAE that was trained on this model."),
+                Sae.Input(
+                    "sae",
+                    tooltip="An SAE that was trained on this model, or a set: all its SAEs in one run.",
+                ),
                 io.Latent.Input("latent_image", tooltip="Size of the pictures; small ones are enough, and faster."),
                 *word_inputs(
                     "{}\na photo of {}\na painting with {} in it",
                     0.85,
                     "The part of its activation that a feature must owe to the word alone; else it is 'unclear'.",
                 ),
-                io.Int.Input(
-                    "seed",
-                    default=0,
-                    min=0,
-                    max=0xFFFFFFFFFFFFFFFF,
-                    control_after_generate=io.ControlAfterGenerate.fixed,
-                    tooltip="Seed of the noise, the same for all words.",
-                ),
+                seed_input("Seed of the noise, the same for all words."),
                 io.Int.Input("steps", default=4, min=1, max=100, step=1, tooltip="Steps of each short sampling."),
                 location_input(),
                 stream_input(),
+                save_names_input(),
+                gallery_input(),
             ],
             outputs=[io.String.Output(display_name="table", tooltip="How many features were named, and how.")],
             is_output_node=True,
@@ -64,7 +62,7 @@ class LabelFeatures(io.ComfyNode):
         cls,
         model: Model,
         clip: Any,
-        sae: SparseAutoencoder,
+        sae: AnySae,
         latent_image: dict[str, Any],
         words: str,
         contexts: str,
@@ -73,19 +71,28 @@ class LabelFeatures(io.ComfyNode):
         steps: int,
         location: str,
         stream: str,
+        save: bool = True,
+        gallery: Any = None,
     ) -> io.NodeOutput:
-        site = resolve_site(location, stream, sae.site)
+        members = members_in(model, sae, location, stream)
         said, around = read_words(words), read_contexts(contexts)
         how = Sampling(seed, steps)
-        listen = Listening(model, clip, sae, site, latent_image, how)
+        listen = Listening(model, clip, members, latent_image, how)
         shape = list(latent_image["samples"].shape)
         patchers = [model, *filter(None, [getattr(clip, "patcher", None)])]  # the demo's CLIP has no weights
         marks = [identity_of(patcher) for patcher in patchers]
-        key = _key(fingerprint(sae), said, around, str(site), how, shape, marks)
+        sites = ", ".join(str(member.site) for member in members)
+        key = _key(fingerprint(sae), said, around, sites, how, shape, marks)
         path = output_folder() / "labelling" / f"{key[:16]}.safetensors"
-        see = mean_activations(listen, sae, site)
-        tally = tally_resumable(path, key, said, around, sae.d_sae, see, progress_bar(steps))
-        return written(sae, tally.labels(threshold))
+        keeper = None if gallery is None else PictureKeeper(gallery)
+        see = mean_activations(listen, members, keeper)
+        count = sum(member.sae.d_sae for member in members)
+        lines = elsewhere_lines(model, members)
+        try:
+            tally = tally_resumable(path, key, said, around, count, see, progress_bar(steps), listen.most())
+        finally:
+            lines += [] if keeper is None else [keeper.close()]
+        return written([(member.sae, member.first) for member in members], tally.labels(threshold), save, lines)
 
 
 def _key(*facts: Any) -> str:

@@ -4,7 +4,7 @@ from comfy_api.latest import io
 
 from ..sae.formats import AUTO, LAYOUT_NAMES
 from .shared.loading import load_named, state_of
-from .shared.model_folder import sae_names
+from .shared.model_folder import sae_names, set_names
 from .shared.sockets import CATEGORY, Sae, location_input, stream_input
 
 
@@ -23,8 +23,9 @@ class LoadSAE(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "sae_name",
-                    options=sae_names(),
-                    tooltip="A weight file inside models/sae, sub-folders included (.safetensors, .pt, .pth, .bin).",
+                    options=[*sae_names(), *set_names()],
+                    tooltip="A weight file inside models/sae, sub-folders included (.safetensors, .pt, .pth, .bin, "
+                    ".npz). folder/* is all SAEs of a folder as one set, where their names tell different places.",
                 ),
                 location_input(),
                 stream_input(),
@@ -37,7 +38,11 @@ class LoadSAE(io.ComfyNode):
                     f"{', '.join(LAYOUT_NAMES)}, with :k where k is not in the file: overcomplete_topk:32.",
                 ),
             ],
-            outputs=[Sae.Output(display_name="sae", tooltip="The SAE with the place in the model where it belongs.")],
+            outputs=[
+                Sae.Output(
+                    display_name="sae", tooltip="The SAE with the place in the model where it belongs, or the set."
+                )
+            ],
         )
 
     @classmethod

@@ -1,30 +1,31 @@
 from __future__ import annotations
 
-import json
-from pathlib import Path
+from dataclasses import replace
+from typing import Any
 
 from comfy_api.latest import io, ui
 from torch import Tensor
 
 from ..sae.dictionary.autoencoder import SparseAutoencoder
 from ..sae.dictionary.fingerprint import fingerprint
-from ..sae.files.small_json import write_json
+from ..sae.dictionary.sae_set import AnySae, SaeSet, members_at
 from ..sae.formats.known import known_checkpoint
 from ..sae.formats.provenance import provenance
-from ..sae.hosts.comfyui.model import Model
+from ..sae.hosts.comfyui.carried import carried
+from ..sae.hosts.comfyui.model import Model, family_of
 from ..sae.places.moment import SIDES, Schedule, Side
-from ..sae.places.site import parse_location, resolve_site
-from ..sae.steering.delta import Steering
-from ..sae.steering.edits import FeatureList, Method, Unit
-from ..sae.steering.intervention import Intervention
+from ..sae.steering.edits import Auto, FeatureList, Method, Unit, method_for
+from ..sae.steering.places import SetUp, Wanted
 from ..sae.steering.recipe import NeededSae, Recipe, read_recipe, write_recipe
 from ..sae.version import VERSION
-from .flux_activation_steer import UNIT_TIP, steered
+from .flux_activation_steer import UNIT_TIP
 from .shared.feature_names import names_of
 from .shared.model_folder import output_folder
-from .shared.sockets import CATEGORY, Sae, SaeFeatures, location_input, steering_inputs, stream_input
+from .shared.recipe_files import read_saved, recipe_names, saved_path, write_recipe_file
+from .shared.sockets import CATEGORY, Sae, SaeFeatures, location_input, percent_input, steering_inputs, stream_input
+from .shared.steered import steered
 
-FOLDER = "recipes"
+NONE = "none"  # no saved recipe; their names end in .json
 
 
 class SaveRecipe(io.ComfyNode):
@@ -36,20 +37,35 @@ class SaveRecipe(io.ComfyNode):
             category=CATEGORY,
             description=(
                 "Writes a steering set-up as a small JSON file that can be shared: features with their names, "
-                "strengths, place, schedule, and which SAE it needs. The region belongs to a picture and is left out."
+                "strengths, place, schedule, and which SAE it needs. Connect the steered MODEL, and nothing else. The "
+                "region belongs to a picture and is left out."
             ),
             search_aliases=["export steering", "share steering", "preset"],
             inputs=[
-                Sae.Input("sae", tooltip="The SAE that the features belong to."),
-                *steering_inputs("TopActivatingFeatures", 0.2, UNIT_TIP),
+                Sae.Input(
+                    "sae", optional=True, tooltip="Without model: the SAE that the features belong to, or the set."
+                ),
+                *steering_inputs("TopActivatingFeatures", UNIT_TIP, without="Not with model."),
                 location_input(),
                 stream_input(),
-                _percent("start_percent", 0.0, "As in FLUX Activation Steer."),
-                _percent("end_percent", 1.0, "As in FLUX Activation Steer."),
+                percent_input("start_percent", 0.0, "As in Activation Steer."),
+                percent_input("end_percent", 1.0, "As in Activation Steer."),
                 io.Combo.Input("apply_to", options=list(SIDES), default="both", tooltip="Side of guidance."),
                 io.String.Input("name", default="my-recipe", tooltip="Of the file in output/sae/recipes."),
                 io.String.Input("note", default="", multiline=True, tooltip="What it does, for those who load it."),
                 SaeFeatures.Input("replaces", optional=True, tooltip="For swap: the features to take out."),
+                io.Model.Input(
+                    "model",
+                    optional=True,
+                    tooltip="The steered MODEL, whose set-up is saved. Of this node only name, note and overwrite "
+                    "count then.",
+                ),
+                io.Boolean.Input(
+                    "overwrite",
+                    default=False,
+                    optional=True,
+                    tooltip="Replaces another recipe of that name. Off: the new one gets a number, as pictures do.",
+                ),
             ],
             outputs=[io.String.Output(display_name="recipe", tooltip="The JSON, for Load Recipe.")],
             is_output_node=True,
@@ -58,9 +74,7 @@ class SaveRecipe(io.ComfyNode):
     @classmethod
     def execute(
         cls,
-        sae: SparseAutoencoder,
-        features: FeatureList,
-        method: Method,
+        method: Method | Auto,
         strength: float,
         unit: Unit,
         location: str,
@@ -70,21 +84,29 @@ class SaveRecipe(io.ComfyNode):
         apply_to: Side,
         name: str,
         note: str,
+        sae: AnySae | None = None,
+        features: FeatureList | None = None,
         replaces: FeatureList | None = None,
+        model: Model | None = None,
+        overwrite: bool = False,
     ) -> io.NodeOutput:
-        site = resolve_site(location, stream, sae.site)
-        Steering(sae, features, method, strength, unit, replaces or ())  # what cannot steer is not saved
-        used = {edit.feature for edit in (*features, *(replaces or ()))}
-        recipe = Recipe(
-            tuple(features), _needed(sae), site.location, site.stream, method, strength, unit, start_percent,
-            end_percent, apply_to, tuple(replaces or ()),
-            {feature: text for feature, text in names_of(sae).items() if feature in used}, note, VERSION,
-        )  # fmt: skip
-        path, text = _file(name), write_recipe(recipe)
-        write_json(path, json.loads(text))
-        return io.NodeOutput(
-            text, ui=ui.PreviewText(f"Wrote {path.relative_to(output_folder().parent.parent)}\n{text}")
-        )
+        wired = {"sae": sae, "features": features, "replaces": replaces}
+        if model is not None:
+            set_up = _set_up_of(model, [name for name, value in wired.items() if value is not None])
+        elif sae is None or features is None:
+            missing = next(name for name in ("sae", "features") if wired[name] is None)
+            raise ValueError(f"{missing}: nothing came; connect a steered MODEL to model, or both sae and features.")
+        else:
+            chosen, schedule = method_for(method, replaces), Schedule(start_percent, end_percent)
+            wanted = Wanted(features, chosen, strength, unit, replaces or (), schedule, apply_to)
+            set_up = SetUp(sae, wanted, location, stream)
+        text = write_recipe(_recipe(set_up, note))
+        path, fresh = write_recipe_file(name, text, overwrite)
+        where = path.relative_to(output_folder().parent.parent).as_posix()
+        lines = [f"Wrote {where}" if fresh else f"{where} holds this very recipe already."]
+        if set_up.wanted.mask is not None:
+            lines.append("The region is left out: it belongs to one picture.")
+        return io.NodeOutput(text, ui=ui.PreviewText("\n".join([*lines, text])))
 
 
 class LoadRecipe(io.ComfyNode):
@@ -94,11 +116,13 @@ class LoadRecipe(io.ComfyNode):
             node_id="LoadRecipe",
             display_name="Load Recipe",
             category=CATEGORY,
-            description="Steers a FLUX model as a recipe says. It needs the very SAE that the recipe was made with.",
+            description="Steers a model as a recipe says. It needs the very SAE that the recipe was made with.",
             search_aliases=["import steering", "apply recipe", "preset"],
             inputs=[
-                io.Model.Input("model", tooltip="A FLUX model; it stays as it is."),
-                io.String.Input("recipe", multiline=True, tooltip="The JSON that Save Recipe wrote, pasted here."),
+                io.Model.Input("model", tooltip="A model of a known family, such as FLUX; it stays as it is."),
+                io.String.Input(
+                    "recipe", multiline=True, tooltip="The JSON that Save Recipe wrote, pasted here, or choose saved."
+                ),
                 io.Float.Input(
                     "strength",
                     default=1.0,
@@ -110,6 +134,13 @@ class LoadRecipe(io.ComfyNode):
                 ),
                 Sae.Input("sae", optional=True, tooltip="The recipe's SAE; without it you are told where to get it."),
                 io.Mask.Input("mask", optional=True, tooltip="Where on the picture to steer. Image tokens only."),
+                io.Combo.Input(
+                    "saved",
+                    options=[NONE, *recipe_names()],
+                    default=NONE,
+                    optional=True,
+                    tooltip="A file in output/sae/recipes, in place of the text. R reads the list again.",
+                ),
             ],
             outputs=[
                 io.Model.Output(display_name="model", tooltip="The steered copy of the model."),
@@ -121,43 +152,83 @@ class LoadRecipe(io.ComfyNode):
         )
 
     @classmethod
+    def fingerprint_inputs(cls, saved: str = NONE, **more: Any) -> str:
+        """Another state of the file is another recipe."""
+        if saved not in recipe_names():
+            return ""
+        state = saved_path(saved).stat()
+        return f"{state.st_mtime_ns} {state.st_size}"
+
+    @classmethod
     def execute(
         cls,
         model: Model,
         recipe: str,
         strength: float,
-        sae: SparseAutoencoder | None = None,
+        sae: AnySae | None = None,
         mask: Tensor | None = None,
+        saved: str = NONE,
     ) -> io.NodeOutput:
-        found = read_recipe(recipe)
+        if saved != NONE and recipe.strip():
+            raise ValueError(f"saved: {saved} is chosen, but recipe has a text too; empty the text, or choose none.")
+        found = read_recipe(recipe) if saved == NONE else read_saved(saved)
         if sae is None:
             raise ValueError(f"sae: this recipe needs {found.sae}; load it with Load SAE and connect it.")
-        found.check_sae(fingerprint(sae))
-        steering = Steering(sae, found.features, found.method, found.strength * strength, found.unit, found.replaces)
-        site = parse_location(found.location, found.stream)
+        found.check_sae(_needed(sae))
+        found.check_family(family_of(model).name)
         schedule = Schedule(found.start_percent, found.end_percent)
-        intervention = Intervention(steering, site, schedule, found.apply_to, mask)
-        return steered(
-            model, intervention, cls.hidden.unique_id, FeatureList(found.features, owner=sae.owner), found.note
+        total = found.strength * strength
+        features, replaces = (FeatureList(edits, owner=sae.owner) for edits in (found.features, found.replaces))
+        wanted = Wanted(features, found.method, total, found.unit, replaces, schedule, found.apply_to, mask)
+        return steered(cls, model, sae, wanted, found.location, found.stream, features, found.note)
+
+
+def _set_up_of(model: Model, wired: list[str]) -> SetUp:
+    """What steers the MODEL; ValueError where that is not one thing, or where `wired` says it again."""
+    if wired:
+        raise ValueError(
+            f"model: it brings its own set-up, but {' and '.join(wired)} came too; disconnect model, or the others."
         )
+    found = carried(model)
+    if not found:
+        raise ValueError(
+            "model: nothing steers it; connect the MODEL that Activation Steer, Concept Steer or Load Recipe gives."
+        )
+    if len(found) > 1:
+        raise ValueError(
+            f"model: {len(found)} nodes steer it, but a recipe holds one steering; save each from a model that it "
+            "alone steers, or steer with one SAE Set."
+        )
+    return found[0]
 
 
-def _percent(name: str, default: float, tooltip: str) -> io.Float.Input:
-    return io.Float.Input(name, default=default, min=0.0, max=1.0, step=0.01, tooltip=tooltip)
+def _recipe(set_up: SetUp, note: str) -> Recipe:
+    """The set-up as people share it, with what its features are called; ValueError for what cannot steer."""
+    sae, wanted = set_up.sae, set_up.wanted
+    members = members_at(sae, set_up.location, set_up.stream)
+    wanted.at(sae, members)
+    location, stream = set_up.location.strip() or "auto", set_up.stream
+    if not isinstance(sae, SaeSet):  # a set's place may be auto, for its members tell theirs
+        location, stream = members[0].site.location, members[0].site.stream
+    used = {edit.feature for edit in (*wanted.features, *wanted.replaces)}
+    return Recipe(
+        tuple(wanted.features), _needed(sae), location, stream, wanted.method, wanted.strength, wanted.unit,
+        wanted.schedule.start_percent, wanted.schedule.end_percent, wanted.side, tuple(wanted.replaces),
+        {feature: text for feature, text in names_of(sae).items() if feature in used}, note, VERSION,
+        sae.trained_on.family if sae.trained_on else "",
+    )  # fmt: skip
 
 
-def _needed(sae: SparseAutoencoder) -> NeededSae:
+def _needed(sae: AnySae) -> NeededSae:
+    if isinstance(sae, SaeSet):
+        members = tuple(replace(_needed(member.sae), site=member.site) for member in sae.members)
+        return NeededSae(fingerprint(sae), sae.name, members=members)
+    return NeededSae(fingerprint(sae), sae.name, _source(sae))
+
+
+def _source(sae: SparseAutoencoder) -> str:
     known = known_checkpoint(sae.name)
-    source = (known.url or known.page) if known else provenance(sae).get("source", "")
-    return NeededSae(fingerprint(sae), sae.name, source)
-
-
-def _file(name: str) -> Path:
-    """The file in output/sae/recipes; ValueError for a name that leads out of it."""
-    plain = name.strip().removesuffix(".json")
-    if not plain or set(plain) & set('/\\:*?"<>|') or not plain.isprintable() or plain.startswith("."):
-        raise ValueError(f"name: {name!r} is no name of a file; write one such as my-recipe.")
-    return output_folder() / FOLDER / f"{plain}.json"
+    return (known.url or known.page) if known else provenance(sae).get("source", "")
 
 
 NODES = [SaveRecipe, LoadRecipe]

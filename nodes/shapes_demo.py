@@ -9,7 +9,15 @@ import torch
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..sae.demo.files import ATTENTION_SAE, IMAGE_SAE, TEXT_SAE, TRANSFORMER, load_decoder, load_sae
+from ..sae.demo.files import (
+    ATTENTION_SAE,
+    IMAGE_SAE,
+    TEXT_SAE,
+    TRANSFORMER,
+    load_attention_set,
+    load_decoder,
+    load_sae,
+)
 from ..sae.demo.latents import encode_pictures
 from ..sae.demo.model import POOLED_WIDTH, embed_prompts
 from ..sae.demo.shapes import SLOTS, Prompt, parse_prompt, read_prompt
@@ -42,6 +50,10 @@ class LoadShapesDemo(io.ComfyNode):
                     tooltip="Encodes texts for Shapes, as CLIP Text Encode wants it; words that "
                     "Shapes does not know are passed over.",
                 ),
+                Sae.Output(
+                    display_name="sae_set",
+                    tooltip="The SAEs of all six attention outputs, image stream, as one: they steer the picture.",
+                ),
             ],
         )
 
@@ -49,7 +61,7 @@ class LoadShapesDemo(io.ComfyNode):
     def execute(cls) -> io.NodeOutput:
         model = comfy.sd.load_diffusion_model(str(TRANSFORMER))
         saes = [load_sae(name) for name in (TEXT_SAE, ATTENTION_SAE, IMAGE_SAE)]
-        return io.NodeOutput(model, ShapesVAE(), *saes, ShapesCLIP())
+        return io.NodeOutput(model, ShapesVAE(), *saes, ShapesCLIP(), load_attention_set())
 
 
 class ShapesPrompt(io.ComfyNode):
@@ -82,6 +94,10 @@ class ShapesCLIP:
 
     def tokenize(self, text: str, **options: object) -> Prompt:
         return read_prompt(text)
+
+    def token_words(self, text: str) -> list[str]:
+        """Shapes has one token for each kind of word, and one for a kind that is left out."""
+        return [word or "–" for word in read_prompt(text).words]
 
     def encode_from_tokens_scheduled(self, tokens: Prompt, **options: object) -> list[list[Any]]:
         return _conditioning(tokens)

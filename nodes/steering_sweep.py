@@ -7,17 +7,16 @@ import comfy.model_management
 import comfy.samplers
 from comfy_api.latest import io, ui
 
-from ..sae.dictionary.autoencoder import SparseAutoencoder
+from ..sae.dictionary.sae_set import AnySae, SaeSet
 from ..sae.drawing.pixels import from_image
 from ..sae.drawing.sheet import GrowingSheet
 from ..sae.hosts.comfyui.drawing import Drawing, first_of_batch, progress_bar
-from ..sae.hosts.comfyui.model import Model
+from ..sae.hosts.comfyui.model import Model, elsewhere_lines, members_in
 from ..sae.hosts.comfyui.sampling import Sampling
-from ..sae.places.site import Site, resolve_site
-from ..sae.steering.delta import Steering
-from ..sae.steering.edits import METHODS, UNITS, Edit, FeatureList, Method, Unit, check_owner
-from ..sae.steering.intervention import Intervention
-from ..sae.steering.sweep import Cell, captions, draw_cells, parse_strengths, plan
+from ..sae.steering.edits import METHODS, UNITS, Auto, FeatureList, Method, Unit, method_for
+from ..sae.steering.places import Planned, Wanted
+from ..sae.steering.sweep import Row, captions, draw_rows, parse_strengths, plan, rows_of
+from .flux_activation_steer import UNIT_TIP
 from .shared.feature_names import names_of
 from .shared.model_folder import output_folder
 from .shared.sockets import CATEGORY, LOCATION_TIP, METHOD_TIP, Sae, SaeFeatures, stream_input
@@ -25,6 +24,7 @@ from .shared.sockets import CATEGORY, LOCATION_TIP, METHOD_TIP, Sae, SaeFeatures
 log = logging.getLogger(__name__)
 
 CANCELLED = "sweep-cancelled.png"
+LONGEST_LINE = 22  # characters of a caption's line
 
 
 class SteeringSweep(io.ComfyNode):
@@ -35,12 +35,24 @@ class SteeringSweep(io.ComfyNode):
             display_name="Steering Sweep",
             category=CATEGORY,
             description=(
-                "Draws each feature at several strengths, from the same seed, on one labelled sheet; beside them the "
-                "unsteered picture and a random direction of the same size."
+                "Draws all features together, then each alone, at several strengths and from the same seed, on one "
+                "labelled sheet; beside them the unsteered picture and a random direction of the same size."
             ),
             search_aliases=["xy plot", "strength grid", "compare features", "contact sheet"],
-            inputs=[*_what(), *_how()],
-            outputs=[io.Image.Output(display_name="sheet", tooltip="The sheet, one row for each feature.")],
+            inputs=[
+                *_what(),
+                *_how(),
+                SaeFeatures.Input(
+                    "replaces",
+                    optional=True,
+                    tooltip="For swap: the features to take out, in every row all of them.",
+                ),
+            ],
+            outputs=[
+                io.Image.Output(
+                    display_name="sheet", tooltip="The sheet: a row for all features together, and one for each."
+                )
+            ],
             has_intermediate_output=True,
         )
 
@@ -49,9 +61,9 @@ class SteeringSweep(io.ComfyNode):
         cls,
         model: Model,
         vae: Any,
-        sae: SparseAutoencoder,
+        sae: AnySae,
         features: FeatureList,
-        method: Method,
+        method: Method | Auto,
         unit: Unit,
         strengths: str,
         controls: bool,
@@ -66,40 +78,41 @@ class SteeringSweep(io.ComfyNode):
         denoise: float,
         location: str,
         stream: str,
+        replaces: FeatureList | None = None,
     ) -> io.NodeOutput:
-        check_owner(features, sae.owner, "features")
-        wanted = parse_strengths(strengths)
-        sites = [resolve_site(part, stream, sae.site) for part in location.split(";")]
-        places = [(edit, site) for site in sites for edit in features]  # one row of the sheet each
-        cells = plan([edit for edit, _ in places], wanted, controls)
-
-        def steering(cell: Cell) -> Intervention:
-            return Intervention(Steering(sae, [cell.edit], method, cell.strength, unit), places[cell.row][1])
-
+        columns = parse_strengths(strengths)
+        places = [members_in(model, sae, part, stream) for part in location.split(";")]
+        wanted = Wanted(features, method_for(method, replaces), 1.0, unit, replaces or ())
+        rows = rows_of(sae, places, wanted)
+        cells = plan(len(rows), columns, controls)
         how = Sampling(seed, steps, cfg, sampler_name, scheduler, denoise)
         draw = Drawing(model, positive, first_of_batch(latent_image), how, negative, vae)
-        names = names_of(sae)
-        rows = [_caption(edit, names, site if len(sites) > 1 else None) for edit, site in places]
-        sheet = GrowingSheet(rows, captions(wanted, controls))
+        names, several = names_of(sae), len(places) > 1 or isinstance(sae, SaeSet)
+        sheet = GrowingSheet([_caption(row, names, several) for row in rows], captions(columns, controls))
         try:
-            for row, pictures in draw_cells(draw, cells, steering, progress_bar(steps)):
+            for row, pictures in draw_rows(draw, rows, cells, progress_bar(steps)):
                 sheet.add(row, pictures[0])
         except comfy.model_management.InterruptProcessingException:
             _keep(sheet)
             raise
         drawn = from_image(sheet.image()).unsqueeze(0)
-        return io.NodeOutput(drawn, ui=ui.PreviewImage(drawn))
+        told = _lines(model, wanted.at(sae, [member for part in places for member in part]))
+        return io.NodeOutput(drawn, ui={**ui.PreviewImage(drawn).as_dict(), **({"text": told} if told else {})})
 
 
 def _what() -> list[io.Input]:
     return [
-        io.Model.Input("model", tooltip="A FLUX model; it stays as it is."),
+        io.Model.Input("model", tooltip="A model of a known family, such as FLUX; it stays as it is."),
         io.Vae.Input("vae", tooltip="Decodes the pictures."),
-        Sae.Input("sae", tooltip="An SAE that was trained on this model."),
-        SaeFeatures.Input("features", tooltip="One row for each, with its own strength as a factor."),
-        io.Combo.Input("method", options=[m for m in METHODS if m != "swap"], default="add", tooltip=METHOD_TIP),
-        io.Combo.Input("unit", options=list(UNITS), default="token_norm", tooltip="What strength 1 means."),
-        io.String.Input("strengths", default="0.1, 0.2, 0.4", tooltip="One column for each number."),
+        Sae.Input(
+            "sae", tooltip="An SAE that was trained on this model, or a set: each feature is steered at its own place."
+        ),
+        SaeFeatures.Input(
+            "features", tooltip="A row for all together and one for each, with its own strength as a factor."
+        ),
+        io.Combo.Input("method", options=[*METHODS, "auto"], default="auto", tooltip=METHOD_TIP),
+        io.Combo.Input("unit", options=list(UNITS), default="auto", tooltip=UNIT_TIP),
+        io.String.Input("strengths", default="0.5, 1, 2", tooltip="One column for each number."),
         io.Boolean.Input(
             "controls", default=True, tooltip="A column with a random direction of the largest strength's size."
         ),
@@ -129,10 +142,23 @@ def _how() -> list[io.Input]:
     ]
 
 
-def _caption(edit: Edit, names: dict[int, str], site: Site | None) -> str:
-    """Of a row; the place is told where there are several."""
-    lines = [f"feature {edit.feature}", names.get(edit.feature, "")[:22], "" if site is None else site.location[-22:]]
+def _caption(row: Row, names: dict[int, str], several: bool) -> str:
+    """The place is told where there are several."""
+    edits, members = row.wanted.features, row.members
+    if len(edits) > 1:
+        lines = [f"all {len(edits)} together"]
+    else:
+        name = " ".join(names.get(edits[0].feature, "").split())
+        lines = [f"feature {edits[0].feature}", name[:LONGEST_LINE]]
+    if several:
+        lines.append(members[0].site.location[-LONGEST_LINE:] if len(members) == 1 else f"at {len(members)} places")
     return "\n".join(filter(None, lines))
+
+
+def _lines(model: Model, planned: Planned) -> list[str]:
+    """What is to be told of the lists and places."""
+    warnings = [line for item in planned.interventions for line in item.steering.warnings]
+    return list(dict.fromkeys([*planned.lines, *warnings, *elsewhere_lines(model, planned.members)]))
 
 
 def _keep(sheet: GrowingSheet) -> None:

@@ -1,22 +1,23 @@
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..sae.dictionary.autoencoder import SparseAutoencoder
+from ..sae.dictionary.sae_set import AnySae, SaeSet
 from ..sae.dictionary.statistics import write_statistics
-from ..sae.finding.features import FeatureReader, FeatureTally, rank_features
-from ..sae.hosts.comfyui.drawing import heard, progress_bar
-from ..sae.hosts.comfyui.model import Model
-from ..sae.hosts.comfyui.sampling import Sampling, sample
-from ..sae.hosts.comfyui.steering import observe
-from ..sae.places.progress import steps_of
-from ..sae.places.site import Site, resolve_site
-from ..sae.steering.measured import Setting
+from ..sae.finding.effect import CANDIDATES, EFFECT
+from ..sae.finding.features import FeatureReader
+from ..sae.hosts.comfyui.drawing import progress_bar
+from ..sae.hosts.comfyui.model import Model, elsewhere_lines
+from ..sae.hosts.comfyui.sampling import Sampling
+from .shared.feature_pictures import gallery_input, keep_run
 from .shared.feature_ranges import setting_here
 from .shared.feature_results import count_input, feature_outputs, found_features, rank_input
+from .shared.finding import Finder, Ranking, find
+from .shared.messages import show_progress_text
 from .shared.model_folder import measured_statistics, output_folder
 from .shared.sockets import CATEGORY, Sae, location_input, stream_input
 
@@ -29,6 +30,28 @@ def _save_statistics_input() -> io.Boolean.Input:
         advanced=True,
         tooltip="Writes mean, max and density of every feature to output/sae, where Load SAE finds them; they are the "
         "units 'mean' and 'max'. Better with several steps.",
+    )
+
+
+log = logging.getLogger(__name__)
+
+EFFECT_TIP = (
+    "effect (with a baseline): how far a feature alone moves the picture from the baseline to the prompt; it tries the "
+    "candidates one by one."
+)
+
+
+def _candidates_input() -> io.Int.Input:
+    return io.Int.Input(
+        "candidates",
+        default=CANDIDATES,
+        min=1,
+        max=1024,
+        step=1,
+        optional=True,
+        advanced=True,
+        tooltip="For effect: how many features are tried, those with the largest difference of means. Each costs one "
+        "forward at 4 noise levels; the node tells how much that is.",
     )
 
 
@@ -45,8 +68,10 @@ class TopActivatingFeatures(io.ComfyNode):
             ),
             search_aliases=["find features", "sae features", "feature finder", "contrast features"],
             inputs=[
-                io.Model.Input("model", tooltip="A FLUX model; it stays as it is."),
-                Sae.Input("sae", tooltip="An SAE that was trained on this model."),
+                io.Model.Input("model", tooltip="A model of a known family, such as FLUX; it stays as it is."),
+                Sae.Input(
+                    "sae", tooltip="An SAE that was trained on this model, or a set, read at all its places at once."
+                ),
                 io.Conditioning.Input("positive", tooltip="The prompt whose features are looked for."),
                 io.Latent.Input("latent_image", tooltip="Size of the picture; an empty latent, or one to look at."),
                 io.Int.Input(
@@ -61,7 +86,7 @@ class TopActivatingFeatures(io.ComfyNode):
                     "steps", default=4, min=1, max=100, step=1, tooltip="Steps of the short sampling; 4 to 8 do."
                 ),
                 count_input(),
-                rank_input(),
+                rank_input(EFFECT, tooltip=EFFECT_TIP),
                 location_input(),
                 stream_input(),
                 io.Conditioning.Input(
@@ -71,8 +96,11 @@ class TopActivatingFeatures(io.ComfyNode):
                 ),
                 io.Mask.Input("mask", optional=True, tooltip="Counts only image tokens inside the mask."),
                 _save_statistics_input(),
+                _candidates_input(),
+                gallery_input(),
             ],
             outputs=feature_outputs(),
+            hidden=[io.Hidden.unique_id],
             is_output_node=True,  # it shows what it found, whether anything is wired to it or not
         )
 
@@ -80,7 +108,7 @@ class TopActivatingFeatures(io.ComfyNode):
     def execute(
         cls,
         model: Model,
-        sae: SparseAutoencoder,
+        sae: AnySae,
         positive: Any,
         latent_image: dict[str, Any],
         seed: int,
@@ -92,49 +120,36 @@ class TopActivatingFeatures(io.ComfyNode):
         baseline: Any = None,
         mask: Tensor | None = None,
         save_statistics: bool = False,
+        candidates: int = CANDIDATES,
+        gallery: Any = None,
     ) -> io.NodeOutput:
-        site = resolve_site(location, stream, sae.site)
-        runs = [positive] if baseline is None else [positive, baseline]
-        on_progress = progress_bar(steps)
-        readers = []
-        for number, conditioning in enumerate(runs):
-            reader = FeatureReader(sae, site, mask)
-            callback = heard(steps_of(on_progress, number, len(runs)), model)
-            observed = observe(model, site, reader, sae)
-            sample(observed, conditioning, latent_image, Sampling(seed, steps), callback)
-            readers.append(reader)
-        saved = _save_statistics(sae, readers[0].tally) if save_statistics else ""
-        return _result(sae, site, rank_by, count, saved, setting_here(model, site), *readers)
+        finder = Finder(model, sae, location, stream, latent_image, Sampling(seed, steps), mask)
+        prompts = [positive] if baseline is None else [positive, baseline]
+        search = (0, None if baseline is None else 1)
+        ranking, node_id = Ranking(rank_by, count, candidates), cls.hidden.unique_id
+        runs, [found] = find(
+            finder, prompts, [search], ranking, progress_bar(1), lambda line: _tell(line, node_id), gallery is not None
+        )
+        shown = [keep_run(run, gallery) for run in runs] if gallery is not None else []
+        saved = [_save_statistics(reader) for reader in runs[0].readers] if save_statistics else []
+        heat, elsewhere = finder.heat(runs[0], found.rows), elsewhere_lines(model, finder.members)
+        setting = None if isinstance(sae, SaeSet) else setting_here(model, finder.members[0].site)
+        lines = [*saved, *shown[:1], *found.lines, *elsewhere]
+        return found_features(sae, found.ranked, f"at {finder.places}", *lines, heat=heat, setting=setting)
 
 
-def _save_statistics(sae: SparseAutoencoder, tally: FeatureTally) -> str:
+def _tell(line: str, node_id: str | None) -> None:
+    log.info("TopActivatingFeatures: %s", line)
+    show_progress_text(node_id, line)
+
+
+def _save_statistics(reader: FeatureReader) -> str:
     """Writes what the prompt's run says of every feature; returns a line that tells where."""
+    sae, tally = reader.sae, reader.tally
     path = measured_statistics(sae.name, sae.owner)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_statistics(tally.statistics(), path, sae.owner)
     return f"Statistics over {tally.tokens} tokens are in {path.relative_to(output_folder().resolve().parent)}."
-
-
-def _result(
-    sae: SparseAutoencoder,
-    site: Site,
-    by: Any,
-    count: int,
-    saved: str,
-    setting: Setting,
-    reader: FeatureReader,
-    baseline: FeatureReader | None = None,
-) -> io.NodeOutput:
-    if reader.mask is not None and any(read and not read.tally.tokens for read in (reader, baseline)):
-        raise ValueError("mask: no area of the prompt touches it, so there is no token to read; paint inside an area.")
-    ranked = rank_features(reader.tally, by, count, baseline.tally if baseline else None)
-    if not ranked:
-        raise ValueError(
-            f"sae: no feature of {sae.name} fires {'more' if baseline else 'at all'} at {site} for this prompt; check "
-            "that the SAE belongs to this model and location, or use another baseline."
-        )
-    heat = reader.heat(row.feature for row in ranked)
-    return found_features(sae, ranked, f"at {site}", saved, heat=heat, setting=setting)
 
 
 NODES = [TopActivatingFeatures]

@@ -4,14 +4,14 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..sae.dictionary.autoencoder import SparseAutoencoder
+from ..sae.dictionary.sae_set import AnySae
 from ..sae.embeddings.spot import ALL, AUTO
 from ..sae.finding.embedding_tally import tally_tokens
 from ..sae.finding.features import RankBy, rank_features
 from ..sae.hosts.comfyui.embeddings import read, spot_in
-from .shared.embed_sockets import describe_spot, embed_input, target_input, tokens_input
+from .shared.embed_sockets import describe_spot, embed_input, tap_input, target_input, tokens_input
 from .shared.feature_results import count_input, feature_outputs, found_features, rank_input
-from .shared.sockets import CATEGORY, Sae
+from .shared.sockets import CATEGORY, Sae, one_sae
 
 
 class TopEmbedFeatures(io.ComfyNode):
@@ -38,6 +38,7 @@ class TopEmbedFeatures(io.ComfyNode):
                 ),
                 target_input(),
                 tokens_input(),
+                tap_input(),
             ],
             outputs=feature_outputs(),
             is_output_node=True,  # it shows what it found, whether anything is wired to it or not
@@ -47,18 +48,20 @@ class TopEmbedFeatures(io.ComfyNode):
     def execute(
         cls,
         embed: Any,
-        sae: SparseAutoencoder,
+        sae: AnySae,
         count: int,
         rank_by: RankBy,
         baseline: Any = None,
         target: str = AUTO,
         tokens: str = ALL,
+        tap: str = AUTO,
     ) -> io.NodeOutput:
-        spot = spot_in(embed, sae, target, tokens)
+        sae = one_sae(sae)
+        spot = spot_in(embed, sae, target, tokens, tap)
         tally = tally_tokens(sae, read(embed, spot))
         below = None
         if baseline is not None:
-            below = tally_tokens(sae, read(baseline, spot_in(baseline, sae, spot.target, spot.tokens)))
+            below = tally_tokens(sae, read(baseline, spot_in(baseline, sae, spot.target, spot.tokens, tap)))
         ranked = rank_features(tally, rank_by, count, below)
         if not ranked:
             raise ValueError(

@@ -1,4 +1,4 @@
-"""python -m sae: list and download public SAEs, look at one, convert it to another layout, name its features."""
+"""python -m sae: list and download public SAEs, look at one, convert it, name its features, train and measure one."""
 
 from __future__ import annotations
 
@@ -6,10 +6,20 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from .commands import convert, download, inspect, label
+from .commands import compare, convert, download, evaluate, inspect, label, publish, train
 from .commands import list as list_known
 
-COMMANDS = {"list": list_known, "download": download, "inspect": inspect, "convert": convert, "label": label}
+COMMANDS = {
+    "list": list_known,
+    "download": download,
+    "inspect": inspect,
+    "convert": convert,
+    "label": label,
+    "train": train,
+    "evaluate": evaluate,
+    "compare": compare,
+    "publish": publish,
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -1,17 +1,34 @@
-// The pack's one entry: registers its widget, and shows on nodes what they found.
+// The pack's one entry: registers its widgets, and shows on nodes what they found.
 import { app } from "../../scripts/app.js";
 import { api } from "../../scripts/api.js";
+import { browserOf, createBrowser } from "./lib/browser.js";
+import { executionNodes } from "./lib/graph.js";
 import { createMixer, panelOf } from "./lib/mixer.js";
-import { remember, restore } from "./lib/viewers.js";
+import { forgetPictures } from "./lib/pictures.js";
+import { executed, expectCached, reported, restore } from "./lib/viewers.js";
 
 const REPORT = "sae_steering.report";
-const PANEL_WIDTH = 440; // of a new Feature Mixer
+const PANEL_WIDTH = 520; // of a new Feature Mixer
 
 function loadStyle() {
   const link = document.createElement("link");
   link.rel = "stylesheet";
   link.href = new URL("./sae_steering.css", import.meta.url).href;
   document.head.append(link);
+}
+
+/** The graph has changed: panels tell of the method that they are wired to, lists show the SAE that is connected. */
+function followGraph() {
+  for (const node of executionNodes().values()) {
+    panelOf(node)?.explain();
+    browserOf(node)?.follow();
+  }
+}
+
+/** A run has ended, which may have made pictures, names or ranges. */
+function refreshLists() {
+  forgetPictures();
+  for (const node of executionNodes().values()) browserOf(node)?.refresh();
 }
 
 app.registerExtension({
@@ -23,15 +40,20 @@ app.registerExtension({
 
   setup() {
     loadStyle();
-    api.addEventListener("executed", ({ detail }) => remember(detail.display_node ?? detail.node, detail.output));
-    api.addEventListener(REPORT, ({ detail }) => remember(detail.node, { sae_steering: [detail.report] }));
+    api.addEventListener("execution_cached", ({ detail }) => expectCached(detail.nodes));
+    api.addEventListener("executed", ({ detail }) => executed(detail.display_node ?? detail.node, detail.output));
+    api.addEventListener(REPORT, ({ detail }) => reported(detail.node, detail.report));
+    api.addEventListener("execution_success", refreshLists);
+    api.addEventListener("graphChanged", followGraph);
   },
 
   nodeCreated(node) {
+    if (node.comfyClass === "FeatureBrowser") createBrowser(node);
     if (panelOf(node) && node.size[0] < PANEL_WIDTH) node.setSize([PANEL_WIDTH, node.size[1]]);
   },
 
   async afterConfigureGraph() {
+    followGraph();
     await restore();
   },
 });

@@ -1,4 +1,5 @@
-"""python -m lab.bench: time per step steered against unsteered, and what loading an SAE for `add` takes."""
+"""python -m lab.bench: what steering costs at FLUX's width and on Shapes, what loading an SAE for `add` takes, and what
+training takes beside other libraries."""
 
 from __future__ import annotations
 
@@ -8,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -15,19 +17,22 @@ import torch
 from safetensors.torch import save_file
 
 from sae.demo.files import TEXT_SAE, load_sae, load_transformer
-from sae.demo.model import sample
 from sae.demo.shapes import Prompt
 from sae.dictionary.autoencoder import SparseAutoencoder
 from sae.formats import load
 from sae.places.site import parse_location
 from sae.steering.delta import Steering
-from sae.steering.edits import Edit
+from sae.steering.edits import Edit, Method
 from sae.steering.intervention import Intervention
 
 from ..judge.steer import draw_steered
+from .loops import run_in_comfyui
+from .training import race_all
+from .width import seconds, time_products, time_taps, time_topk
 
 D_SAE, D_IN = 49_152, 3_072
-STEPS, ROUNDS, PICTURES = 8, 5, 16
+STEPS, ROUNDS, PICTURES = 8, 3, 16
+METHODS: tuple[Method, ...] = ("add", "scale", "surgery")
 
 
 def resident_mb() -> float:
@@ -36,27 +41,24 @@ def resident_mb() -> float:
 
 
 def time_steps(sae: SparseAutoencoder) -> None:
-    """Each round runs every way in turn, so that a busy machine is as unkind to one as to another."""
     transformer, prompt = load_transformer(), Prompt("red", "square", "left", "big", "white")
     prompts, seeds = [prompt] * PICTURES, range(PICTURES)
     site = parse_location("transformer_blocks.0-1", "image")
     edits = [Edit(1), Edit(2), Edit(3)]
-    ways = {
-        name: [Intervention(Steering(sae, edits, method, 0.1), site)] if method else []
-        for name, method in (("unsteered", None), ("add", "add"), ("scale", "scale"), ("surgery", "surgery"))
-    }
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
-    sample(transformer, prompts, seeds, STEPS)  # warm
-    for _ in range(ROUNDS):
-        for name, interventions in ways.items():
-            start = time.perf_counter()
-            draw_steered(transformer, prompts, seeds, interventions)
-            seconds[name].append((time.perf_counter() - start) / STEPS)
-    base = sorted(seconds["unsteered"])[ROUNDS // 2]
+    found = seconds(
+        {
+            method or "unsteered": partial(
+                draw_steered, transformer, prompts, seeds,
+                [Intervention(Steering(sae, edits, method, 0.1), site)] if method else [],
+            )
+            for method in (None, *METHODS)
+        },
+        ROUNDS,
+    )  # fmt: skip
+    base = found["unsteered"]
     print(f"Time per step on Shapes, {PICTURES} pictures, 3 features at 2 blocks, {sae.d_sae} features of {sae.d_in}:")
-    for name, values in seconds.items():
-        middle = sorted(values)[ROUNDS // 2]
-        print(f"  {name:10} {middle * 1000:8.1f} ms   {middle / base:5.2f} × unsteered")
+    for name, value in found.items():
+        print(f"  {name:10} {value / STEPS * 1000:8.1f} ms   {value / base:5.2f} × unsteered")
 
 
 def write_large(folder: Path) -> Path:
@@ -88,11 +90,17 @@ def main() -> None:
     if given.measure_loading:
         measure_loading(given.measure_loading)
         return
+    torch.set_num_threads(1)  # threads that wait for each other would count too
+    time_taps()
+    time_topk()
+    time_products()
     time_steps(load_sae(TEXT_SAE))
+    run_in_comfyui()
     with tempfile.TemporaryDirectory() as folder:
         write_large(Path(folder))
         # A fresh process: the peak of this one already holds the weights that were written.
         subprocess.run([sys.executable, "-m", "lab.bench", "--measure-loading", folder], check=True)
+    race_all()
 
 
 if __name__ == "__main__":

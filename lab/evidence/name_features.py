@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -22,7 +23,6 @@ from sae.naming.label_store import shipped_labels
 from sae.naming.labelling import SLOT, UNCLEAR, WordTally, tally_words
 from sae.naming.labelling_directions import label_directions, text_rows
 from sae.naming.labels import Labels, write_labels
-from sae.places.moment import Moment
 from sae.places.progress import OnStep
 from sae.places.site import resolve_site
 
@@ -49,34 +49,46 @@ def contexts() -> list[str]:
 
 def activations(
     transformer: FluxTransformer2DModel,
-    sae: SparseAutoencoder,
+    saes: Sequence[SparseAutoencoder],
     prompts: Sequence[Prompt],
     seeds: Sequence[int],
     steps: int,
-) -> Tensor:
-    """Mean over tokens and steps of each feature for each prompt, (prompts, d_sae)."""
-    site = resolve_site("auto", "auto", sae.site)
-    found = []
+) -> list[Tensor]:
+    """Of each SAE the mean over tokens and steps of each feature for each prompt, (prompts, d_sae); all in one run."""
+    found: list[list[Tensor]] = [[] for _ in saes]
     for first in range(0, len(prompts), BATCH):
-        part = prompts[first : first + BATCH]
-        calls: list[Tensor] = []
-
-        def see(x: Tensor, moment: Moment, calls: list[Tensor] = calls) -> None:
-            calls.append(sae.encode(x.float(), moment.sigma).mean(1))
-
-        with torch.no_grad(), capture(transformer, site, see):
-            sample(transformer, part, seeds[first : first + BATCH], steps)
-        found.append(torch.stack(calls).mean(0))
-    return torch.cat(found)
+        part = slice(first, first + BATCH)
+        with torch.no_grad(), ExitStack() as stack:
+            means = [stack.enter_context(_mean_codes(transformer, sae)) for sae in saes]
+            sample(transformer, prompts[part], seeds[part], steps)
+        for rows, calls in zip(found, means, strict=True):
+            rows.append(torch.stack(calls).mean(0))
+    return [torch.cat(rows) for rows in found]
 
 
-def name_features(transformer: FluxTransformer2DModel, sae: SparseAutoencoder) -> Labels:
+@contextmanager
+def _mean_codes(transformer: FluxTransformer2DModel, sae: SparseAutoencoder) -> Iterator[list[Tensor]]:
+    """One entry a call: (prompts, d_sae), the mean over tokens."""
+    calls: list[Tensor] = []
+    site = resolve_site("auto", "auto", sae.site)
+    with capture(transformer, site, lambda x, moment: calls.append(sae.encode(x.float(), moment.sigma).mean(1))):
+        yield calls
+
+
+def name_features(transformer: FluxTransformer2DModel, saes: Sequence[SparseAutoencoder]) -> list[Labels]:
+    """The labels of each SAE, as LabelFeatures finds them."""
+    tallies = [WordTally.new(WORDS, contexts(), sae.d_sae) for sae in saes]
+    texts = list(dict.fromkeys(context.replace(SLOT, word) for word in WORDS for context in contexts()))
+    means = activations(transformer, saes, [read_prompt(text) for text in texts], [0] * len(texts), STEPS)
+    return [_named(tally, dict(zip(texts, rows, strict=True))) for tally, rows in zip(tallies, means, strict=True)]
+
+
+def _named(tally: WordTally, known: Mapping[str, Tensor]) -> Labels:
     def see(texts: Sequence[str], on_step: OnStep) -> Tensor:
-        found = activations(transformer, sae, [read_prompt(text) for text in texts], [0] * len(texts), STEPS)
         on_step(1.0, None)
-        return found
+        return torch.stack([known[text] for text in texts])
 
-    return tally_words(WordTally.new(WORDS, contexts(), sae.d_sae), see, batch=BATCH).labels(THRESHOLD)
+    return tally_words(tally, see, batch=BATCH).labels(THRESHOLD)
 
 
 class Selectivity(NamedTuple):
@@ -120,12 +132,19 @@ class Names:
     features: int
 
 
-def measure_names(transformer: FluxTransformer2DModel, sae: SparseAutoencoder) -> Names:
-    """Selectivity is measured on other prompts and seeds than the names."""
+def measure_names(
+    transformer: FluxTransformer2DModel, saes: Sequence[SparseAutoencoder], named: Sequence[Labels]
+) -> list[Names]:
+    """How the labels of each SAE fare. Selectivity is measured on other prompts and seeds than the names."""
     prompts = training_prompts()[::2]
-    truth = selectivity(activations(transformer, sae, prompts, range(len(prompts)), STEPS), prompts)
-    labels = name_features(transformer, sae)
-    words = {k: labels[k].name.split(", ") if k in labels else [UNCLEAR] for k in range(sae.d_sae)}
+    means = activations(transformer, saes, prompts, range(len(prompts)), STEPS)
+    return [
+        _judged(labels, selectivity(rows, prompts), rows.shape[1]) for labels, rows in zip(named, means, strict=True)
+    ]
+
+
+def _judged(labels: Labels, truth: Selectivity, features: int) -> Names:
+    words = {k: labels[k].name.split(", ") if k in labels else [UNCLEAR] for k in range(features)}
     right = [k for k, word in truth.specific.items() if word in words[k]]
     return Names(
         specific=len(truth.specific),
@@ -135,7 +154,7 @@ def measure_names(transformer: FluxTransformer2DModel, sae: SparseAutoencoder) -
         unspecific=len(truth.unspecific),
         unclear=sum(words[k] == [UNCLEAR] for k in truth.unspecific),
         named=sum(label.name != UNCLEAR for label in labels.values()),
-        features=sae.d_sae,
+        features=features,
     )
 
 
@@ -149,15 +168,15 @@ def name_embed_features(sae: SparseAutoencoder) -> Labels:
 def main() -> None:
     transformer = load_transformer()
     embeds = load_sae(EMBED_SAE)
-    path = shipped_labels(embeds)
-    if path is not None:
-        write_labels(path, name_embed_features(embeds), fingerprint(embeds))
-    for name in SAE_NAMES:
-        sae = load_sae(name)
-        path = shipped_labels(sae)
-        if path is not None:
-            write_labels(path, name_features(transformer, sae), fingerprint(sae))
-            print(f"Written: {path.name} of {name}; {measure_names(transformer, sae)}")
+    shipped = shipped_labels(embeds)
+    if shipped is not None:
+        write_labels(shipped.path, name_embed_features(embeds), fingerprint(embeds))
+    saes = [load_sae(name) for name in SAE_NAMES]
+    for sae, labels in zip(saes, name_features(transformer, saes), strict=True):
+        shipped = shipped_labels(sae)
+        if shipped is not None:
+            write_labels(shipped.path, labels, fingerprint(sae))
+            print(f"{sae.name}: {sum(label.name != UNCLEAR for label in labels.values())} of {sae.d_sae} named")
 
 
 if __name__ == "__main__":

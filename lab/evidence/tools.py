@@ -1,4 +1,4 @@
-"""The evidence's sections on tools: are the names right, what do calibrated strengths mean?"""
+"""The evidence's sections on tools: where features fire, are the names right, what do calibrated strengths mean?"""
 
 from __future__ import annotations
 
@@ -9,12 +9,18 @@ from .calibrate import ENDS, KEPT, METHODS
 
 if TYPE_CHECKING:
     from .calibrate import Effects
+    from .heat import Heat
     from .name_features import Names
 
 NAMES_TEXT = """As LabelFeatures names them: each of the 20 words in 48 training prompts, 8 steps. Then, on other
 prompts and seeds, what features really react to. *Specific*: fires on at least half of one word's pictures, and on
 average at most a quarter as strongly for any other word of that kind; and so for one kind only, colour, shape or size.
 *Unspecific*: fires for at least two words of every kind, half as strongly or more. Features in between are not counted.
+"""
+HEAT_TEXT = """As FeatureHeatmap looks: drawings of all held-out prompts, noised back to sigma 0.5, one call of the
+FLUX; the feature that fires most for the drawing's colour (chosen on training drawings), from 0.3 of its largest
+activation on. Mean intersection over union with the shape. A token is 16 pixels wide, so no heat can follow an outline
+more closely than the last column does.
 """
 CALIBRATION_TEXT = """\
 As CalibrateStrength does it: for each of the 30 changes of colour, the one feature that fires for the target furthest
@@ -23,6 +29,13 @@ above all other colours is calibrated on one held-out prompt of the source's col
 `swap` takes out the 8 features that the source has over the target. The random row moves every token as far as
 `clear` does, along one random direction. Place, size and background: as the prompt says.
 """
+
+
+def heat_section(found: Mapping[str, Heat]) -> str:
+    lines = ["## Where features fire: heat against the shape", "", HEAT_TEXT]
+    lines += ["| SAE | own colour's feature | another colour's | the shape in whole tokens |", "|---|---|---|---|"]
+    lines += [f"| {name} | {heat.own:.2f} | {heat.other:.2f} | {heat.ceiling:.2f} |" for name, heat in found.items()]
+    return "\n".join([*lines, ""])
 
 
 def names_section(found: Mapping[str, Names]) -> str:

@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 
 from sae.demo.shapes import COLOURS, Prompt
+from sae.dictionary.autoencoder import SparseAutoencoder
 
 from ..judge.reader import Readings, measure_pictures
 from ..judge.score import Score
 from .chain import Chain
-from .settings import SETTINGS, EmbedCase
+from .settings import OTHER_CONTEXTS, SETTINGS, EmbedCase, EmbedSetting
 
 RANDOM_SEED = 7
 
@@ -35,13 +36,23 @@ class EmbedEvidence:
 
 
 class EmbedMeasurement:
-    """Features are found with `finding` in each colour, from `seeds`."""
+    """Features are found with `finding` in each colour, from `seeds`; and once more with OTHER_CONTEXTS beside it."""
 
-    def __init__(self, finding: Prompt, seeds: Sequence[int]) -> None:
-        self.chain = Chain()
-        prompts = {colour: finding.with_colour(colour) for colour in COLOURS}
-        self.tallies = {colour: self.chain.tally(prompt, seeds) for colour, prompt in prompts.items()}
-        self.examples = {c: self.chain.embed([p] * len(seeds), seeds)[0] for c, p in prompts.items()}
+    def __init__(
+        self,
+        finding: Prompt,
+        seeds: Sequence[int],
+        sae: SparseAutoencoder | None = None,
+        settings: Sequence[EmbedSetting] = SETTINGS,
+    ) -> None:
+        """Of the shipped SAE, or of `sae`."""
+        self.chain, self.settings = Chain(), settings
+        self.sae = sae or self.chain.sae
+        self.examples: dict[bool, dict[str, Tensor]] = {False: {}, True: {}}  # with other contexts or not: by colour
+        for colour in COLOURS:
+            prompts = [prompt.with_colour(colour) for prompt in (finding, *OTHER_CONTEXTS)]
+            rows = torch.cat([self.chain.embed([prompt] * len(seeds), seeds)[0] for prompt in prompts])
+            self.examples[False][colour], self.examples[True][colour] = rows[: len(seeds)], rows
         self.found = EmbedEvidence()
 
     def add(self, source: str, target: str, number: int, prompts: Sequence[Prompt], seeds: Sequence[int]) -> None:
@@ -54,13 +65,14 @@ class EmbedMeasurement:
         self.found.unsteered.add(before, before, target)
         worded, _ = self.chain.embed([prompt.with_colour(target) for prompt in prompts], seeds)
         self.found.ceiling.add(before, self._read(worded, blank, seeds), target, _ratio(embeds, worded))
-        case = EmbedCase(self.chain.sae, self.tallies, self.examples, source, target)
-        for index, setting in enumerate(SETTINGS):
-            steered = setting.apply(case, embeds)
+        cases = {wide: EmbedCase.of(self.sae, rows, source, target) for wide, rows in self.examples.items()}
+        for index, setting in enumerate(self.settings):
+            steered = setting.apply(cases[setting.contexts], embeds)
             ratio = _ratio(embeds, steered)
             self.found.steered[index].add(before, self._read(steered, blank, seeds), target, ratio)
-            random = random_twin(embeds, steered, RANDOM_SEED + number)
-            self.found.random[index].add(before, self._read(random, blank, seeds), target, ratio)
+            if setting.random:
+                random = random_twin(embeds, steered, RANDOM_SEED + number)
+                self.found.random[index].add(before, self._read(random, blank, seeds), target, ratio)
 
     def _read(self, embeds: Tensor, blank: Tensor, seeds: Sequence[int]) -> Readings:
         return measure_pictures(self.chain.draw(embeds, blank, seeds))

@@ -3,18 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
+from sae.demo.shapes import Prompt
 from sae.dictionary.autoencoder import SparseAutoencoder
 from sae.embeddings.editing import blend_tokens, steer_tokens
+from sae.finding.embedding_tally import tally_tokens
 from sae.finding.features import FeatureTally, feature_list, rank_features
 from sae.steering.delta import Steering
-from sae.steering.edits import FeatureList, Method, Unit
+from sae.steering.edits import Edit, FeatureList, Method, Unit
 from sae.steering.record import SteeringRecord
 
 FEATURES = 8  # at most, from each side of a contrast
+# What else is on the pictures that features are found from; each is a training prompt in every colour.
+OTHER_CONTEXTS = (
+    Prompt("red", "circle", "left", "big", "white"),
+    Prompt("red", "circle", "right", "small", "black"),
+    Prompt("red", "square", "bottom", "small", "white"),
+    Prompt("red", "triangle", "top", "big", "black"),
+    Prompt("red", "triangle", "right", "small", "grey"),
+    Prompt("red", "cross", "center", "small", "black"),
+    Prompt("red", "cross", "right", "big", "white"),
+)
 
 
 @dataclass(frozen=True)
@@ -27,6 +39,11 @@ class EmbedCase:
     source: str
     target: str
 
+    @classmethod
+    def of(cls, sae: SparseAutoencoder, examples: Mapping[str, Tensor], source: str, target: str) -> EmbedCase:
+        tallies = {colour: tally_tokens(sae, rows.unsqueeze(1)) for colour, rows in examples.items()}
+        return cls(sae, tallies, examples, source, target)
+
     def steer(
         self, x: Tensor, method: Method, strength: float, unit: Unit = "token_norm", of_source: bool = False
     ) -> Tensor:
@@ -36,13 +53,22 @@ class EmbedCase:
         steering = Steering(self.sae, features, method, strength, unit, replaces if method == "swap" else ())
         return steer_tokens(x.unsqueeze(1), steering, SteeringRecord()).squeeze(1)
 
-    def blend(self, x: Tensor, amount: float) -> Tensor:
-        """Gives x the activations that the contrast's features have in the target's first example."""
+    def blend(self, x: Tensor, amount: float, examples: int | None = 1) -> Tensor:
+        """Gives x the activations that the contrast's features have in the target's first examples, on average."""
         edits = {e.feature: e for e in self._contrast(self.source, self.target)}
         edits |= {e.feature: e for e in self._contrast(self.target, self.source)}
-        given = self.examples[self.target][:1].unsqueeze(1)
+        given = self.examples[self.target][:examples].unsqueeze(1)
         record = SteeringRecord()
         return blend_tokens(x.unsqueeze(1), given, self.sae, list(edits.values()), amount, record).squeeze(1)
+
+    def exchange(self, x: Tensor) -> Tensor:
+        """`swap` at a fixed level: what is inserted does not depend on how strongly the source fires in x."""
+        gained, lost = self._contrast(self.target, self.source), self._contrast(self.source, self.target)
+        kept = [replace(edit, strength=1 - edit.strength) for edit in lost]  # takes out the specific share
+        mean = self.tallies[self.target].mean
+        natural = [Edit(edit.feature, edit.strength * float(mean[edit.feature])) for edit in gained]
+        delta = Steering(self.sae, kept, "scale").delta(x) + Steering(self.sae, natural, "add", unit="raw").delta(x)
+        return x + delta
 
     def difference(self, x: Tensor, amount: float) -> Tensor:
         """No SAE: the difference of the examples' means."""
@@ -58,6 +84,8 @@ class EmbedSetting:
 
     what: str
     apply: Callable[[EmbedCase, Tensor], Tensor]
+    contexts: bool = False  # whether features are found from OTHER_CONTEXTS too
+    random: bool = False  # whether a random direction is measured beside it
 
 
 def _swap(strength: float) -> EmbedSetting:
@@ -72,7 +100,7 @@ def _out_and_in(case: EmbedCase, x: Tensor) -> Tensor:
     return case.steer(case.steer(x, "scale", 0.0, of_source=True), "set", 1.0, "mean")
 
 
-SETTINGS: tuple[EmbedSetting, ...] = (
+ONE: tuple[EmbedSetting, ...] = (
     *(_swap(strength) for strength in (0.5, 1.0, 1.25, 1.5)),
     EmbedSetting("scale 0, then set 1 mean", _out_and_in),
     EmbedSetting("blend 1, from one example", lambda case, x: case.blend(x, 1.0)),
@@ -81,4 +109,17 @@ SETTINGS: tuple[EmbedSetting, ...] = (
     _add(0.6, "token_norm"),
     EmbedSetting("no SAE: difference of the examples", lambda case, x: case.difference(x, 1.0)),
 )
-BEST = 2  # swap 1.25: what worked on a few pictures beforehand (lessons.md tells which)
+EIGHT: tuple[EmbedSetting, ...] = (
+    _swap(1.0),
+    _swap(1.15),
+    EmbedSetting(
+        "blend 1, from the mean of the examples", lambda case, x: case.blend(x, 1.0, examples=None), random=True
+    ),
+    EmbedSetting("swap 1 at a fixed level", lambda case, x: case.exchange(x)),
+    EmbedSetting("no SAE: difference of the examples", lambda case, x: case.difference(x, 1.0)),
+)
+SETTINGS: tuple[EmbedSetting, ...] = (
+    *ONE,
+    *(replace(setting, what=f"eight prompts: {setting.what}", contexts=True) for setting in EIGHT),
+)
+BEST = len(ONE) + 2  # what worked best on training prompts beforehand (lessons.md tells how)

@@ -1,6 +1,6 @@
 """Puts the trained small Kandinsky into the pack: python -m lab.kandinsky.ship --folder FOLDER.
 
-Two diffusers folders and the SAE, all in half precision; the SAE's statistics stay as they are.
+Two diffusers folders in half precision. The SAE comes after: lab/kandinsky/embed_sae.py.
 """
 
 from __future__ import annotations
@@ -11,10 +11,8 @@ from pathlib import Path
 
 import torch
 
-from sae.demo.files import WEIGHTS
-from sae.demo.kandinsky.files import DECODER, EMBED_SAE, PRIOR
+from sae.demo.kandinsky.files import DECODER, PRIOR
 
-from ..train.ship import ship_sae
 from .models import build_clip, build_movq, build_prior, build_unet, decoder_pipeline, prior_pipeline
 from .train import load_part
 
@@ -26,7 +24,6 @@ def ship(folder: Path) -> None:
     for path, pipeline in ((PRIOR, prior_pipeline(clip, prior)), (DECODER, decoder_pipeline(unet, movq))):
         shutil.rmtree(path, ignore_errors=True)
         pipeline.to(torch.float16).save_pretrained(path)
-    ship_sae(folder / EMBED_SAE, WEIGHTS / EMBED_SAE)
 
 
 def main() -> None:

@@ -1,41 +1,32 @@
 """Trains the small Kandinsky part by part: python -m lab.kandinsky.train PART --folder FOLDER.
 
-clip and movq come first, then unet and prior, then sae; each part resumes from its checkpoint in the folder.
+clip and movq come first, then unet and prior; each part resumes from its checkpoint in the folder.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import logging
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from sae.demo.shapes import Prompt, held_out_prompts, training_prompts
-from sae.training.buffer import ActivationBuffer
-from sae.training.evaluate import evaluate
-from sae.training.publish import export_topk
-from sae.training.topk import TopKConfig
-from sae.training.trainer import TopKTrainer
+from sae.demo.shapes import Prompt, training_prompts
 
 from ..train.loop import fit
 from .losses import ClipLoss, MovqLoss, Pool, PriorLoss, UnetLoss, drawings
-from .models import EMBED_WIDTH, PICTURE_SIDE, build_clip, build_movq, build_prior, build_unet, clip_pixels
+from .models import PICTURE_SIDE, build_clip, build_movq, build_prior, build_unet, clip_pixels
 
 if TYPE_CHECKING:
     from transformers import CLIPModel
 
 log = logging.getLogger(__name__)
 
-STEPS = {"clip": 3000, "movq": 1500, "unet": 3500, "prior": 4000, "sae": 2000}
-RATES = {"clip": 1e-3, "movq": 2e-3, "unet": 1e-3, "prior": 1e-3, "sae": 1e-3}
+STEPS = {"clip": 3000, "movq": 1500, "unet": 3500, "prior": 4000}
+RATES = {"clip": 1e-3, "movq": 2e-3, "unet": 1e-3, "prior": 1e-3}
 DRAWINGS = 12  # of each training prompt in the pool
-SAE_NAME = "shapes-image_embeds"
-FRESH_DRAWINGS = 20  # of each held-out prompt, on which the SAE is measured
 CHUNK = 256
 
 
@@ -82,44 +73,17 @@ def train_part(part: str, folder: Path, steps: int, rate: float) -> dict[str, Te
     return fit(prior, PriorLoss(prior, load_part(build_clip(), folder, "clip"), pool), steps, rate, checkpoint)
 
 
-def train_sae(folder: Path, features: int, k: int, steps: int, rate: float, seed: int = 0) -> None:
-    """An SAE of the image embeddings of training drawings, measured on drawings of held-out prompts."""
-    tokens = make_pool(folder, training_prompts() * DRAWINGS).embeds
-    fresh = make_pool(folder, held_out_prompts() * FRESH_DRAWINGS, seed=6).embeds
-    config = TopKConfig(d_in=EMBED_WIDTH, d_sae=features, k=k, steps=steps, batch_tokens=1024, rate=rate, seed=seed)
-    trainer = TopKTrainer(config)
-    buffer = ActivationBuffer(_again(tokens), EMBED_WIDTH, 1024, 65_536, dtype=torch.float32)
-    model = trainer.fit(buffer)
-    measured, statistics = evaluate(model, fresh.split(4096))
-    export_topk(model, folder / SAE_NAME, statistics)
-    log.info("%s: %s", SAE_NAME, measured)
-    results = json.dumps(measured._asdict(), indent=2)
-    (folder / SAE_NAME / "evaluation.json").write_text(results + "\n", encoding="utf-8")
-
-
-def _again(tokens: Tensor) -> Iterator[Tensor]:
-    generator = torch.Generator().manual_seed(8)
-    while True:
-        yield tokens[torch.randperm(len(tokens), generator=generator)]
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("part", choices=STEPS)
     parser.add_argument("--folder", type=Path, required=True, help="where checkpoints and results go")
     parser.add_argument("--steps", type=int)
     parser.add_argument("--rate", type=float, help="highest learning rate")
-    parser.add_argument("--features", type=int, default=40, help="of the SAE")
-    parser.add_argument("--k", type=int, default=10, help="of the SAE")
-    parser.add_argument("--seed", type=int, default=0, help="of the SAE's first weights")
     given = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     given.folder.mkdir(parents=True, exist_ok=True)
     steps, rate = given.steps or STEPS[given.part], given.rate or RATES[given.part]
-    if given.part == "sae":
-        train_sae(given.folder, given.features, given.k, steps, rate, given.seed)
-    else:
-        torch.save(train_part(given.part, given.folder, steps, rate), given.folder / f"{given.part}.pt")
+    torch.save(train_part(given.part, given.folder, steps, rate), given.folder / f"{given.part}.pt")
 
 
 if __name__ == "__main__":

@@ -11,14 +11,13 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from sae.demo.activity import forget_words
 from sae.demo.latents import encode_pictures
 from sae.demo.model import embed_prompts, pack, predict, sample
 from sae.demo.shapes import Prompt, draw, training_prompts
 from sae.hosts.diffusers import capture
 from sae.places.moment import Moment
 from sae.places.site import Site
-
-from .transformer import forget_words
 
 if TYPE_CHECKING:
     from diffusers import FluxTransformer2DModel

@@ -17,9 +17,10 @@ import torch
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
+from sae.demo import files
 from sae.demo.model import build_transformer
 from sae.finding.fit import Fit
-from sae.places.site import Site, parse_location
+from sae.places.site import Site, site_from_name
 from sae.training.buffer import ActivationBuffer
 from sae.training.evaluate import evaluate
 from sae.training.publish import export_topk
@@ -33,21 +34,19 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# folder name: the site it says. Names follow the field's habit of telling the site in the name.
-SITES: dict[str, Site] = {
-    "shapes-transformer_blocks.0-text": parse_location("transformer_blocks.0", "text"),
-    "shapes-transformer_blocks.1.attn-image": parse_location("transformer_blocks.1.attn", "image"),
-    "shapes-transformer_blocks.1-image": parse_location("transformer_blocks.1", "image"),
-}
+SHIPPED = {"text": (files.TEXT_SAE,), "image": (files.IMAGE_SAE,), "attention": files.ATTENTION_SET}
 TRAINING_SEED, FRESH_SEED = 1, 2
-FRESH_TOKENS = 50_000
+SITES_HELP = f"{', '.join(SHIPPED)}: those that ship; or the name of a new SAE's folder, which tells its site"
+FRESH_TOKENS = 16_000
 BUFFER_TOKENS = 65_536
 CHUNK = 4096
 REPORT_EVERY = 250
 
 
 def load_transformer(file: Path) -> FluxTransformer2DModel:
-    """The Shapes transformer from a state dict, or from the averaged weights of a training checkpoint."""
+    """The Shapes transformer as the pack ships it, from a state dict, or from a checkpoint's averaged weights."""
+    if file.suffix == ".safetensors":
+        return files.load_transformer(file).requires_grad_(False)
     state = torch.load(file, map_location="cpu", weights_only=True)
     transformer = build_transformer().eval().requires_grad_(False)
     if "average" not in state:
@@ -86,12 +85,20 @@ def _report(progress: Progress) -> None:
     )
 
 
+def _site(name: str) -> Site:
+    site = site_from_name(name)
+    if site is None:
+        raise ValueError(f"--sites: the name {name!r} tells no site; write it like {files.TEXT_SAE}.")
+    return site
+
+
 def _read_evaluations(file: Path) -> dict[str, Any]:
     return json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
 
 
 def run(given: argparse.Namespace) -> None:
-    sites = {name: SITES[name] for name in given.sites}
+    names = [name for asked in given.sites for name in SHIPPED.get(asked, (asked,))]
+    sites = {name: _site(name) for name in names}
     transformer = load_transformer(given.transformer)
     tokens = collect_tokens(transformer, sites, given.tokens, TRAINING_SEED)
     fresh = collect_tokens(transformer, sites, FRESH_TOKENS, FRESH_SEED)
@@ -105,6 +112,7 @@ def run(given: argparse.Namespace) -> None:
             steps=given.steps,
             batch_tokens=given.batch,
             rate=given.rate,
+            seed=given.seed,
         )
         log.info("%s", name)
         measured = train_sae(
@@ -117,15 +125,16 @@ def run(given: argparse.Namespace) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--transformer", type=Path, required=True, help="state dict of train_model, or its checkpoint")
+    parser.add_argument("--transformer", type=Path, required=True, help="the pack's weights, or a training's")
     parser.add_argument("--out", type=Path, required=True, help="gets one folder for each site")
-    parser.add_argument("--sites", nargs="+", choices=SITES, default=list(SITES), metavar="NAME")
-    parser.add_argument("--tokens", type=int, default=400_000, help="collected for each site (256 bytes each)")
-    parser.add_argument("--steps", type=int, default=3000)
-    parser.add_argument("--batch", type=int, default=2048, help="tokens a step")
-    parser.add_argument("--features", type=int, default=768)
-    parser.add_argument("--k", type=int, default=12)
+    parser.add_argument("--sites", nargs="+", default=list(SHIPPED), metavar="NAME", help=SITES_HELP)
+    parser.add_argument("--tokens", type=int, default=60_000, help="collected for each site (256 bytes each)")
+    parser.add_argument("--steps", type=int, default=700)
+    parser.add_argument("--batch", type=int, default=1024, help="tokens a step")
+    parser.add_argument("--features", type=int, default=512)
+    parser.add_argument("--k", type=int, default=16)
     parser.add_argument("--rate", type=float, default=2e-3)
+    parser.add_argument("--seed", type=int, default=0, help="of the first weights and the tokens' order")
     parser.add_argument("--dtype", choices=("float32", "float16"), default="float32", help="of the written weights")
     given = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")

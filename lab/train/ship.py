@@ -1,4 +1,4 @@
-"""Puts trained weights into the pack: python -m lab.train.ship --transformer FILE --decoder FILE --saes FOLDER.
+"""Puts trained weights into the pack: python -m lab.train.ship [--transformer FILE] [--decoder FILE] [--saes FOLDER].
 
 Everything is stored in half precision; the SAEs' statistics stay as they are.
 """
@@ -17,18 +17,20 @@ from sae.dictionary.statistics import read_statistics, write_statistics
 from sae.formats import load
 
 
-def ship(transformer: Path, decoder: Path, saes: Path) -> None:
-    """Writes the state dicts (.pt) and the folders of SAE_NAMES into the pack's weights folder."""
+def ship(saes: Path | None, transformer: Path | None, decoder: Path | None) -> None:
+    """Writes the state dicts (.pt) and those of SAE_NAMES that have a folder in `saes` into the pack's weights."""
     WEIGHTS.mkdir(exist_ok=True)
     for source, target in ((transformer, TRANSFORMER), (decoder, DECODER)):
-        _save_half(torch.load(source, map_location="cpu", weights_only=True), target)
+        if source is not None:
+            _save_half(torch.load(source, map_location="cpu", weights_only=True), target)
     for name in SAE_NAMES:
-        ship_sae(saes / name, WEIGHTS / name)
+        if saes is not None and (saes / name).is_dir():
+            ship_sae(saes / name, WEIGHTS / name)
 
 
 def ship_sae(source: Path, target: Path) -> None:
-    """Copies a folder of train_saes, its weights in half precision."""
-    target.mkdir(exist_ok=True)
+    """Copies a folder of lab.train.saes, its weights in half precision."""
+    target.mkdir(parents=True, exist_ok=True)
     _save_half(load_file(source / "model.safetensors"), target / "model.safetensors")
     shutil.copyfile(source / "config.json", target / "config.json")
     statistics = target / "model.stats.safetensors"
@@ -42,11 +44,11 @@ def _save_half(tensors: dict[str, torch.Tensor], path: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--transformer", type=Path, required=True)
-    parser.add_argument("--decoder", type=Path, required=True)
-    parser.add_argument("--saes", type=Path, required=True, help="folder that train_saes wrote")
+    parser.add_argument("--transformer", type=Path)
+    parser.add_argument("--decoder", type=Path)
+    parser.add_argument("--saes", type=Path, help="folder that lab.train.saes wrote")
     given = parser.parse_args()
-    ship(given.transformer, given.decoder, given.saes)
+    ship(given.saes, given.transformer, given.decoder)
 
 
 if __name__ == "__main__":

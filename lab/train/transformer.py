@@ -5,16 +5,16 @@ from __future__ import annotations
 import argparse
 import logging
 import random
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 from torch.nn import functional
 
+from sae.demo.activity import forget_words
 from sae.demo.latents import ShapesDecoder, encode_pictures
 from sae.demo.model import build_transformer, embed_prompts, pack, predict
-from sae.demo.shapes import SLOTS, Prompt, draw, training_prompts
+from sae.demo.shapes import Prompt, draw, training_prompts
 
 from .loop import block_matrices, fit
 
@@ -23,16 +23,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-WORD_DROPOUT = 0.1  # so that any slot may be left open
-PROMPT_DROPOUT = 0.05  # so that the empty prompt works as the negative one
 LOG_EVERY = 50
 STEPS, RATE = 5_000, 1.5e-3
-
-
-def forget_words(prompt: Prompt, rng: random.Random) -> Prompt:
-    if rng.random() < PROMPT_DROPOUT:
-        return Prompt()
-    return replace(prompt, **{slot: None for slot in SLOTS if rng.random() < WORD_DROPOUT})
 
 
 def noise_levels(count: int, generator: torch.Generator) -> torch.Tensor:

@@ -12,7 +12,7 @@ from ...sae.hosts.comfyui.embeddings import TOKENS, Words, is_conditioning, tens
 EMBED_TYPES = [io.ClipVisionOutput, io.Conditioning]
 FLUX_TEXT = {"pooled_output": 768, "token_embeddings": 4096}
 FLUX_POOLED = (
-    "FLUX hardly reacts to its pooled CLIP vector; steer the picture embedding of Redux, or use FLUX Activation Steer."
+    "FLUX hardly reacts to its pooled CLIP vector; steer the picture embedding of Redux, or use Activation Steer."
 )
 
 
@@ -40,6 +40,17 @@ def tokens_input() -> io.String.Input:
         advanced=True,
         tooltip="'all', or positions such as 0 or 2,5-8. In a CLIP text 0 is the start and 1 the first token; in a T5 "
         "text 0 is the first. With clip and text connected the numbers count words, from 1.",
+    )
+
+
+def tap_input() -> io.String.Input:
+    return io.String.Input(
+        "tap",
+        default=AUTO,
+        optional=True,
+        advanced=True,
+        tooltip="Which hidden state, where a text's encoder puts several side by side, as FLUX.2, Klein and Krea 2 "
+        "read it: its number, such as 18. auto: by the layer in the SAE's name.",
     )
 
 
@@ -74,6 +85,8 @@ def describe_spot(embed: Any, spot: Spot) -> str:
     """Which tensor was taken, and why."""
     width = tensors_of(embed)[0][spot.target].shape[-1]
     tokens = "" if spot.tokens.strip() == ALL else f", tokens {spot.tokens}"
+    if spot.tap is not None:
+        return f"{spot.tap}{tokens}: {spot.reason}."
     return f"{tensor_name(spot.target, width)}{tokens}: {spot.reason}."
 
 

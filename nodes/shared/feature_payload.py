@@ -9,19 +9,20 @@ from typing import Any
 
 from torch import Tensor
 
-from ...sae.dictionary.autoencoder import SparseAutoencoder
 from ...sae.dictionary.fingerprint import fingerprint
+from ...sae.dictionary.sae_set import AnySae
 from ...sae.dictionary.statistics import FeatureStatistics
 from ...sae.finding.features import RankedFeature
 from ...sae.naming.labels import Label
 from ...sae.steering.measured import Calibrations
 from .feature_names import labels_of
+from .feature_pictures import pictures_payload
 from .sae_sources import introduce
 
 SIDE = 24  # of a thumbnail's grid at most
 
 
-def sae_payload(sae: SparseAutoencoder) -> dict[str, Any]:
+def sae_payload(sae: AnySae) -> dict[str, Any]:
     """Which SAE it is; the routes can tell of it from now on."""
     mark = fingerprint(sae)
     introduce(sae, mark)
@@ -29,28 +30,37 @@ def sae_payload(sae: SparseAutoencoder) -> dict[str, Any]:
 
 
 def table_payload(
-    sae: SparseAutoencoder,
+    sae: AnySae,
     ranked: Sequence[RankedFeature],
     title: str,
     ranges: Calibrations,
     heat: Mapping[int, Tensor] | None = None,
+    places: Mapping[int, str] | None = None,
 ) -> dict[str, Any]:
-    """The rows of a result; `heat` has a map (rows, columns) of features that fired on a picture."""
+    """The rows of a result; `heat` has a map (rows, columns) of features that fired on a picture.
+
+    `places` has the place of each feature, where there are several.
+    """
     labels = labels_of(sae)
+    gallery, pictures = pictures_payload(sae, [row.feature for row in ranked])
     rows = [
         {
             **feature_payload(row.feature, labels.get(row.feature), None, ranges),
+            **({"pictures": pictures[row.feature]} if row.feature in pictures else {}),
             "mean": row.mean_where_active,
             "max": row.max,
             "share": row.density,
-            "value": row.score if row.difference is None else row.difference,
+            "value": row.value,
             "strength": row.specific,
+            **({"place": places[row.feature]} if places else {}),
+            **({} if row.effect is None else {"effect": row.effect}),
             **({"heat": heat_payload(heat[row.feature])} if heat and row.feature in heat else {}),
         }
         for row in ranked
     ]
-    contrast = any(row.difference is not None for row in ranked)
-    return {**sae_payload(sae), "kind": "table", "title": title, "contrast": contrast, "rows": rows}
+    contrast, effect = (any(getattr(row, name) is not None for row in ranked) for name in ("difference", "effect"))
+    kind = {"kind": "table", "title": title, "contrast": contrast, "effect": effect}
+    return {**sae_payload(sae), **kind, "rows": rows, **({"gallery": gallery} if gallery else {})}
 
 
 def feature_payload(

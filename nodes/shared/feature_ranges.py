@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ...sae.dictionary.autoencoder import SparseAutoencoder
-from ...sae.dictionary.fingerprint import fingerprint
+from ...sae.dictionary.fingerprint import SET, fingerprint
 from ...sae.hosts.comfyui.identity import identity_of
 from ...sae.hosts.comfyui.model import Model
 from ...sae.places.site import Site
@@ -20,7 +20,9 @@ FIRST: Method = "add"  # where it is not known what a graph steers with
 
 
 def stored(mark: str) -> list[Measured]:
-    """The stored ranges of an SAE; a broken file is told in the log, and gives none."""
+    """The stored ranges of an SAE; a broken file is told in the log, and gives none. Sets have none of their own."""
+    if mark.startswith(SET):
+        return []
     path = calibration_path(mark)
     if not path.is_file():
         return []

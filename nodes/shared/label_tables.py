@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from comfy_api.latest import io, ui
 
 from ...sae.dictionary.autoencoder import SparseAutoencoder
@@ -32,16 +34,38 @@ def word_inputs(contexts: str, threshold: float, threshold_tip: str) -> list[io.
     ]
 
 
-def written(sae: SparseAutoencoder, found: Labels) -> io.NodeOutput:
-    """Keeps the labels, but never over a name that somebody gave; the table of them."""
-    store = label_store()
-    new = store.add(fingerprint(sae), found, shipped_labels(sae)) if found else found
-    named = {k: label for k, label in found.items() if label.name != UNCLEAR}
+def save_names_input() -> io.Boolean.Input:
+    return io.Boolean.Input(
+        "save",
+        default=True,
+        optional=True,
+        advanced=True,
+        tooltip="Keeps the names, but never over a name that somebody gave or that more contexts found.",
+    )
+
+
+def written(
+    saes: Sequence[tuple[SparseAutoencoder, int]], found: Labels, save: bool, told: Sequence[str] = ()
+) -> io.NodeOutput:
+    """Keeps the labels, but never over better ones; the table of them, with what else is `told`.
+
+    `found` numbers the features of the SAEs through; each comes with the number that its first feature has for people.
+    """
+    store, kept, passed = label_store(), 0, 0
+    shown: Labels = {}
+    for sae, first in saes:
+        own = {k - passed: label for k, label in found.items() if passed <= k < passed + sae.d_sae}
+        if own and save:
+            kept += len(own) - len(store.add(fingerprint(sae), own, shipped_labels(sae)))
+        shown |= {first + k: label for k, label in own.items()}
+        passed += sae.d_sae
+    named = {k: label for k, label in shown.items() if label.name != UNCLEAR}
     lines = [
-        f"{len(named)} of {sae.d_sae} features named, {len(found) - len(named)} unclear, "
-        f"{sae.d_sae - len(found)} fired for no word.",
-        *([f"{len(found) - len(new)} kept the name that somebody gave."] if len(new) < len(found) else []),
+        f"{len(named)} of {passed} features named, {len(found) - len(named)} unclear, "
+        f"{passed - len(found)} fired for no word.",
+        *([f"{kept} kept the name that somebody gave or that more contexts found."] if kept else []),
         *store.warnings,
+        *told,
         f"{'feature':>8} {'score':>6}  name",
     ]
     best = sorted(named.items(), key=lambda entry: -(entry[1].score or 0))

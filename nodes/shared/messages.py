@@ -26,7 +26,7 @@ class Reports:
 
     def get(self, prompt: str) -> dict[str, Mapping[str, Any]]:
         """Those of one prompt, by node."""
-        return {node: report for (known, node), report in self._kept.items() if known == prompt}
+        return {node: report for (known, node), report in list(self._kept.items()) if known == prompt}
 
 
 KEY = web.AppKey("sae_steering.reports", Reports)  # of the store in the server's application
@@ -45,3 +45,12 @@ def show_on_node(node_id: str | None, report: Mapping[str, Any]) -> None:
     if KEY in server.app:
         server.app[KEY].keep(prompt, node_id, report)
     server.send_sync(EVENT, {"node": node_id, "prompt_id": prompt, "report": report}, server.client_id)
+
+
+def show_progress_text(node_id: str | None, text: str) -> None:
+    """Shows a line on a node while it works; in a plain Python run nobody is there to see it."""
+    from server import PromptServer
+
+    server = getattr(PromptServer, "instance", None)
+    if server is not None and node_id is not None:
+        server.send_progress_text(text, node_id)

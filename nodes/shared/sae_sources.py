@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from weakref import WeakValueDictionary
 
 from aiohttp import web
 
-from ...sae.demo.files import ATTENTION_SAE, IMAGE_SAE, TEXT_SAE
+from ...sae.demo.files import ATTENTION_SAE, IMAGE_SAE, TEXT_SAE, load_attention_set
 from ...sae.demo.files import load_sae as load_demo_sae
 from ...sae.demo.kandinsky.files import EMBED_SAE
 from ...sae.dictionary.autoencoder import SparseAutoencoder
+from ...sae.dictionary.fingerprint import fingerprint
+from ...sae.dictionary.sae_set import AnySae
 from ...sae.formats import AUTO
 from ...sae.steering.edits import Method
 from ...sae.steering.measured import Setting
 from .loading import load_named, state_of
+from .newest import Newest
 
-DEMO = {
-    ("LoadShapesDemo", "sae_text"): TEXT_SAE,
-    ("LoadShapesDemo", "sae_attention"): ATTENTION_SAE,
-    ("LoadShapesDemo", "sae_image"): IMAGE_SAE,
-    ("LoadShapesKandinsky", "sae"): EMBED_SAE,
+DEMO: dict[tuple[str, str], Callable[[], AnySae]] = {
+    ("LoadShapesDemo", "sae_text"): partial(load_demo_sae, TEXT_SAE),
+    ("LoadShapesDemo", "sae_attention"): partial(load_demo_sae, ATTENTION_SAE),
+    ("LoadShapesDemo", "sae_image"): partial(load_demo_sae, IMAGE_SAE),
+    ("LoadShapesDemo", "sae_set"): load_attention_set,
+    ("LoadShapesKandinsky", "sae"): partial(load_demo_sae, EMBED_SAE),
 }
 MOST = 4  # SAEs kept; their weights are read when they are needed, so they are small
 
@@ -43,11 +47,11 @@ class SaeSources:
     """
 
     def __init__(self) -> None:
-        self._kept: OrderedDict[object, SparseAutoencoder] = OrderedDict()
-        self.seen: WeakValueDictionary[str, SparseAutoencoder] = WeakValueDictionary()
+        self._kept = Newest[AnySae](MOST)
+        self.seen: WeakValueDictionary[str, AnySae] = WeakValueDictionary()
         self.used: dict[str, Use] = {}
 
-    def open(self, query: Mapping[str, str]) -> SparseAutoencoder | None:
+    def open(self, query: Mapping[str, str]) -> AnySae | None:
         """The SAE of `loader`, with `sae_name` and `architecture` or `output`; else the one of
         `fingerprint`, if a graph had it; None for another.
 
@@ -55,25 +59,27 @@ class SaeSources:
         """
         loader, output = query.get("loader", ""), query.get("output", "")
         if (loader, output) in DEMO:
-            return self._keep((loader, output), lambda: load_demo_sae(DEMO[loader, output]))
+            return self._kept.get((loader, output), DEMO[loader, output])
         if loader != "LoadSAE":
             return self.seen.get(query.get("fingerprint", ""))
         name, architecture = query.get("sae_name", ""), query.get("architecture", AUTO)
-        return self._keep((name, architecture, state_of(name)), lambda: load_named(name, AUTO, AUTO, architecture))
+        return self._kept.get((name, architecture, state_of(name)), lambda: load_named(name, AUTO, AUTO, architecture))
 
-    def _keep(self, key: object, load: Callable[[], SparseAutoencoder]) -> SparseAutoencoder:
-        if key not in self._kept:
-            self._kept[key] = load()
-        self._kept.move_to_end(key)
-        while len(self._kept) > MOST:
-            self._kept.popitem(last=False)
-        return self._kept[key]
+    def opened(self, query: Mapping[str, str]) -> tuple[AnySae, str]:
+        """As `open`, with its fingerprint; ValueError for an SAE that the server does not have."""
+        sae = self.open(query)
+        if sae is None:
+            raise ValueError(
+                "fingerprint: no graph has worked with this SAE since ComfyUI started; connect its loader, or run the "
+                "graph once."
+            )
+        return sae, fingerprint(sae)
 
 
 SOURCES = web.AppKey("sae_steering.sources", SaeSources)  # in the server's application
 
 
-def introduce(sae: SparseAutoencoder, mark: str) -> None:
+def introduce(sae: AnySae, mark: str) -> None:
     """Lets the routes know an SAE of the graph under way by its fingerprint."""
     sources = _sources()
     if sources is not None:

@@ -24,8 +24,8 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(arguments: Namespace) -> None:
     sae = load(arguments.path, architecture=arguments.architecture)
-    target, mark = shipped_labels(sae), fingerprint(sae)
-    if target is None:
+    shipped, mark = shipped_labels(sae), fingerprint(sae)
+    if shipped is None:
         raise ValueError(f"path: {arguments.path.name} is no file; give a weight file, or a folder with one.")
     found = labels_from_text(_text(arguments.names), arguments.names.name, mark)
     beyond = next((index for index in found if index >= sae.d_sae), None)
@@ -34,6 +34,7 @@ def run(arguments: Namespace) -> None:
             f"names: {arguments.names.name} names feature {beyond}, but {sae.name} has 0 to {sae.d_sae - 1}; give the "
             "names of this SAE."
         )
+    target = shipped.path
     with locked(target):
         known = read_labels(target, mark) if target.is_file() else {}
         write_labels(target, known | found, mark)

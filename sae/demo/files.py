@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING
 from safetensors.torch import load_file
 
 from ..dictionary.autoencoder import SparseAutoencoder
+from ..dictionary.origin import TrainedOn
+from ..dictionary.sae_set import SaeSet
 from ..formats import load
 from .latents import ShapesDecoder
-from .model import build_transformer
+from .model import CONFIG, build_transformer
 
 if TYPE_CHECKING:
     from diffusers import FluxTransformer2DModel
@@ -19,17 +21,23 @@ WEIGHTS = Path(__file__).parent / "weights"
 TRANSFORMER = WEIGHTS / "shapes.safetensors"
 DECODER = WEIGHTS / "shapes_decoder.safetensors"
 
-# Folder name of each SAE; it tells the SAE's site.
+# Folder of each SAE; its name tells the SAE's site.
 TEXT_SAE = "shapes-transformer_blocks.0-text"
-ATTENTION_SAE = "shapes-transformer_blocks.1.attn-image"
 IMAGE_SAE = "shapes-transformer_blocks.1-image"
-SAE_NAMES = (TEXT_SAE, ATTENTION_SAE, IMAGE_SAE)
+SET_FOLDER = "shapes-attention"
+# The attention outputs of the picture's stream, all that there are: one SAE set.
+ATTENTION_SET = (
+    *(f"{SET_FOLDER}/shapes-transformer_blocks.{n}.attn-image" for n in range(CONFIG["num_layers"])),
+    *(f"{SET_FOLDER}/shapes-single_transformer_blocks.{n}.attn-image" for n in range(CONFIG["num_single_layers"])),
+)
+ATTENTION_SAE = ATTENTION_SET[1]  # of block 1: the one that is offered alone, too
+SAE_NAMES = (TEXT_SAE, ATTENTION_SAE, IMAGE_SAE, *(name for name in ATTENTION_SET if name != ATTENTION_SAE))
 
 
-def load_transformer() -> FluxTransformer2DModel:
+def load_transformer(file: Path = TRANSFORMER) -> FluxTransformer2DModel:
     """The Shapes transformer in float32, for diffusers."""
     transformer = build_transformer()
-    transformer.load_state_dict({name: tensor.float() for name, tensor in load_file(TRANSFORMER).items()})
+    transformer.load_state_dict({name: tensor.float() for name, tensor in load_file(file).items()})
     return transformer.eval()
 
 
@@ -41,4 +49,11 @@ def load_decoder() -> ShapesDecoder:
 
 def load_sae(name: str) -> SparseAutoencoder:
     """One of SAE_NAMES."""
-    return load(WEIGHTS / name / "model.safetensors", name=name)
+    sae = load(WEIGHTS / name / "model.safetensors", name=Path(name).name)
+    sae.trained_on = TrainedOn("FLUX.1", "Shapes")
+    return sae
+
+
+def load_attention_set() -> SaeSet:
+    """The SAEs of ATTENTION_SET as one."""
+    return SaeSet((load_sae(name) for name in ATTENTION_SET), SET_FOLDER)

@@ -9,7 +9,9 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-Kind = Literal["topk", "relu", "jumprelu", "gated", "batchtopk", "groupmax", "tanh_relu"]
+from ..files.quote import quoted
+
+Kind = Literal["topk", "relu", "jumprelu", "gated", "batchtopk", "groupmax", "tanh_relu", "matching_pursuit"]
 Normalization = Literal["none", "layer_norm", "constant_norm"]
 DecoderNorm = Literal["none", "before", "after"]
 
@@ -21,7 +23,9 @@ class Architecture:
     """How an SAE computes its codes from x."""
 
     kind: Kind
-    k: int | None = None  # features kept per token: the k largest (topk), or one of each of k groups (groupmax)
+    # Features kept per token: the k largest (topk), one of each of k groups (groupmax), or the one that fits best what
+    # the earlier ones left, k times (matching_pursuit).
+    k: int | None = None
     rectify: bool = True  # whether a ReLU is part of the activation function; gated and tanh_relu always have theirs
     normalization: Normalization = "none"  # of each token, undone after decoding
     # Codes carry the norm of their decoder row, and directions have unit length: pre-activations are multiplied by
@@ -30,9 +34,11 @@ class Architecture:
 
     def __post_init__(self) -> None:
         if self.kind not in VECTORS:
-            raise ValueError(f"architecture: {self.kind!r} is not known; use one of {', '.join(VECTORS)}.")
+            raise ValueError(f"architecture: {quoted(self.kind)} is not known; use one of {', '.join(VECTORS)}.")
         if (self.k is None) == (self.kind in COMPETING):
-            raise ValueError(f"k: a {self.kind} SAE {'needs' if self.k is None else 'has no'} k, but k is {self.k}.")
+            raise ValueError(
+                f"k: a {self.kind} SAE {'needs' if self.k is None else 'has no'} k, but k is {quoted(self.k)}."
+            )
 
     def __str__(self) -> str:
         words = [f"{self.kind} k={self.k}" if self.k is not None else self.kind]
@@ -62,6 +68,13 @@ class SparseCodes(NamedTuple):
         return torch.stack(picked, dim=-1) if picked else self.values.new_zeros((*self.values.shape[:-1], 0))
 
 
+def merged(codes: SparseCodes) -> SparseCodes:
+    """The same codes (tokens, n) with each feature once a token: the first place has the sum, later ones 0."""
+    same = codes.indices.unsqueeze(2) == codes.indices.unsqueeze(1)
+    first = same.int().argmax(dim=2)
+    return SparseCodes(torch.zeros_like(codes.values).scatter_add_(1, first, codes.values), codes.indices)
+
+
 class TokenFrame(NamedTuple):
     """The normalisation of each token: x = scale · normalised + shift."""
 
@@ -80,15 +93,16 @@ def normalize(x: Tensor, normalization: Normalization) -> Tensor:
 
 
 def token_frame(x: Tensor, normalization: Normalization) -> TokenFrame:
-    """What undoes `normalize` after decoding, for x (..., d_in) float32."""
-    zeros = torch.zeros_like(x[..., :1])
+    """What undoes `normalize` after decoding, for x (..., d_in)."""
+    zeros = torch.zeros_like(x[..., :1], dtype=torch.float32)
+    if normalization == "none":
+        return TokenFrame(zeros + 1, zeros)
+    x = x.float()
     if normalization == "layer_norm":
         mean = x.mean(-1, keepdim=True)
         variance = (x - mean).square().sum(-1, keepdim=True) / max(1, x.shape[-1] - 1)  # the unbiased one
         return TokenFrame(variance.sqrt(), mean)
-    if normalization == "constant_norm":
-        return TokenFrame(x.norm(dim=-1, keepdim=True) / x.shape[-1] ** 0.5, zeros)
-    return TokenFrame(zeros + 1, zeros)
+    return TokenFrame(x.norm(dim=-1, keepdim=True) / x.shape[-1] ** 0.5, zeros)
 
 
 def _relu(pre: Tensor, vectors: Mapping[str, Tensor], rectify: bool) -> Tensor:
@@ -116,8 +130,9 @@ _FUNCTIONS: dict[Kind, Callable[[Tensor, Mapping[str, Tensor], bool], Tensor]] =
     "batchtopk": _threshold,  # the threshold stands in for the selection over the training batch
     "groupmax": _relu,
     "tanh_relu": _tanh_relu,
+    "matching_pursuit": _relu,
 }
-COMPETING: tuple[Kind, ...] = ("topk", "groupmax")  # every feature has to be computed to know one
+COMPETING: tuple[Kind, ...] = ("topk", "groupmax", "matching_pursuit")  # every feature has to be computed to know one
 # The per-feature vectors that each kind reads besides its optional encoder bias.
 VECTORS: dict[Kind, tuple[str, ...]] = {
     "topk": (),
@@ -127,6 +142,7 @@ VECTORS: dict[Kind, tuple[str, ...]] = {
     "batchtopk": ("threshold",),
     "groupmax": (),
     "tanh_relu": (),
+    "matching_pursuit": (),
 }
 
 

@@ -18,11 +18,13 @@ from .activations import (
     SparseCodes,
     TokenFrame,
     activate,
+    merged,
     normalize,
     token_frame,
 )
+from .candidates import topk_codes, worthwhile
 from .modulation import Modulation
-from .origin import Origin
+from .origin import ContrastOf, Origin, TrainedOn
 from .owner import Owner, identity
 from .statistics import FeatureStatistics
 from .weights import Part, PartName, Weights, check_weights, feature_chunks
@@ -52,6 +54,7 @@ class SparseAutoencoder:
         statistics: FeatureStatistics | None = None,
         modulation: Modulation | None = None,
         origin: Origin | None = None,
+        trained_on: TrainedOn | None = None,
     ) -> None:
         """Raises ValueError when the weights contradict each other or the architecture."""
         check_weights(weights, name)
@@ -63,6 +66,8 @@ class SparseAutoencoder:
         self.statistics = statistics
         self.modulation = modulation
         self.origin = origin  # None for an SAE that was made in memory
+        self.trained_on = trained_on  # None where nothing tells
+        self.contrast: ContrastOf | None = None  # of directions that no training made, see contrast.py
 
     @classmethod
     def from_tensors(
@@ -112,19 +117,21 @@ class SparseAutoencoder:
         """(..., d_in) -> dense codes (..., d_sae). Large: prefer `encode_sparse`."""
         if self.architecture.k is not None:
             return self.encode_sparse(x, sigma).to_dense(self.d_sae)
-        tokens = self._tokens(x)
-        dense = torch.empty((len(tokens), self.d_sae), device=x.device)
-        for first, rows, codes in self._chunks(tokens, self._modulated(x, sigma)):
+        centred = self._input(x, sigma)
+        dense = torch.empty((len(centred), self.d_sae), device=x.device)
+        for first, rows, codes in self._chunks(centred):
             dense[rows, first : first + codes.shape[1]] = codes
         return dense.view(*x.shape[:-1], self.d_sae)
 
     def encode_sparse(self, x: Tensor, sigma: Sigma = None) -> SparseCodes:
         """(..., d_in) -> codes (..., n): n is k for topk, else the largest number of active features of any token."""
-        tokens = self._tokens(x)
-        chosen = self._selection(len(tokens), x.device)
-        for first, rows, codes in self._chunks(tokens, self._modulated(x, sigma)):
-            chosen.add(first, rows, codes)
-        found = chosen.pack() if isinstance(chosen, ActiveList) else SparseCodes(chosen.values, chosen.indices)
+        centred, encoder = self._input(x, sigma), self.part("encoder")
+        if self.architecture.kind == "matching_pursuit":
+            found = self._pursued(centred)
+        elif worthwhile(encoder, self.architecture, x.device):
+            found = topk_codes(centred, encoder, self.architecture, self._selected, SCRATCH_BYTES)
+        else:
+            found = self._selected(centred)
         shape = (*x.shape[:-1], found.values.shape[-1])
         return SparseCodes(found.values.view(shape), found.indices.view(shape))
 
@@ -211,7 +218,14 @@ class SparseAutoencoder:
 
     def _frame(self, x: Tensor) -> TokenFrame:
         self._check_width(x)
-        return token_frame(x.float(), self.architecture.normalization)
+        return token_frame(x, self.architecture.normalization)
+
+    def _selected(self, centred: Tensor) -> SparseCodes:
+        """Codes (tokens, n) of what `_input` gives, with every feature computed in float32."""
+        chosen = self._selection(len(centred), centred.device)
+        for first, rows, codes in self._chunks(centred):
+            chosen.add(first, rows, codes)
+        return chosen.pack() if isinstance(chosen, ActiveList) else SparseCodes(chosen.values, chosen.indices)
 
     def _selection(self, tokens: int, device: torch.device) -> RunningTopK | RunningGroupMax | ActiveList:
         k = self.architecture.k
@@ -235,18 +249,36 @@ class SparseAutoencoder:
             normalised = normalised * modulated.scale + modulated.shift
         return normalised if input_bias is None else normalised - input_bias.to(tokens.device)
 
-    def _chunks(self, tokens: Tensor, modulated: TokenFrame | None) -> Iterator[tuple[int, slice, Tensor]]:
+    def _input(self, x: Tensor, sigma: Sigma) -> Tensor:
+        """x (..., d_in) as the encoder's rows are multiplied with it, (tokens, d_in) float32."""
+        tokens, modulated = self._tokens(x), self._modulated(x, sigma)
+        return self._centred(tokens, modulated, self.part("encoder").vector("input_bias", x.device))
+
+    def _pursued(self, left: Tensor) -> SparseCodes:
+        """Matching pursuit (Mallat and Zhang 1993): k times the feature that fits best what is left of a token.
+
+        At first that is what `_input` gives.
+        """
+        found = []
+        for _ in range(self.architecture.k or 0):
+            best = RunningTopK(len(left), 1, left.device)
+            for first, rows, codes in self._chunks(left):
+                best.add(first, rows, codes)
+            left = left - self._gather(best.values, best.indices)
+            found.append(best)
+        values, indices = (torch.cat([getattr(best, name) for best in found], 1) for name in ("values", "indices"))
+        return merged(SparseCodes(values, indices))
+
+    def _chunks(self, centred: Tensor) -> Iterator[tuple[int, slice, Tensor]]:
         """(first feature, slice of tokens, codes (tokens, features) before a selection), in bounded memory."""
-        encoder = self.part("encoder")
-        device = tokens.device
-        centred = self._centred(tokens, modulated, encoder.vector("input_bias", device))
+        encoder, device = self.part("encoder"), centred.device
         vectors = {name: encoder.vectors[name].to(device, torch.float32) for name in encoder.vectors}
         for features in feature_chunks(self.d_sae, self.d_in, SCRATCH_BYTES):
             weight = encoder.feature_rows(features, device)
             chunk = {name: vector[features] for name, vector in vectors.items() if name != "input_bias"}
             step = max(1, SCRATCH_BYTES // (4 * len(weight)))
-            for first in range(0, len(tokens), step):
-                rows = slice(first, min(first + step, len(tokens)))
+            for first in range(0, len(centred), step):
+                rows = slice(first, min(first + step, len(centred)))
                 yield features.start, rows, self._activate(centred[rows], weight, chunk)
 
     def _activate(self, centred: Tensor, weight: Tensor, vectors: Mapping[str, Tensor]) -> Tensor:

@@ -50,3 +50,12 @@ class Coded(Directions, Protocol):
 
     def reconstruct(self, x: Tensor, sigma: float | None = None) -> Tensor:
         """x̂ (..., d_in) of x (..., d_in)."""
+
+
+def check_width(dictionary: Directions, x: Tensor) -> None:
+    """Raises ValueError where activations x (..., d) have another width than the dictionary's."""
+    if x.shape[-1] != dictionary.d_in:
+        raise ValueError(
+            f"sae: {dictionary.name} was trained on activations of width {dictionary.d_in}, but this location has "
+            f"width {x.shape[-1]}; use an SAE trained on this model."
+        )

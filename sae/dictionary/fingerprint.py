@@ -1,4 +1,4 @@
-"""What identifies an SAE's weights, wherever its file has gone: SHA-256."""
+"""What identifies an SAE's weights, or a set's, wherever the files have gone: SHA-256."""
 
 from __future__ import annotations
 
@@ -9,20 +9,25 @@ from pathlib import Path
 import torch
 
 from .autoencoder import SparseAutoencoder
+from .sae_set import AnySae, SaeSet
 
 BLOCK_BYTES = 8 * 2**20
+SET = "set-"  # begins the fingerprint of a set: files are kept for its members, never for the set
 _KEPT = "fingerprint"  # under this name in the weights' handles
 
 Progress = Callable[[int, int], None]  # bytes done, bytes in all; may raise to stop
 
 
-def fingerprint(sae: SparseAutoencoder, progress: Progress | None = None) -> str:
-    """64 hexadecimal digits.
+def fingerprint(sae: AnySae, progress: Progress | None = None) -> str:
+    """64 hexadecimal digits; of a set, `set-` and 64 from its members' fingerprints and sites.
 
     Of one weight file it is the SHA-256 of its bytes, which is also what `sha256sum` and the Hub's file pages show; of
     several shards the SHA-256 of their digests, in order. An SAE that was made in memory is hashed tensor by tensor.
     Raises ValueError when a file has gone.
     """
+    if isinstance(sae, SaeSet):
+        members = "\n".join(f"{fingerprint(member.sae, progress)} {member.site}" for member in sae.members)
+        return SET + hashlib.sha256(members.encode()).hexdigest()
     if sae.origin is None:
         return _of_memory(sae)
     files = sae.origin.files

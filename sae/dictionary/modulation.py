@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from ..files.quote import quoted
+from ..files.tensors import LARGEST, largest_size
 from .activations import TokenFrame
 
 MAX_PERIOD = 10_000
@@ -38,9 +40,16 @@ class Modulation:
         for key, shape in wanted.items():
             if tuple(self.tensors[key].shape) != shape or e < 2:
                 raise ValueError(
-                    f"{label}: {key} has the shape {list(self.tensors[key].shape)}, which does not fit activations of "
+                    f"{label}: {key} has the shape {quoted(tuple(self.tensors[key].shape))}, which does not fit "
+                    f"activations of "
                     f"width {d_in} and a time embedding of width {e}."
                 )
+        largest = largest_size(self._layers(torch.tensor([0.0, 0.5, 1.0]), torch.device("cpu")))
+        if not largest <= LARGEST:
+            raise ValueError(
+                f"{label}: its layers for the noise level come to {largest:.3g}, where all beyond {LARGEST:g} "
+                f"overflows; download or export the file again."
+            )
 
     def frame(self, sigma: float | Tensor, x: Tensor) -> TokenFrame:
         """1 + scale and shift for the tokens of x (..., d_in): (1 or tokens, d_in), on the device of x.

@@ -16,3 +16,24 @@ class Origin:
     files: tuple[Path, ...]  # weight files, shards in order
     config: Mapping[str, Any] = field(default_factory=dict)  # as it stands beside or inside the file
     hook: str | None = None  # the place in the network that the config names, in its own words
+    within: tuple[Path, ...] = ()  # the folders outside which nothing may be read; none: anywhere
+
+
+@dataclass(frozen=True)
+class TrainedOn:
+    """The model that an SAE or a set of directions was made on."""
+
+    family: str  # a name of `places/families.py`
+    model: str = ""  # as its makers call it, such as FLUX.1-schnell
+    identity: str = ""  # of the network, as hosts tell it; empty where it was not kept
+
+
+@dataclass(frozen=True)
+class ContrastOf:
+    """What a dictionary of contrast directions was made of, and how clearly its two sides differed."""
+
+    positive: tuple[str, ...]  # prompts, or words for what else was shown; empty where nothing tells
+    negative: tuple[str, ...]
+    runs: int  # of each side
+    norm: float  # length of the difference
+    floor: float | None  # the length that chance gives; None where each side had one run

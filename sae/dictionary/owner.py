@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass, field
 
+from ..files.quote import quoted, shown
 from .weights import Weights
 
 PIECES, LENGTH = 8, 64  # runs of entries that are looked at in each tensor, and entries of a run
@@ -24,10 +25,10 @@ class Owner:
 
     def __post_init__(self) -> None:
         if not is_identity(self.identity):
-            raise ValueError(f"owner: {str(self.identity)[:40]!r} is none; {DIGITS} hexadecimal digits are needed.")
+            raise ValueError(f"owner: {quoted(self.identity, 40)} is none; {DIGITS} hexadecimal digits are needed.")
 
     def __str__(self) -> str:
-        return f"{self.name} ({self.identity[:8]})"
+        return f"{shown(self.name)} ({self.identity[:8]})"
 
     def check(self, other: Owner | None, what: str) -> None:
         """Raises ValueError where `what` (the start of the sentence) belongs to another dictionary than this one."""

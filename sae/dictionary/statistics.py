@@ -6,10 +6,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
-from ..files.safetensors_file import open_safetensors
+from ..files.quote import quoted, shown
+from ..files.safetensors_file import open_safetensors, write_whole
 from .owner import Owner
 
 SUFFIX = ".stats.safetensors"
@@ -47,7 +47,7 @@ def write_statistics(statistics: FeatureStatistics, path: Path, owner: Owner | N
     known = {name: getattr(statistics, name) for name in NAMES if getattr(statistics, name) is not None}
     tensors = {name: tensor.float().cpu().contiguous() for name, tensor in known.items()}
     whose = {} if owner is None else asdict(owner)
-    save_file(tensors, path, metadata={"tokens": str(statistics.tokens), **whose})
+    write_whole(path, tensors, {"tokens": str(statistics.tokens), **whose})
 
 
 def read_statistics(path: Path) -> FeatureStatistics:
@@ -57,14 +57,15 @@ def read_statistics(path: Path) -> FeatureStatistics:
     known = {name: source.whole(name).float() for name in NAMES if name in source.infos}
     if not known or not tokens.isdecimal() or len(tokens) > 18:
         raise ValueError(
-            f"{path.name}: the statistics file needs one of the tensors mean, max and density, and a whole number of "
+            f"{shown(path.name)}: the statistics file needs one of the tensors mean, max and density, and a whole "
+            f"number of "
             f"tokens in its metadata; measure the statistics again or remove the file."
         )
     shapes = {tuple(tensor.shape) for tensor in known.values()}
     if len(shapes) > 1 or len(next(iter(shapes))) != 1:
-        found = ", ".join(str(shape) for shape in sorted(shapes))
+        found = ", ".join(quoted(shape) for shape in sorted(shapes))
         raise ValueError(
-            f"{path.name}: mean, max and density must be vectors of one length, but have the shapes {found}."
+            f"{shown(path.name)}: mean, max and density must be vectors of one length, but have the shapes {found}."
         )
     owner = Owner(metadata["identity"], metadata.get("name", "")) if "identity" in metadata else None
     return FeatureStatistics(known.get("mean"), known.get("max"), known.get("density"), int(tokens), owner)

@@ -7,6 +7,7 @@ Canonical names, with F = d_sae and d = d_in:
 
 from __future__ import annotations
 
+import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from ..files.quote import quoted
 from ..files.tensors import TensorMemory, TensorSource
 from .activations import VECTORS, Architecture
 
@@ -55,7 +57,8 @@ class Weight:
             return self.source.whole(self.key)
         out = torch.empty(self.shape, dtype=self.source.stored_dtype(self.key))
         for first, block in self.source.blocks(self.key):
-            block = block if self.transform is None else self.transform(block.float()).to(out.dtype)
+            if self.transform is not None:
+                block = self.source.usable(self.key, self.transform(block.float()).to(out.dtype))
             if self.transposed:
                 out[:, first : first + len(block)] = block.T
             else:
@@ -78,7 +81,7 @@ class Weight:
         return squares.sqrt()
 
     def _transformed(self, values: Tensor) -> Tensor:
-        return values if self.transform is None else self.transform(values)
+        return values if self.transform is None else self.source.usable(self.key, self.transform(values))
 
 
 class Part(nn.Module):
@@ -107,6 +110,7 @@ class Weights:
         self.handles: dict[str, Any] = {}  # what a host keeps for a part, for as long as these weights live
         self._parts: dict[str, Part] = {}
         self._reads: OrderedDict[tuple[str, tuple[int, ...] | None], Tensor] = OrderedDict()
+        self._lock = threading.RLock()  # one thread reads, the others wait for what it read
 
     @classmethod
     def in_memory(cls, tensors: Mapping[str, Tensor], architecture: Architecture, label: str) -> Weights:
@@ -127,11 +131,11 @@ class Weights:
 
     def part(self, name: PartName) -> Part:
         """One part as a module, read on the first call and kept. A host may move it to another device."""
-        if name not in self._parts:
-            with torch.inference_mode(False):
-                part = self._encoder() if name == "encoder" else self._decoder()
-            self._parts.setdefault(name, part)  # two threads may get here at once: the first one's part stays
-        return self._parts[name]
+        with self._lock:
+            if name not in self._parts:
+                with torch.inference_mode(False):
+                    self._parts[name] = self._encoder() if name == "encoder" else self._decoder()
+            return self._parts[name]
 
     def encoder_vectors(self) -> tuple[str, ...]:
         """The per-feature vectors that encoding reads."""
@@ -142,7 +146,14 @@ class Weights:
         vectors = {name: self.rows(name, ids) for name in self.encoder_vectors()}
         if self.architecture.decoder_norm != "none":
             vectors["decoder_norm"] = self.rows("decoder", ids).norm(dim=1)
+        self._check_factors(vectors)
         return vectors
+
+    def _check_factors(self, vectors: Mapping[str, Tensor]) -> None:
+        """A gated SAE multiplies by exponentials."""
+        if "r_mag" in vectors:
+            stored = self.tensors["r_mag"]
+            stored.source.usable(stored.key, vectors["r_mag"].exp())
 
     def rows(self, name: str, ids: Sequence[int]) -> Tensor:
         """The rows of some features, float32 on the CPU, without materialising anything. Do not write into it."""
@@ -160,19 +171,21 @@ class Weights:
 
     def _remember(self, key: tuple[str, tuple[int, ...] | None], read: Callable[[], Tensor]) -> Tensor:
         """The same few rows are asked for at every sampling step."""
-        found = self._reads.get(key)
-        if found is None:
-            with torch.inference_mode(False):
-                found = read().cpu()
-            self._reads[key] = found
-            while len(self._reads) > REMEMBERED_READS:
-                self._reads.popitem(last=False)
-        return found
+        with self._lock:
+            found = self._reads.get(key)
+            if found is None:
+                with torch.inference_mode(False):
+                    found = read().cpu()
+                self._reads[key] = found
+                while len(self._reads) > REMEMBERED_READS:
+                    self._reads.popitem(last=False)
+            return found
 
     def _encoder(self) -> Part:
         d_sae, _ = self.shape
         # `clone` gives an expanded scalar, one threshold for all features, its own memory
         vectors = {name: self.tensors[name].vector().expand(d_sae).clone() for name in self.encoder_vectors()}
+        self._check_factors(vectors)
         bias = self.optional_vector("input_bias")
         if bias is not None:
             vectors["input_bias"] = bias
@@ -194,22 +207,25 @@ def check_weights(weights: Weights, name: str) -> None:
     for key in ("encoder", "decoder"):
         if len(tensors[key].shape) != 2 or 0 in tensors[key].shape:
             raise ValueError(
-                f"{name}: {tensors[key].key} must be a matrix, but has the shape {list(tensors[key].shape)}."
+                f"{name}: {tensors[key].key} must be a matrix, but has the shape {quoted(tensors[key].shape)}."
             )
     d_sae, d_in = weights.shape
     for key, wanted in _expected_shapes(d_sae, d_in).items():
         if key in tensors and tensors[key].shape not in wanted:
             raise ValueError(
-                f"{name}: {tensors[key].key} has the shape {list(tensors[key].source.infos[tensors[key].key].shape)}, "
-                f"which does not fit the {d_sae} features of width {d_in} that {tensors['decoder'].key} has."
+                f"{name}: {tensors[key].key} has the shape "
+                f"{quoted(tensors[key].source.infos[tensors[key].key].shape)}, which does not fit the {d_sae} "
+                f"features of width {d_in} that {tensors['decoder'].key} has."
             )
     for weight in tensors.values():
         weight.source.stored_dtype(weight.key)
     k = weights.architecture.k
     if k is not None and not 1 <= k <= d_sae:
-        raise ValueError(f"{name}: k is {k}, but must lie between 1 and the number of features, {d_sae}.")
+        raise ValueError(f"{name}: k is {quoted(k)}, but must lie between 1 and the number of features, {d_sae}.")
     if kind == "groupmax" and k is not None and d_sae % k:
-        raise ValueError(f"{name}: the {d_sae} features cannot be cut into {k} equal groups; k must divide them.")
+        raise ValueError(
+            f"{name}: the {d_sae} features cannot be cut into {quoted(k)} equal groups; k must divide them."
+        )
 
 
 def _expected_shapes(d_sae: int, d_in: int) -> dict[str, list[tuple[int, ...]]]:

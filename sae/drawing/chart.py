@@ -20,17 +20,16 @@ INK, QUIET, BAR, GROUND = (28, 32, 40), (108, 116, 128), (66, 112, 214), (255, 2
 
 
 def feature_chart(ranked: Sequence[RankedFeature], title: str, names: Mapping[int, str] | None = None) -> Tensor:
-    """One bar a feature: its difference from the baseline, else its score. Returns (1, height, 768, 3) in 0..1."""
+    """One bar a feature: its effect, its difference from the baseline, or its score. Returns (1, height, 768, 3)."""
     named = names or {}
     height = 2 * MARGIN + 2 * ROW + ROW * max(len(ranked), 1)
     picture = Image.new("RGB", (WIDTH, height), GROUND)
     draw = ImageDraw.Draw(picture)
     large, small = ImageFont.load_default(20), ImageFont.load_default(16)
-    contrast = any(row.difference is not None for row in ranked)
     draw.text((MARGIN, MARGIN), title, INK, large)
-    measure = "difference from the baseline" if contrast else "activation"
+    measure = _measure(ranked)
     draw.text((MARGIN, MARGIN + ROW - 4), f"bar: {measure} · then the share of tokens on which it fires", QUIET, small)
-    values = [row.score if row.difference is None else row.difference for row in ranked]
+    values = [row.value for row in ranked]
     longest, room = max(values, default=0.0), WIDTH - 2 * MARGIN - LABELS - VALUES
     for position, (row, value) in enumerate(zip(ranked, values, strict=True)):
         top = MARGIN + (2 + position) * ROW
@@ -43,3 +42,9 @@ def feature_chart(ranked: Sequence[RankedFeature], title: str, names: Mapping[in
     if not ranked:
         draw.text((MARGIN, MARGIN + 2 * ROW), "No feature fires.", INK, small)
     return from_image(picture).unsqueeze(0)
+
+
+def _measure(ranked: Sequence[RankedFeature]) -> str:
+    if any(row.effect is not None for row in ranked):
+        return "effect on the prediction"
+    return "difference from the baseline" if any(row.difference is not None for row in ranked) else "activation"

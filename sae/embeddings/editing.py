@@ -11,6 +11,7 @@ from ..dictionary.autoencoder import SparseAutoencoder
 from ..steering.delta import Steering
 from ..steering.edits import Edit
 from ..steering.record import SteeringRecord
+from ..steering.summary import LARGE_EMBED_DELTA
 from .spot import ALL, Target, token_positions
 
 
@@ -45,15 +46,21 @@ def with_tokens(x: Tensor, edited: Tensor, tokens: str, words: Mapping[int, Sequ
     return copy
 
 
+def embedding_record() -> SteeringRecord:
+    """A record that warns where an embedding, rather than a block's activation, is destroyed."""
+    return SteeringRecord(limit=LARGE_EMBED_DELTA)
+
+
 def steer_tokens(x: Tensor, steering: Steering, record: SteeringRecord) -> Tensor:
     """x (batch, tokens, d_in) steered, in x's dtype and on its device; x itself where the steering changes nothing."""
     if steering.changes_nothing:
         return x
-    delta = steering.delta(x)
-    steered = x + delta.to(x.dtype)
+    change = steering.change(x)
+    steered = x + change.delta.to(x.dtype)
     if not torch.isfinite(steered).all():
         raise ValueError(f"strength: {steering.strength:g} takes the embedding out of {x.dtype}; lower the strength.")
-    record.note(0.0, x, delta, steered, x.new_ones(x.shape[:2], dtype=torch.float32))
+    everywhere = x.new_ones(x.shape[:2], dtype=torch.float32)
+    record.note(0.0, x, change.delta, steered, everywhere, "", steering.presence_of, change.presence)
     return steered
 
 
@@ -62,14 +69,15 @@ def blend_tokens(
 ) -> Tensor:
     """Gives tokens x (batch, tokens, d_in) the activations of `source`: Δ = amount · Σ s_k (f_k(source) - f_k(x)) d_k.
 
-    s_k is an edit's own strength. A source of one picture serves the whole batch.
+    s_k is an edit's own strength. A source with a picture for each of the batch is taken row by row; of any other
+    number, f_k(source) is the mean over its pictures and serves the whole batch.
     """
     if not edits:
         raise ValueError("features: the list is empty, so there is nothing to transfer; connect features.")
-    if source.shape[1:] != x.shape[1:] or source.shape[0] not in (1, x.shape[0]):
+    if source.shape[1:] != x.shape[1:] or not source.shape[0]:
         raise ValueError(
             f"source: its shape is {list(source.shape)}, but the embedding's is {list(x.shape)}; encode both with one "
-            "encoder, and give one source or one for each picture."
+            "encoder."
         )
     if amount == 0:
         return x
@@ -78,7 +86,10 @@ def blend_tokens(
     if twice is not None:
         raise ValueError(f"features: feature {twice} is named twice, but can be transferred only once; name it once.")
     strengths = torch.tensor([edit.strength for edit in edits], device=x.device)
-    shift = amount * strengths * (sae.codes(source, features) - sae.codes(x, features))
+    given = sae.codes(source, features)
+    if source.shape[0] != x.shape[0]:
+        given = given.mean(dim=0, keepdim=True)
+    shift = amount * strengths * (given - sae.codes(x, features))
     delta = (shift @ sae.direction(features).to(x.device)) * sae.token_scale(x)
     blended = x + delta.to(x.dtype)
     record.note(0.0, x, delta, blended, x.new_ones(x.shape[:2], dtype=torch.float32))

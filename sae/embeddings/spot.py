@@ -12,11 +12,10 @@ from typing import Literal, get_args
 
 from ..dictionary.autoencoder import SparseAutoencoder
 from ..formats.known import known_checkpoint
+from .taps import ALL, AUTO, Tap, check_encoder, is_tapped, stack_of, tap_for
 
 Target = Literal["image_embeds", "last_hidden_state", "penultimate_hidden_states", "pooled_output", "token_embeddings"]
 TARGETS: tuple[Target, ...] = get_args(Target)  # where two fit, the earlier one is taken
-AUTO = "auto"
-ALL = "all"
 
 _HIDDEN = {1664: "CLIP ViT-bigG", 1280: "CLIP ViT-H", 1024: "CLIP ViT-L", 1152: "SigLIP so400m", 1536: "DINOv2 giant"}
 ENCODERS: Mapping[Target, Mapping[int, str]] = {
@@ -41,6 +40,7 @@ class Spot:
     target: Target
     tokens: str  # "all", or positions such as "0" and "2,5-8"
     reason: str
+    tap: Tap | None = None  # the part of each token, where several hidden states lie side by side
 
 
 def home_of(sae: SparseAutoencoder) -> tuple[Target, str] | None:
@@ -55,15 +55,29 @@ def home_of(sae: SparseAutoencoder) -> tuple[Target, str] | None:
 
 def tensor_name(target: Target, width: int) -> str:
     """Such as `image_embeds 1280 (CLIP ViT-bigG)`."""
-    known = ENCODERS[target].get(width)
+    stack = stack_of(width) if target == "token_embeddings" else None
+    known = ENCODERS[target].get(width) if stack is None else stack
     return f"{target} {width}" + (f" ({known})" if known else "")
 
 
-def spot_for(sae: SparseAutoencoder, widths: Mapping[Target, int], target: str = AUTO, tokens: str = ALL) -> Spot:
-    """Which of the tensors that an embedding has (with their widths) an SAE reads.
+def spot_for(
+    sae: SparseAutoencoder, widths: Mapping[Target, int], target: str = AUTO, tokens: str = ALL, tap: str = AUTO
+) -> Spot:
+    """Which of the tensors that an embedding has (with their widths) an SAE reads, and which `tap` of a text.
 
     `auto` follows what the SAE was trained on, else its width. Raises ValueError where nothing fits.
     """
+    text = widths.get("token_embeddings")
+    chosen = tap.strip() != AUTO
+    if text is None or target not in (AUTO, "token_embeddings"):
+        if chosen:
+            raise ValueError(f"tap: {tap!r} was given, but taps are parts of a text's token_embeddings; write auto.")
+    elif chosen:
+        return Spot("token_embeddings", tokens, "as chosen", tap_for(sae, text, tap))
+    elif home_of(sae) in (None, ("token_embeddings", ALL)):
+        check_encoder(sae, text)
+        if is_tapped(sae, text):
+            return Spot("token_embeddings", tokens, _TAPPED, tap_for(sae, text))
     if target not in (AUTO, *TARGETS):
         raise ValueError(
             f"target: {target!r} is not a tensor of an embedding; use auto or one of {', '.join(TARGETS)}."
@@ -88,6 +102,15 @@ def spot_for(sae: SparseAutoencoder, widths: Mapping[Target, int], target: str =
     return Spot(fitting[0], tokens, reason)
 
 
+def reads_tokens(sae: SparseAutoencoder, width: int | None, tap: str = AUTO) -> bool:
+    """Whether an SAE, or who chose a `tap`, means a text's token embeddings of this width, and not a vector of it."""
+    home = home_of(sae)
+    if tap.strip() != AUTO or home == ("token_embeddings", ALL):
+        return True
+    return home is None and width is not None and is_tapped(sae, width)
+
+
+_TAPPED = "the one nearest to the block in the SAE's name"
 _ADVICE = "encode with the encoder that the SAE was trained on."
 
 

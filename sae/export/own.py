@@ -10,7 +10,7 @@ import torch
 
 from ..dictionary.autoencoder import SparseAutoencoder
 from ..formats.own import FORMAT, LAYOUTS, MODULATION
-from ..formats.provenance import provenance, trained_k
+from ..formats.provenance import family_note, provenance, trained_k
 from .hook_name import hook_name
 from .plain import matrix
 from .planned import Layout, Stored
@@ -36,9 +36,11 @@ def layout(sae: SparseAutoencoder, dtype: torch.dtype | None) -> Layout:
 
 
 def _description(sae: SparseAutoencoder) -> dict[str, Any]:
-    description: dict[str, Any] = {"architecture": asdict(sae.architecture), **provenance(sae)}
+    description: dict[str, Any] = {"architecture": asdict(sae.architecture), **provenance(sae), **family_note(sae)}
     if sae.site is not None:
         description |= {"location": sae.site.location, "stream": sae.site.stream}
+    if sae.contrast is not None:
+        description["contrast"] = asdict(sae.contrast)
     told = {"hook": hook_name(sae), "layout": _first_layout(sae), "trained_k": trained_k(sae)}
     return description | {key: value for key, value in told.items() if value is not None}
 

@@ -42,6 +42,8 @@ def cannot_fold(sae: SparseAutoencoder) -> str | None:
         return "its codes depend on the noise level"
     if architecture.kind == "groupmax":
         return f"it keeps the largest of each of {architecture.k} groups"
+    if architecture.kind == "matching_pursuit":
+        return "it chooses its features one after another"
     if architecture.kind == "tanh_relu":
         return "its activation function is tanh"
     if not architecture.rectify and architecture.kind in ("topk", "relu"):

@@ -16,6 +16,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from .quote import shown
+from .whole import UnwritableError
+
 if sys.platform == "win32":
     import msvcrt
 else:
@@ -56,7 +59,8 @@ def locked(path: Path, patience: float = PATIENCE) -> Iterator[None]:
 
 def _too_long(path: Path, patience: float) -> ValueError:
     return ValueError(
-        f"{path.name}: it has been in use for {patience:g} seconds, so nothing was changed; try again, or end the "
+        f"{shown(path.name)}: it has been in use for {patience:g} seconds, so nothing was changed; try again, or "
+        f"end the "
         "other program that is writing it."
     )
 
@@ -66,7 +70,9 @@ def _open(own: Path, path: Path) -> int:
         own.parent.mkdir(parents=True, exist_ok=True)
         return os.open(own, os.O_RDWR | os.O_CREAT, 0o666)
     except OSError as error:
-        raise ValueError(f"{path.name}: nothing can be written beside it ({error.strerror}); allow it.") from error
+        raise UnwritableError(
+            f"{shown(path.name)}: nothing can be written beside it ({error.strerror}); allow it."
+        ) from error
 
 
 def _taken(handle: int, until: float, path: Path) -> bool:

@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import io
 import os
-import pickletools
 import zipfile
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from io import FileIO
 from pathlib import Path
@@ -21,25 +19,14 @@ from typing import Any, BinaryIO, cast
 import torch
 from torch import Tensor
 
+from .archive import UNREADABLE, check_directory, data_start
+from .pickle_check import MAX_PICKLE_BYTES, UnsoundError, check_pickle
+from .plain import Plain
+from .quote import quoted
 from .tensor_file import TensorFile, open_file, refuse_pointer
 from .tensors import JoinedTensors, TensorInfo, TensorMemory, TensorSource
 
-MAX_PICKLE_BYTES = 64 * 2**20  # of `data.pkl`, which holds names and shapes only
-MAX_RECORDS = 100_000
-# What a file of tensors, numbers and texts refers to.
-_HARMLESS = {
-    "collections.OrderedDict",
-    "collections.defaultdict",
-    "torch.Size",
-    "torch.device",
-    "torch.nn.parameter.Parameter",
-    "torch._utils._rebuild_tensor_v2",
-    "torch._utils._rebuild_parameter",
-    "torch.storage.UntypedStorage",
-}
-_DTYPES = {str(dtype) for dtype in vars(torch).values() if isinstance(dtype, torch.dtype)}
-_RUNS_CODE = {"os", "posix", "nt", "sys", "subprocess", "builtins", "__builtin__", "runpy", "importlib", "shutil"}
-_RUNS_CODE |= {"socket", "ctypes", "pickle", "code", "codeop", "operator", "functools", "types", "webbrowser", "pty"}
+MAX_RECORDS = 20_000  # a storage each; see pickle_check.py for what a checkpoint needs
 
 
 @dataclass
@@ -79,7 +66,7 @@ def _load(outline: _Outline, label: str) -> object:
     """The structure, its tensors without their data."""
     refuse_pointer(outline.file, label)
     outline.records = _find_records(outline, label)
-    _refuse_code(outline, label)
+    _refuse_unsound(outline, label)
     outline.seek(0)
     try:
         return torch.load(cast(BinaryIO, outline), map_location="cpu", weights_only=True)
@@ -132,6 +119,7 @@ def _find_records(outline: _Outline, label: str) -> dict[int, int]:
         )
     size = os.fstat(outline.file.fileno()).st_size - outline.skip
     try:
+        check_directory(outline)
         with zipfile.ZipFile(outline) as archive:
             entries = archive.infolist()
         if len(entries) > MAX_RECORDS or sum(entry.file_size for entry in entries) > size:
@@ -139,55 +127,29 @@ def _find_records(outline: _Outline, label: str) -> dict[int, int]:
         if any(entry.compress_type != zipfile.ZIP_STORED or entry.flag_bits & 1 for entry in entries):
             raise zipfile.BadZipFile
         return {
-            _data_start(outline, entry.header_offset): entry.file_size
+            data_start(outline, entry.header_offset): entry.file_size
             for entry in entries
             if "/data/" in entry.filename and entry.file_size
         }
-    except (zipfile.BadZipFile, zipfile.LargeZipFile, ValueError, OSError, NotImplementedError, OverflowError) as error:
+    except UNREADABLE as error:
         raise _broken(label, "the archive is damaged or compressed") from error
 
 
-def _data_start(outline: _Outline, header: int) -> int:
-    """Behind the record's own header: 30 bytes, its name, its extra field."""
-    outline.seek(header)
-    local = outline.read(30) or b""
-    if local[:4] != b"PK\x03\x04" or len(local) < 30:
-        raise zipfile.BadZipFile
-    return header + 30 + int.from_bytes(local[26:28], "little") + int.from_bytes(local[28:30], "little")
-
-
-def _refuse_code(outline: _Outline, label: str) -> None:
-    """Reads the names that the pickle refers to; a pickle of tensors needs a handful only."""
+def _refuse_unsound(outline: _Outline, label: str) -> None:
+    """Has the pickle looked through before it is unpickled."""
     try:
         with zipfile.ZipFile(outline) as archive:
             names = [entry for entry in archive.infolist() if entry.filename.endswith("/data.pkl")]
-            if len(names) != 1 or names[0].file_size > MAX_PICKLE_BYTES:
-                raise _broken(label, "it has no data.pkl of a sensible size")
-            found = [
-                (operation.name, str(argument)) for operation, argument, _ in pickletools.genops(archive.read(names[0]))
-            ]
-    except (zipfile.BadZipFile, ValueError, OSError, EOFError, NotImplementedError, IndexError) as error:
-        if isinstance(error, ValueError) and str(error).startswith(label):
-            raise
+            sensible = len(names) == 1 and names[0].file_size <= MAX_PICKLE_BYTES
+            pickled = archive.read(names[0]) if sensible else None
+    except UNREADABLE as error:
         raise _broken(label, "its pickle cannot be read") from error
-    for operation, argument in found:
-        if operation in ("GLOBAL", "INST", "STACK_GLOBAL", "EXT1", "EXT2", "EXT4"):
-            _check_name(".".join(argument.split(" ")), label)
-
-
-def _check_name(name: str, label: str) -> None:
-    module, _, attribute = name.rpartition(".")
-    if name in _HARMLESS or name in _DTYPES or (module == "torch" and attribute.endswith("Storage")):
-        return
-    if module.split(".")[0] in _RUNS_CODE and attribute != "set":
-        raise ValueError(
-            f"{label}: this pickle would run code ({name}) and was not opened; do not load it elsewhere either, and "
-            f"get the SAE's tensors as safetensors or as a plain state dict."
-        )
-    raise ValueError(
-        f"{label}: this is a pickled object ({name}), which only its own code can open; save its state_dict() with "
-        f"torch.save or as safetensors, and load that."
-    )
+    if pickled is None:
+        raise _broken(label, "it has no data.pkl of a sensible size")
+    try:
+        check_pickle(pickled, label)
+    except UnsoundError as error:
+        raise _broken(label, str(error)) from error
 
 
 def _broken(label: str, why: str) -> ValueError:
@@ -204,29 +166,40 @@ _WRAPPERS = ("state_dict", "model_state_dict", "model", "sae")
 
 
 def _contents(loaded: object, outline: _Outline, path: Path, label: str, signature: tuple[int, int]) -> PickleContents:
-    if not isinstance(loaded, Mapping):
+    """Whatever is no tensor is copied as plain values, so that no reader meets anything else."""
+    if not isinstance(loaded, dict):
         kind = "a single tensor" if isinstance(loaded, Tensor) else f"a {type(loaded).__name__}"
         raise ValueError(f"{label}: the file holds {kind}; an SAE is a dictionary of named tensors (a state dict).")
-    wrapper = next((key for key in _WRAPPERS if isinstance(loaded.get(key), Mapping)), None)
-    state = loaded[wrapper] if wrapper else loaded
+    top = _entries(loaded)
+    wrapper = next((key for key in _WRAPPERS if isinstance(top.get(key), dict)), None)
+    outside = {key: value for key, value in top.items() if key != wrapper} if wrapper else {}
+    inside = _entries(top[wrapper]) if wrapper else top
     collected = _Collected()
-    extras = {str(key): value for key, value in loaded.items() if wrapper and key != wrapper}
-    for key, value in state.items():
+    others: dict[str, object] = {}
+    for key, value in inside.items():
         if isinstance(value, Tensor):
-            _collect(collected, str(key), value, outline, label)
+            _collect(collected, key, value, outline, label)
         else:
-            extras[str(key)] = value
+            others[key] = value
     sources: list[TensorSource] = [TensorFile(path, label, collected.stored, signature)]
     if collected.in_memory:
         sources.append(TensorMemory(collected.in_memory, label))
     source = sources[0] if len(sources) == 1 else JoinedTensors(sources, label)
-    return PickleContents(source, extras, wrapper)
+    plain = Plain()
+    return PickleContents(source, {key: plain.copy(value) for key, value in {**outside, **others}.items()}, wrapper)
+
+
+def _entries(found: dict[Any, Any]) -> dict[str, Any]:
+    """A dictionary by the names of its entries. `dict.items`: an OrderedDict may have an attribute called items."""
+    return {key if isinstance(key, str) else quoted(key): value for key, value in dict.items(found)}
 
 
 def _collect(collected: _Collected, name: str, tensor: Tensor, outline: _Outline, label: str) -> None:
     """Notes where a tensor lies; one that does not lie row by row is read and laid out so."""
     if tensor.layout != torch.strided or tensor.is_quantized or tensor.device.type != "cpu":
-        raise ValueError(f"{label}: the tensor {name!r} is sparse, quantized or without data; save it as a plain one.")
+        raise ValueError(
+            f"{label}: the tensor {quoted(name)} is sparse, quantized or without data; save it as a plain one."
+        )
     if not tensor.numel():
         collected.in_memory[name] = torch.empty(tensor.shape, dtype=tensor.dtype)
         return
@@ -235,7 +208,7 @@ def _collect(collected: _Collected, name: str, tensor: Tensor, outline: _Outline
     first = tensor.storage_offset() * tensor.dtype.itemsize
     last = first + sum((n - 1) * s for n, s in zip(tensor.shape, tensor.stride(), strict=True)) * tensor.dtype.itemsize
     if last + tensor.dtype.itemsize > size or tensor.numel() * tensor.dtype.itemsize > size:
-        raise _broken(label, f"the tensor {name!r} is larger than its data")
+        raise _broken(label, f"the tensor {quoted(name)} is larger than its data")
     if tensor.is_contiguous():
         collected.stored[name] = TensorInfo(tuple(tensor.shape), tensor.dtype, int(offset + first))
         return

@@ -5,6 +5,7 @@ Header layout: https://github.com/huggingface/safetensors#format.
 
 from __future__ import annotations
 
+import errno
 import json
 from collections.abc import Mapping
 from io import FileIO
@@ -12,11 +13,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import save_file
 
+from .quote import shown
 from .tensor_file import TensorFile, open_file, refuse_pointer
 from .tensors import FLOATS, TensorInfo
+from .whole import replacing
 
-MAX_HEADER_BYTES = 100_000_000  # the limit of the safetensors format
+# The format allows 100 MB. A tensor takes about 100 bytes: the largest model whose header we know has 92,000 tensors in
+# 163 files, a whole FLUX.1 in one file 780, an SAE some ten; a LoRA's or a picture model's notes may take 1 MB more.
+MAX_HEADER_BYTES = 8 * 2**20
 MAX_DIMENSIONS = 64  # torch's own limit
 _INTEGERS = {"I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8}
 DTYPES = {**FLOATS, **_INTEGERS, "BOOL": torch.bool}
@@ -27,7 +34,7 @@ def open_safetensors(path: Path, label: str | None = None) -> tuple[TensorFile, 
 
     Raises ValueError when the file is gone, cut off, a Git LFS pointer or not in the safetensors format.
     """
-    label = label or path.name
+    label = label or shown(path.name)
     file, signature = open_file(path, label)
     with file:
         refuse_pointer(file, label)
@@ -40,9 +47,23 @@ def open_safetensors(path: Path, label: str | None = None) -> tuple[TensorFile, 
     return TensorFile(path, label, infos, signature), _metadata(entries)
 
 
+def write_whole(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> None:
+    """Writes a small file in one go, see `replacing`."""
+    with replacing(path) as part:
+        try:
+            save_file(dict(tensors), part, metadata=dict(metadata))
+        except SafetensorError as error:  # what safetensors makes of a write that fails
+            raise OSError(errno.EIO, "the disk may be full") from error
+
+
 def _read_header(file: FileIO, size: int, label: str) -> tuple[dict[str, Any], dict[str, TensorInfo], int]:
     length = int.from_bytes(file.read(8), "little")
-    if size < 10 or not 2 <= length <= min(MAX_HEADER_BYTES, size - 8):
+    if MAX_HEADER_BYTES < length <= size - 8:
+        raise ValueError(
+            f"{label}: its header has {length} bytes, but no SAE's has more than {MAX_HEADER_BYTES}; download or "
+            f"export it again."
+        )
+    if size < 10 or not 2 <= length <= size - 8:
         raise ValueError(
             f"{label}: this is not a complete safetensors file ({size} bytes); download or export it again."
         )

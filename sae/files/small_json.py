@@ -2,45 +2,54 @@
 
 from __future__ import annotations
 
+import errno
 import json
-import os
-import tempfile
-import time
+import stat
+import sys
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeGuard, TypeVar
 
 from .lock import locked
+from .quote import shown
+from .whole import patiently, replacing, unwritable
 
 MOST_BYTES = 16 * 2**20
 BROKEN = ".broken"
-# Windows denies access to a file for the moment in which another program reads or replaces it.
-TRIES, PAUSE = (100 if os.name == "nt" else 1), 0.02
 
 Content = TypeVar("Content")
-Result = TypeVar("Result")
 
 
 class UnreadableError(ValueError):
     """The file may be as it should, but the system does not let us read it."""
 
 
-def read_json(path: Path, what: str, named: str | None = None) -> dict[str, Any]:
-    """The object in a file; ValueError names the file (or begins with `named`), and `what` it should be, otherwise."""
-    named = named or path.name
+def is_number(value: object, below: float = sys.float_info.max) -> TypeGuard[float]:
+    """Whether a value of JSON is a number that a float can hold: a whole one may have 400 digits."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < below
+
+
+def read_json(path: Path, what: str, named: str | None = None, most: int = MOST_BYTES) -> dict[str, Any]:
+    """The object in a file of up to `most` bytes; ValueError names the file (or begins with `named`) otherwise.
+
+    `what` is what the file should be.
+    """
+    named = named or shown(path.name)
     try:
-        text = _patiently(lambda: _beginning(path))
+        text = patiently(lambda: _beginning(path, most))
     except OSError as error:
         raise UnreadableError(f"{named}: this {what} cannot be read ({error.strerror}).") from error
-    if len(text) > MOST_BYTES:
-        raise ValueError(f"{named}: it is larger than {MOST_BYTES >> 20} MB, which no {what} is.")
+    if len(text) > most:
+        raise ValueError(f"{named}: it is larger than {most >> 20} MB, which no {what} is.")
     return parse_object(text, f"{named}: this {what}")
 
 
-def _beginning(path: Path) -> bytes:
+def _beginning(path: Path, most: int) -> bytes:
+    """One byte more than `most` where there is more."""
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise OSError(errno.EINVAL, "it is no file")  # to open a pipe is to wait for whoever writes to it
     with path.open("rb") as file:
-        return file.read(MOST_BYTES + 1)
+        return file.read(most + 1)
 
 
 def parse_object(text: str | bytes, what: str) -> dict[str, Any]:
@@ -61,24 +70,10 @@ def _no_constant(name: str) -> float:
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Replaces the file in one go: a reader sees the old one or the new one, never a part."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".tmp")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            json.dump(content, file, ensure_ascii=False, indent=1, allow_nan=False)
-            file.write("\n")
-        _patiently(lambda: Path(name).replace(path))
-    finally:
-        Path(name).unlink(missing_ok=True)  # it is still there where something went wrong
-
-
-def _patiently(action: Callable[[], Result]) -> Result:
-    for _ in range(TRIES - 1):
-        with suppress(PermissionError):
-            return action()
-        time.sleep(PAUSE)
-    return action()
+    """Replaces the file in one go, see `replacing`."""
+    text = json.dumps(content, ensure_ascii=False, indent=1, allow_nan=False)
+    with replacing(path) as part:
+        part.write_text(f"{text}\n", encoding="utf-8")
 
 
 def update_json(
@@ -108,5 +103,8 @@ def set_aside(path: Path) -> Path:
     while target.exists():
         number += 1
         target = path.with_name(f"{path.name}{BROKEN}-{number}")
-    path.rename(target)
+    try:
+        path.rename(target)
+    except OSError as error:
+        raise unwritable(path, error) from error
     return target

@@ -7,6 +7,7 @@ kernel maps 64 KB around each touched page, 200 MB for one column of a 49,152 ×
 from __future__ import annotations
 
 import os
+import stat
 import sys
 from collections.abc import Mapping, Sequence
 from io import FileIO
@@ -100,14 +101,22 @@ class TensorFile(TensorSource):
 def open_file(path: Path, label: str) -> tuple[FileIO, tuple[int, int]]:
     """The file, and what tells whether it is still the same one later: size and time of change."""
     try:
-        file = FileIO(path)
+        file = FileIO(path, opener=_open_at_once)
     except OSError as error:
         raise ValueError(
             f"{label}: the file cannot be opened ({error.strerror}); it may have been removed after it was listed, so "
             f"choose a file that is there."
         ) from error
-    stat = os.fstat(file.fileno())
-    return file, (stat.st_size, stat.st_mtime_ns)
+    found = os.fstat(file.fileno())
+    if not stat.S_ISREG(found.st_mode):
+        file.close()
+        raise ValueError(f"{label}: this is a pipe or a device and no file; give a file of weights.")
+    return file, (found.st_size, found.st_mtime_ns)
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    """Without waiting for whoever writes to a pipe of that name."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 def refuse_pointer(file: FileIO, label: str) -> None:

@@ -10,9 +10,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .quote import quoted
+
 FLOATS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 BLOCK_BYTES = 4 * 2**20  # largest scratch buffer while reading
 CHECKED_ELEMENTS = 2**20  # looked at in one go for NaN
+# Weights are used as float32, which ends at 3.4e38, in sums of thousands of products: activations of 1e6 times an
+# encoder of 1e8 in a width of 1e4, times a decoder of 1e8 and 1e5 features, come to 1e31, and a gate's factor of 1e8 or
+# a norm may be among them. fp16 ends at 65,504, and no SAE that is known has a number beyond it.
+LARGEST = 1e8
 
 
 @dataclass(frozen=True)
@@ -73,7 +79,8 @@ class TensorSource(ABC):
         info = self.infos[key]
         if info.elements != 1 or info.dtype is None or info.dtype.is_complex:
             raise ValueError(
-                f"{self.label}: the tensor {key!r} must be a single number, but has the shape {list(info.shape)}."
+                f"{self.label}: the tensor {quoted(key)} must be a single number, but has the shape "
+                f"{quoted(info.shape)}."
             )
         return float(self._checked(key, self._read_all(key)).reshape(()).item())
 
@@ -113,16 +120,30 @@ class TensorSource(ABC):
         dtype = self.infos[key].dtype
         if dtype is None or dtype not in FLOATS.values():
             raise ValueError(
-                f"{self.label}: the tensor {key!r} does not hold floating point numbers; SAE weights are accepted in "
+                f"{self.label}: the tensor {quoted(key)} does not hold floating point numbers; SAE weights are "
+                f"accepted in "
                 f"{', '.join(FLOATS)}."
             )
         return dtype
 
     def _checked(self, key: str, values: Tensor) -> Tensor:
-        if not _all_finite(values):
+        largest = largest_size(values)
+        if not math.isfinite(largest):
             raise ValueError(
-                f"{self.label}: the tensor {key!r} holds NaN or infinite values; only finite weights are accepted, so "
-                f"download or export the file again."
+                f"{self.label}: the tensor {quoted(key)} holds NaN or infinite values; only finite weights are "
+                f"accepted, so download or export the file again."
+            )
+        return self._bounded(key, values, largest)
+
+    def usable(self, key: str, values: Tensor) -> Tensor:
+        """The values that a tensor comes to where it is used; ValueError where they are too large to reckon with."""
+        return self._bounded(key, values, largest_size(values))
+
+    def _bounded(self, key: str, values: Tensor, largest: float) -> Tensor:
+        if not largest <= LARGEST:
+            raise ValueError(
+                f"{self.label}: the tensor {quoted(key)} comes to the number {largest:.3g} in use, where all beyond "
+                f"{LARGEST:g} overflows; download or export the file again."
             )
         return values
 
@@ -181,7 +202,8 @@ class JoinedTensors(TensorSource):
             for key in source.infos:
                 if key in self.sources:
                     raise ValueError(
-                        f"{label}: the tensor {key!r} stands in {self.sources[key].label} and in {source.label}; each "
+                        f"{label}: the tensor {quoted(key)} stands in {self.sources[key].label} and in "
+                        f"{source.label}; each "
                         f"tensor may be in one shard only, so download the files again."
                     )
                 self.sources[key] = source
@@ -201,14 +223,15 @@ class JoinedTensors(TensorSource):
         return self.sources[key]._read_run(key, first, count)
 
 
-def _all_finite(values: Tensor) -> bool:
-    """Sums in pieces: `isfinite` alone takes several times the memory and time of the tensor that it looks at."""
-    if not values.is_floating_point():
-        return True
+def largest_size(values: Tensor) -> float:
+    """The largest absolute value, infinite or NaN where one is. In pieces, which stay in the processor's cache."""
+    if not values.is_floating_point() or not values.numel():
+        return 0.0
     if not values.ndim:
-        return bool(values.isfinite())
-    step = max(1, CHECKED_ELEMENTS * len(values) // max(1, values.numel()))
-    return all(piece.sum().isfinite() or piece.isfinite().all() for piece in values.split(step))
+        return abs(float(values))
+    step = max(1, CHECKED_ELEMENTS * len(values) // values.numel())
+    ends = [float(end) for piece in values.split(step) for end in piece.aminmax()]
+    return math.nan if any(map(math.isnan, ends)) else max(map(abs, ends))
 
 
 def join_runs(ids: Sequence[int], gap: int) -> list[tuple[int, int]]:

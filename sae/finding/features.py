@@ -16,6 +16,7 @@ from ..places.moment import COND, Moment
 from ..places.region import check_mask, moment_weights, token_grid
 from ..places.site import Site
 from ..steering.edits import Edit, FeatureList
+from .peaks import PeakTally
 
 RankBy = Literal["mean", "max", "frequency"]
 RANKINGS: tuple[RankBy, ...] = get_args(RankBy)
@@ -85,6 +86,7 @@ class FeatureReader:
         if self.mask is not None and not self.mask.any():
             raise ValueError("mask: it is empty, so there is no token to read; paint the part of interest.")
         self.tally = FeatureTally(sae.d_sae)
+        self.peaks: PeakTally | None = None  # hears what is read of whole pictures, where it is set
         self.site = site
         self._last: tuple[SparseCodes, Moment] | None = None  # of the first picture, in the last call
 
@@ -102,13 +104,20 @@ class FeatureReader:
             x = x[moment_weights(self.mask, moment, x.shape[0]).to(x.device) > 0]
             if not x.shape[0]:
                 return  # a part of the picture that the mask does not touch
-        codes = self.sae.encode_sparse(x, moment.sigma)
+        self.hear(self.sae.encode_sparse(x, moment.sigma), moment)
+
+    def hear(self, codes: SparseCodes, moment: Moment) -> None:
+        """Codes (rows, tokens, n) of the prompt's side; (tokens, n) of those inside the mask, where there is one."""
         self.tally.add(codes)
+        if self.peaks is not None and self.mask is None:
+            self.peaks.add(codes, moment)
         if self.mask is None and self.site.stream != "text" and not moment.crops:
             self._last = SparseCodes(codes.values[0].cpu(), codes.indices[0].cpu()), moment
 
     def heat(self, features: Iterable[int]) -> dict[int, Tensor]:
         """Where each feature fired on the first picture in the last call that saw it whole, (rows, columns).
+
+        Of a video the first frame.
 
         Empty for a text, with a mask, and where every prompt has an area.
         """
@@ -122,9 +131,34 @@ class FeatureReader:
         return {k: torch.where(indices == k, values, 0).sum(-1).view(grid) for k in features}
 
 
+class Together:
+    """Reads calls for several runs, whose rows stand one behind the other: encoded at once, tallied apart.
+
+    The readers are of one SAE and site, a run each, without a mask.
+    """
+
+    def __init__(self, readers: Sequence[FeatureReader]) -> None:
+        self.readers = readers
+
+    def __call__(self, x: Tensor, moment: Moment) -> None:
+        count = len(self.readers)
+        for rows, part in cond_parts(x, moment):
+            if len(rows) % count:
+                raise ValueError(
+                    f"model: a part of a batch has {len(rows)} rows for {count} prompts that run together, so another "
+                    "node cuts batches; leave that node out."
+                )
+            codes = self.readers[0].sae.encode_sparse(rows, part.sigma)
+            for reader, *own in zip(self.readers, *(tensor.chunk(count) for tensor in codes), strict=True):
+                reader.hear(SparseCodes(*own), part)
+
+
 @dataclass(frozen=True)
 class RankedFeature:
-    """One row of the table. `difference` is the score less the baseline's, None without a baseline."""
+    """One row of the table. `difference` is the score less the baseline's, None without a baseline.
+
+    `effect` is there where features were ranked by it.
+    """
 
     feature: int
     mean: float
@@ -134,6 +168,12 @@ class RankedFeature:
     score: float
     difference: float | None = None
     specific: float = 1.0  # share of its mean activation that the baseline does not have
+    effect: float | None = None
+
+    @property
+    def value(self) -> float:
+        """What the table is ordered by."""
+        return next(value for value in (self.effect, self.difference, self.score) if value is not None)
 
     def edit(self) -> Edit:
         """With a baseline, a feature counts by what is specific to the prompt."""
@@ -172,14 +212,27 @@ def feature_list(ranked: Sequence[RankedFeature], owner: Owner | None = None) ->
     return FeatureList((row.edit() for row in ranked), owner=owner)
 
 
-def feature_table(ranked: Sequence[RankedFeature], title: str, names: Mapping[int, str] | None = None) -> str:
-    """A text table: index, mean and largest activation, share of tokens; with a baseline the difference; names."""
-    contrast = any(row.difference is not None for row in ranked)
+def feature_table(
+    ranked: Sequence[RankedFeature],
+    title: str,
+    names: Mapping[int, str] | None = None,
+    places: Mapping[int, str] | None = None,
+) -> str:
+    """A text table: index, mean and largest activation, share of tokens; the difference and the effect; names.
+
+    `places` has the place of each feature, where there are several.
+    """
+    contrast, effect = (any(getattr(row, name) is not None for row in ranked) for name in ("difference", "effect"))
     named = {row.feature: " ".join((names or {}).get(row.feature, "").split()) for row in ranked}
+    width = max(map(len, (places or {}).values()), default=0)
     head = f"{'feature':>8} {'mean':>9} {'max':>9} {'tokens':>7}" + (f" {'difference':>11}" if contrast else "")
-    lines = [title, head + ("  name" if any(named.values()) else "")]
+    head += f" {'effect':>9}" if effect else ""
+    head += f"  {'place':<{width}}" if places else ""
+    lines = [title, (head + ("  name" if any(named.values()) else "")).rstrip()]
     for row in ranked:
         line = f"{row.feature:>8} {row.mean:>9.4g} {row.max:>9.4g} {row.density:>7.1%}"
         line += f" {row.difference:>+11.4g}" if row.difference is not None else ""
+        line += f" {row.effect:>+9.4g}" if row.effect is not None else ""
+        line += f"  {places[row.feature]:<{width}}" if places else ""
         lines.append(f"{line}  {named[row.feature]}".rstrip())
     return "\n".join(lines)

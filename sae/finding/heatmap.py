@@ -38,6 +38,8 @@ class HeatReader:
             self._check_text(rows, part)
             tokens = rows[:, part.text_tokens :] if self.site.stream == "joint" else rows
             codes = self.sae.codes(tokens, self.features, part.sigma).movedim(-1, 0).cpu()
+            if part.latent_frames > 1 and self.site.stream != "text":
+                codes = codes.unflatten(-1, (part.latent_frames, -1)).mean(-2)  # one map for all frames of a video
             if part.crops and self.site.stream != "text":
                 self._place(codes, part, part.crops[0])
                 continue
@@ -82,7 +84,9 @@ class HeatReader:
         if self._parts is not None:
             return self.cells[..., self._looks + self.calls > 0]
         if self._sum is None:
-            raise ValueError("model: it was not called at this place, so there is nothing to see; use a FLUX model.")
+            raise ValueError(
+                "model: it was not called at this place, so there is nothing to see; use a model that can be steered."
+            )
         return self._sum / self.calls
 
     @property

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from ..dictionary.autoencoder import SparseAutoencoder
 from ..dictionary.fingerprint import Progress, fingerprint
+from ..dictionary.sae_set import SaeSet
 from ..embeddings.spot import ALL, home_of, tensor_name
 from ..formats.provenance import provenance
 from .fit import Fit
@@ -45,6 +46,22 @@ def describe(sae: SparseAutoencoder, progress: Progress | None = None) -> dict[s
     return facts
 
 
+def describe_set(sae: SaeSet, progress: Progress | None = None) -> dict[str, str]:
+    """As `describe`, of a set: a line for each SAE, headed by the numbers of its features in the set."""
+    facts = {
+        "name": sae.name,
+        "set of": f"{len(sae.members)} SAEs",
+        "width (d_in)": str(sae.d_in),
+        "features (d_sae)": str(sae.d_sae),
+        "fingerprint of the set": fingerprint(sae, progress),
+    }
+    for member in sae.members:
+        numbers = f"features {member.first} to {member.first + member.sae.d_sae - 1}"
+        mark = fingerprint(member.sae)[:12]
+        facts[numbers] = f"{member.site}: {member.sae.name}, {member.sae.architecture}, fingerprint {mark}…"
+    return facts
+
+
 def report(facts: Mapping[str, str], fit: Fit | None = None, verdict: Verdict | None = None) -> str:
     """The facts as aligned lines, then what the self-test measured, then its verdict."""
     rows = dict(facts)
@@ -72,6 +89,8 @@ def _selection(sae: SparseAutoencoder) -> str:
     kind, k = sae.architecture.kind, sae.architecture.k
     if kind == "groupmax":
         return f"the largest of each of {k} groups"
+    if kind == "matching_pursuit":
+        return f"{k} times the one that fits best what is left"
     if k is not None:
         return f"the k = {k} largest of each token"
     threshold = sae.weights.optional_vector("threshold")

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..dictionary.autoencoder import SparseAutoencoder
 from ..places.moment import Moment
-from ..places.site import Depth, Kind, Point, Site
+from ..places.site import KINDS, Depth, Point, Site
 from .fit import Fit, FitTally
 
 FITTING_VARIANCE = 0.5  # an SAE that explains less than this share is of no use there
@@ -70,10 +70,10 @@ def rival_sites(site: Site, depth: Depth) -> list[Site]:
     """Where an SAE of another place may belong: the same point in every other block, other points, the other stream."""
     if len(site.blocks) != 1:
         return []
-    places = [replace(site, blocks=(number,)) for number in range(getattr(depth, site.kind))]
-    if site.stream != "joint" and site.point != "mlp":  # what both kinds of blocks have
-        other: Kind = "single" if site.kind == "double" else "double"
-        places += [replace(site, kind=other, blocks=(number,)) for number in range(getattr(depth, other))]
+    places = [replace(site, blocks=(number,)) for number in range(depth.of(site.kind))]
+    if site.stream != "joint" and site.point != "mlp":  # what all kinds of blocks have
+        others = [kind for kind in KINDS if kind != site.kind]
+        places += [replace(site, kind=kind, blocks=(number,)) for kind in others for number in range(depth.of(kind))]
     points = [point for point in _POINTS if not (site.kind == "single" and point == "mlp")]
     places += [replace(site, point=point) for point in points]
     if site.kind == "double":

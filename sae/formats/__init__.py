@@ -9,10 +9,12 @@ from pathlib import Path
 from ..dictionary.autoencoder import SparseAutoencoder
 from ..dictionary.origin import Origin
 from ..dictionary.weights import Weights
+from ..files.quote import quoted, shown
 from ..places.site import site_from_name
 from . import (
     dictionary_learning,
     diffract,
+    gemma_scope,
     gytis,
     jayhsu,
     lucas,
@@ -20,6 +22,7 @@ from . import (
     overcomplete,
     own,
     prisma,
+    qwen_scope,
     reny,
     saedit,
     saelens,
@@ -30,14 +33,15 @@ from . import (
 from .beside import read_statistics_beside, with_statistics
 from .checkpoint import Checkpoint, Config, Header, Reader
 from .known import known_site
-from .named_tensors import AllowedFolders, Container, open_container, read_json, stem_of, weight_file
+from .named_tensors import AllowedFolders, Container, open_container, read_config, stem_of, weight_file
+from .provenance import trained_on
 
 __all__ = ["AUTO", "LAYOUT_NAMES", "READERS", "load", "with_statistics"]
 
 # Where several match, the first one is taken: those that a config or a rare tensor marks come first.
 READERS: tuple[Reader, ...] = (
     own, saev, gytis, overcomplete, diffract, openai, jayhsu, sdxl_unbox, lucas, reny, sparsify, saedit, prisma,
-    dictionary_learning, saelens,
+    dictionary_learning, gemma_scope, qwen_scope, saelens,
 )  # fmt: skip
 LAYOUT_NAMES: tuple[str, ...] = tuple(name for reader in READERS for name in reader.LAYOUT_NAMES)
 AUTO = "auto"
@@ -60,7 +64,7 @@ def load(
     """
     path = weight_file(path)
     own_name = (name or f"{path.parent.name}/{path.name}").removesuffix(path.suffix)
-    label = own_name + path.suffix  # as messages call the file
+    label = shown(own_name + path.suffix)  # as messages call the file
     own_name = own_name.removesuffix(path.stem) + stem_of(path) if own_name.endswith(path.stem) else own_name
     allowed = AllowedFolders(within)
     container = open_container(path, label, allowed)
@@ -72,11 +76,15 @@ def load(
     site = reading.site or named or site_from_name(own_name) or known_site(own_name)
     sae = SparseAutoencoder(
         Weights(reading.tensors, reading.architecture),
-        name=own_name,
+        name=shown(own_name),
         site=site,
         modulation=reading.modulation,
-        origin=Origin(reading.layout, container.files, reading.config or checkpoint.config or {}, reading.hook),
+        origin=Origin(
+            reading.layout, container.files, reading.config or checkpoint.config or {}, reading.hook, tuple(within)
+        ),
     )
+    sae.contrast = reading.contrast
+    sae.trained_on = trained_on(sae)
     sae.statistics = read_statistics_beside(path, sae, allowed)
     return sae
 
@@ -87,7 +95,7 @@ def _read_config(path: Path, config_name: str, label: str, allowed: AllowedFolde
     above = path.parent.parent / config_name  # dictionary_learning keeps intermediate SAEs one folder down
     candidates = [own, path.with_name(config_name), *([above] if path.parent.name == "checkpoints" else [])]
     found = next((file for file in candidates if file.is_file()), candidates[1])
-    return read_json(found, label, allowed)
+    return read_config(found, label, allowed)
 
 
 def _inner_config(container: Container) -> Config | None:
@@ -106,7 +114,7 @@ def _find_reader(
         )  # fmt: skip
         if asked in reader.LAYOUT_NAMES or (asked is None and reader.matches(checkpoint)):
             return reader, checkpoint
-    found = ", ".join(sorted(container.source.infos)[:4]) or "none"
+    found = ", ".join(shown(key, 40) for key in sorted(container.source.infos)[:4]) or "none"
     layouts = ", ".join(reader.LAYOUTS for reader in READERS)
     raise ValueError(f"{label}: its tensors ({found}, ...) are of no SAE layout that is read; known are {layouts}.")
 
@@ -117,7 +125,8 @@ def _parse_asked(architecture: str) -> tuple[str | None, int | None]:
     match = _ASKED.fullmatch(architecture.strip())
     if match is None or match["layout"] not in LAYOUT_NAMES:
         raise ValueError(
-            f"architecture: {architecture!r} is not a layout; use auto or one of {', '.join(LAYOUT_NAMES)}, with :k "
+            f"architecture: {quoted(architecture)} is not a layout; use auto or one of {', '.join(LAYOUT_NAMES)}, "
+            f"with :k "
             f"where the file does not tell k, as in overcomplete_topk:32."
         )
     return match["layout"], None if match["k"] is None else int(match["k"])
@@ -129,10 +138,11 @@ def _refuse_others(label: str, header: Header, configs: Sequence[Config | None])
         raise ValueError(f"{label}: this is a LoRA, not an SAE; load it with a LoRA loader and give an SAE here.")
     transcoder = any(key in header for key in _TRANSCODER_TENSORS)
     for config in filter(None, configs):
-        d_in = config.get("d_in")
+        widths = [config.get(key) for key in ("d_in", "d_out")]
         transcoder |= any(config.get(flag) is True for flag in _TRANSCODER_FLAGS)
-        transcoder |= "transcoder" in str(config.get("architecture", ""))
-        transcoder |= d_in is not None and config.get("d_out", d_in) != d_in
+        architecture = config.get("architecture")
+        transcoder |= isinstance(architecture, str) and "transcoder" in architecture
+        transcoder |= all(isinstance(width, int) for width in widths) and widths[0] != widths[1]
     if transcoder:
         raise ValueError(
             f"{label}: this is a transcoder, which predicts another layer's activations; only SAEs, which reconstruct "

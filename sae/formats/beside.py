@@ -10,6 +10,7 @@ from torch import Tensor
 from ..dictionary.autoencoder import SparseAutoencoder
 from ..dictionary.statistics import FeatureStatistics, read_statistics, statistics_path
 from ..files.pickle_file import open_tensor
+from ..files.quote import quoted, shown
 from ..files.safetensors_file import open_safetensors
 from . import sdxl_unbox
 from .named_tensors import AllowedFolders, stem_of
@@ -38,10 +39,11 @@ def read_statistics_beside(path: Path, sae: SparseAutoencoder, allowed: AllowedF
 def check_statistics(statistics: FeatureStatistics, file: Path, sae: SparseAutoencoder) -> None:
     """Raises ValueError when the statistics are of another SAE, or of another number of features."""
     if statistics.owner is not None:
-        sae.owner.check(statistics.owner, f"{file.name}: these statistics belong")
+        sae.owner.check(statistics.owner, f"{shown(file.name)}: these statistics belong")
     if statistics.count != sae.d_sae:
         raise ValueError(
-            f"{file.name}: the statistics are of {statistics.count} features, but {sae.name} has {sae.d_sae}; measure "
+            f"{shown(file.name)}: the statistics are of {statistics.count} features, but {sae.name} has "
+            f"{sae.d_sae}; measure "
             f"them again or remove the file."
         )
 
@@ -56,13 +58,15 @@ def with_statistics(sae: SparseAutoencoder, file: Path) -> SparseAutoencoder:
 
 
 def _read_mean(path: Path) -> FeatureStatistics:
-    return FeatureStatistics(mean=_vector(open_tensor(path, path.name), path), max=None, density=None, tokens=0)
+    return FeatureStatistics(mean=_vector(open_tensor(path, shown(path.name)), path), max=None, density=None, tokens=0)
 
 
 def _read_sparsity(path: Path) -> FeatureStatistics:
     source, _ = open_safetensors(path)
     if "sparsity" not in source.infos:
-        raise ValueError(f"{path.name}: the statistics file lacks the tensor 'sparsity'; remove it or export it again.")
+        raise ValueError(
+            f"{shown(path.name)}: the statistics file lacks the tensor 'sparsity'; remove it or export it again."
+        )
     density = (10 ** _vector(source.whole("sparsity"), path) - SPARSITY_FLOOR).clamp(0, 1)
     return FeatureStatistics(mean=None, max=None, density=density, tokens=0)
 
@@ -70,6 +74,7 @@ def _read_sparsity(path: Path) -> FeatureStatistics:
 def _vector(values: Tensor, path: Path) -> Tensor:
     if values.ndim != 1:
         raise ValueError(
-            f"{path.name}: it must hold one number for each feature, but has the shape {list(values.shape)}."
+            f"{shown(path.name)}: it must hold one number for each feature, but has the shape "
+            f"{quoted(tuple(values.shape))}."
         )
     return values.float()

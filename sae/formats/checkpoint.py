@@ -9,7 +9,9 @@ from typing import Any, Protocol
 
 from ..dictionary.activations import Architecture
 from ..dictionary.modulation import Modulation
+from ..dictionary.origin import ContrastOf
 from ..dictionary.weights import Weight
+from ..files.quote import quoted
 from ..files.tensors import TensorInfo, TensorSource
 from ..places.site import Site
 
@@ -58,7 +60,7 @@ class Checkpoint:
         missing = [key for key in wanted if key not in self.header]
         beyond = [key for key in self.header if key not in {*wanted, *optional, *ignored}]
         if missing or beyond:
-            fault = f"lacks the tensor {missing[0]!r}" if missing else f"has the unknown tensor {beyond[0]!r}"
+            fault = f"lacks the tensor {missing[0]!r}" if missing else f"has the unknown tensor {quoted(beyond[0])}"
             raise self.fail(f"the file {fault}; the {layout} layout has exactly {', '.join(sorted(wanted))}.")
 
     def check_config_shape(self, config: Config, keys: Mapping[str, int], config_name: str) -> None:
@@ -66,7 +68,8 @@ class Checkpoint:
         for key, actual in keys.items():
             if config.get(key) is not None and config[key] != actual:
                 raise self.fail(
-                    f"{config_name} says {key} = {config[key]!r}, but the tensors have {actual}; put the config that "
+                    f"{config_name} says {key} = {quoted(config[key])}, but the tensors have {actual}; put the "
+                    f"config that "
                     f"belongs to these weights beside them."
                 )
 
@@ -74,14 +77,14 @@ class Checkpoint:
         """(d_in, d_sae) of the matrix `decoder`, stored as (d, F) where `transposed`."""
         shape = self.header[decoder].shape
         if len(shape) != 2:
-            raise self.fail(f"{decoder} must be a matrix, but has the shape {list(shape)}.")
+            raise self.fail(f"{decoder} must be a matrix, but has the shape {quoted(shape)}.")
         return (shape[0], shape[1]) if transposed else (shape[1], shape[0])
 
     def whole_number(self, config: Config, key: str, config_name: str) -> int:
         """A whole number from the config; its range is checked against the tensors later."""
         value = config.get(key)
         if not isinstance(value, int) or isinstance(value, bool):
-            raise self.fail(f"{config_name} must give {key} as a whole number, but has {value!r}.")
+            raise self.fail(f"{config_name} must give {key} as a whole number, but has {quoted(value)}.")
         return value
 
     def k(self, config: Config | None, key: str, config_name: str) -> int:
@@ -102,7 +105,7 @@ class Checkpoint:
         if value is None:
             return default
         if not isinstance(value, bool):
-            raise self.fail(f"{config_name} must give {key} as true or false, but has {value!r}.")
+            raise self.fail(f"{config_name} must give {key} as true or false, but has {quoted(value)}.")
         return value
 
     def stored(self, **names: str) -> dict[str, Weight]:
@@ -125,6 +128,7 @@ class Reading:
     site: Site | None = None  # the same, where the layout has it in our terms
     modulation: Modulation | None = None
     config: Config | None = None  # where the file holds its own
+    contrast: ContrastOf | None = None  # where it holds directions that no training made
 
 
 class Reader(Protocol):

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 
 from ..dictionary.activations import Architecture
 from ..dictionary.weights import Weight
+from ..files.quote import quoted
 from .checkpoint import Checkpoint, Config, Reading
 
 CONFIG_NAME = "config.json"
@@ -61,9 +62,11 @@ def _class(checkpoint: Checkpoint) -> str:
         return "MatryoshkaBatchTopKSAE"  # the only one with this tensor
     if name is None:
         choice = "which of dictionary_learning's classes"
-        raise checkpoint.undecided(choice, CONFIG_NAME, "trainer.dict_class", LAYOUT_NAMES)
+        first, *others = LAYOUT_NAMES
+        names = f"{first} (or {', '.join(other.removeprefix(LAYOUTS) for other in others)})"
+        raise checkpoint.undecided(choice, CONFIG_NAME, "trainer.dict_class", (names,))
     if not isinstance(name, str) or name not in _IDS:
-        raise checkpoint.fail(f"{_WHERE} has dict_class = {name!r}; known are {', '.join(_IDS)}.")
+        raise checkpoint.fail(f"{_WHERE} has dict_class = {quoted(name)}; known are {', '.join(_IDS)}.")
     return name
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 
 from ..dictionary.activations import Architecture
+from ..files.quote import quoted
 from .checkpoint import Checkpoint, Reading
 
 CONFIG_NAME = "config.json"
@@ -31,7 +32,9 @@ def read(checkpoint: Checkpoint) -> Reading:
         d_in, d_sae = checkpoint.width_and_count("decoder.weight", transposed=True)
         checkpoint.check_config_shape(config, {"features": d_in, "pages": d_sae}, CONFIG_NAME)
         if config.get("sample") is not None:
-            raise checkpoint.fail(f"{CONFIG_NAME} has sample = {config['sample']!r}; only SAEs with null are known.")
+            raise checkpoint.fail(
+                f"{CONFIG_NAME} has sample = {quoted(config['sample'])}; only SAEs with null are known."
+            )
     tensors = {
         **checkpoint.stored(input_bias="pre_bias", output_bias="pre_bias", encoder="encoder.weight"),
         **checkpoint.stored(encoder_bias="latent_bias"),

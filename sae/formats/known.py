@@ -1,4 +1,4 @@
-"""Public SAEs of image models: where they are, what they were trained on, and where they belong.
+"""Public SAEs of image models and of their text encoders: where they are, what they were trained on, where they belong.
 
 Read off the projects' own pages and code. None of the repositories below that lacks a licence grants one.
 """
@@ -123,6 +123,30 @@ def _diffract_table() -> Iterator[KnownCheckpoint]:
             )  # fmt: skip
 
 
+_TOKENS = ("token_embeddings", "all")
+
+
+def _klein_table() -> Iterator[KnownCheckpoint]:
+    """Of Qwen3-8B, whose hidden states 9, 18 and 27 FLUX.2 Klein 9B reads."""
+    encoder = "Qwen3-8B (FLUX.2 Klein 9B)"
+    for block in (8, 17, 26):
+        for k in (50, 100):
+            yield KnownCheckpoint(
+                f"qwen-scope-qwen3-8b-layer{block}-L0_{k}", f"Qwen/SAE-Res-Qwen3-8B-Base-W64K-L0_{k}",
+                f"layer{block}.sae.pt", None, encoder, f"behind block {block}: hidden state {block + 1}", None, 4096,
+                65_536, "Qwen-Scope", "Qwen's own", f"k {k}; of the base model, where Klein reads the chat model",
+                _TOKENS,
+            )  # fmt: skip
+    for block in (9, 18, 27):
+        folder = f"saes_Qwen_Qwen3-8B_batch_top_k/resid_post_layer_{block}/trainer_2"
+        yield KnownCheckpoint(
+            f"qwen3-8b-saes-layer_{block}", "adamkarvonen/qwen3-8b-saes", f"{folder}/ae.pt", f"{folder}/config.json",
+            encoder, f"behind block {block}: hidden state {block + 1}", None, 4096, 65_536, "dictionary_learning", None,
+            f"k 80; Klein reads {block}, one before: not measured; tokens above ten times the median length left out",
+            _TOKENS,
+        )  # fmt: skip
+
+
 KNOWN: tuple[KnownCheckpoint, ...] = (
     *_reny_table(),
     *_diffract_table(),
@@ -135,7 +159,13 @@ KNOWN: tuple[KnownCheckpoint, ...] = (
     KnownCheckpoint(
         "t5-matryoshka-top-300", "Ronenk94/T5_matryoshka_sae", "matryoshka_sae_top_300/pytorch_model.bin",
         "matryoshka_sae_top_300/config.json", "T5-XXL (FLUX's text encoder)", "token embeddings", None, 4096, 65_536,
-        "SAEdit", None, "", ("token_embeddings", "all"),
+        "SAEdit", None, "", _TOKENS,
+    ),
+    *_klein_table(),
+    KnownCheckpoint(
+        "gemma-scope-2b-layer_24", "google/gemma-scope-2b-pt-res", "layer_24/width_16k/average_l0_73/params.npz", None,
+        "Gemma 2 2B (Lumina 2)", "behind block 24: hidden state 25", None, 2304, 16_384, "Gemma Scope", "CC-BY-4.0",
+        "73 features a token; wider and sparser ones beside it", _TOKENS,
     ),
     KnownCheckpoint(
         "saeuron", "bcywinski/SAeUron", None, None, "Stable Diffusion 1.4 (UnlearnCanvas)",
@@ -151,8 +181,9 @@ KNOWN: tuple[KnownCheckpoint, ...] = (
 def known_checkpoint(name: str) -> KnownCheckpoint | None:
     """The entry whose name or repository is a part of a path such as `cc3m-transformer_blocks.0-1/model`."""
     parts = set(name.replace("\\", "/").split("/"))
-    exact = (entry for entry in KNOWN if entry.name in parts or PurePosixPath(entry.repository).name in parts)
-    return next(exact, None)
+    exact = (entry for entry in KNOWN if entry.name in parts)
+    of_repository = (entry for entry in KNOWN if PurePosixPath(entry.repository).name in parts)
+    return next(exact, None) or next(of_repository, None)
 
 
 def known_site(name: str) -> Site | None:

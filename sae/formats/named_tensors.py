@@ -9,18 +9,22 @@ from pathlib import Path
 from typing import Any
 
 from ..files import small_json
+from ..files.npz_file import open_npz
 from ..files.pickle_file import open_pickle
+from ..files.plain import Plain
+from ..files.quote import shown
 from ..files.safetensors_file import open_safetensors
-from ..files.small_json import MOST_BYTES, parse_object
+from ..files.small_json import parse_object
 from ..files.tensor_file import open_file
 from ..files.tensors import JoinedTensors, TensorSource
 
-SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
+MOST_CONFIG_BYTES = 2**20  # real ones have a few KB, SAELens' runners 20
+SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".npz")
 HEADER = "saev header"  # key in `extras` of the JSON line with which saev's files begin
 # What lies beside an SAE without being one.
 BESIDE = re.compile(
-    r".*\.stats\.safetensors|sparsity\.safetensors|mean\.pt|std\.pt|trainer_state\.pt|training_args\.bin|"
-    r"activations_store_state\.safetensors|optimizer.*|expected\.pt"
+    r".*\.(?:stats|gallery)\.safetensors|sparsity\.safetensors|mean\.pt|std\.pt|trainer_state\.pt|training_args\.bin|"
+    r"activations_store_state\.safetensors|optimizer.*|expected\.pt|shard-\d{5}\.safetensors|training(?:\.\d+)?\.pt"
 )
 _SHARD = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})")
 
@@ -40,14 +44,15 @@ class Container:
 class AllowedFolders:
     """Where files may lie; without folders, anywhere."""
 
-    folders: Sequence[Path]
+    folders: Sequence[Path] = ()
 
     def check(self, path: Path, label: str) -> None:
         """Raises ValueError when the file's real place, links resolved, is outside all folders."""
         real = path.resolve()
         if self.folders and not any(real.is_relative_to(folder.resolve()) for folder in self.folders):
             raise ValueError(
-                f"{label}: {path.name} is a link that leads out of the model folders; put the file itself there, or "
+                f"{label}: {shown(path.name)} is a link that leads out of the model folders; put the file itself "
+                f"there, or "
                 f"add its folder to extra_model_paths.yaml."
             )
 
@@ -62,10 +67,12 @@ def weight_file(path: Path) -> Path:
         return firsts[0]
     if not found:
         raise ValueError(
-            f"{path.name}: the folder has no weight file ({', '.join(SUFFIXES)}); download the weights into it."
+            f"{shown(path.name)}: the folder has no weight file ({', '.join(SUFFIXES)}); download the weights into it."
         )
-    names = ", ".join(file.name for file in firsts or found)
-    raise ValueError(f"{path.name}: the folder has several weight files ({names}); give the path of one of them.")
+    names = shown(", ".join(file.name for file in firsts or found))
+    raise ValueError(
+        f"{shown(path.name)}: the folder has several weight files ({names}); give the path of one of them."
+    )
 
 
 def _is_first(file: Path) -> bool:
@@ -83,9 +90,9 @@ def open_container(path: Path, label: str, allowed: AllowedFolders) -> Container
     """Opens a weight file, together with the other shards where it is one of several."""
     if path.suffix not in SUFFIXES:
         kind = "".join(path.suffixes[-2:]) or "file without suffix"
-        raise ValueError(f"{label}: a {kind} is not read; give a file of the kinds {', '.join(SUFFIXES)}.")
+        raise ValueError(f"{label}: a {shown(kind, 20)} is not read; give a file of the kinds {', '.join(SUFFIXES)}.")
     paths = _shards(path, label, allowed)
-    opened = [_open(file, label if len(paths) == 1 else f"{label} ({file.name})", allowed) for file in paths]
+    opened = [_open(file, label if len(paths) == 1 else f"{label} ({shown(file.name, 60)})", allowed) for file in paths]
     if len(opened) == 1:
         return opened[0]
     joined = Container(JoinedTensors([part.source for part in opened], label), tuple(paths))
@@ -100,6 +107,8 @@ def _open(path: Path, label: str, allowed: AllowedFolders) -> Container:
     if path.suffix == ".safetensors":
         source, metadata = open_safetensors(path, label)
         return Container(source, (path,), metadata)
+    if path.suffix == ".npz":
+        return Container(open_npz(path, label), (path,))
     header, skip = _first_line(path, label)
     contents = open_pickle(path, label, skip)
     extras = contents.extras if header is None else {**contents.extras, HEADER: header}
@@ -113,9 +122,9 @@ def _first_line(path: Path, label: str) -> tuple[Mapping[str, Any] | None, int]:
         if file.read(1) != b"{":
             return None, 0
         file.seek(0)
-        line = file.read(MOST_BYTES).partition(b"\n")[0]
+        line = file.read(MOST_CONFIG_BYTES).partition(b"\n")[0]
     header = parse_object(line, f"{label}: its first line")
-    return header, len(line) + 1
+    return Plain().copy(header), len(line) + 1
 
 
 def _shards(path: Path, label: str, allowed: AllowedFolders) -> list[Path]:
@@ -126,32 +135,44 @@ def _shards(path: Path, label: str, allowed: AllowedFolders) -> list[Path]:
     names = [f"{stem}-{number:05}-of-{count:05}{path.suffix}" for number in range(1, min(count, 1000) + 1)]
     missing = [name for name in names if not path.with_name(name).is_file()]
     if missing or not 1 <= int(shard["number"]) <= count:
-        raise ValueError(f"{label}: the shard {(missing or [path.name])[0]} is missing; download all {count} of them.")
+        raise ValueError(
+            f"{label}: the shard {shown((missing or [path.name])[0])} is missing; download all {count} of them."
+        )
     others = {file.name for file in path.parent.glob(f"*-of-*{path.suffix}")}
     beyond = sorted(name for name in others - set(names) if (found := _SHARD.match(name)) and found["stem"] == stem)
     if beyond:
-        raise ValueError(f"{label}: {beyond[0]} is a shard of another split; keep the {count} files of one download.")
+        raise ValueError(
+            f"{label}: {shown(beyond[0])} is a shard of another split; keep the {count} files of one download."
+        )
     _check_index(path.with_name(f"{stem}{path.suffix}.index.json"), set(names), label, allowed)
     return [path.with_name(name) for name in names]
 
 
 def _check_index(index: Path, names: set[str], label: str, allowed: AllowedFolders) -> None:
     """The index names the shard of each tensor; where it lies beside them, it must mean these."""
-    content = read_json(index, label, allowed)
+    content = _read_json(index, label, allowed, small_json.MOST_BYTES)
     if content is None:
         return
     listed = content.get("weight_map")
-    if not isinstance(listed, dict) or {str(name) for name in listed.values()} != names:
+    if not isinstance(listed, dict) or {name for name in listed.values() if isinstance(name, str)} != names:
         raise ValueError(
-            f"{label}: {index.name} names other shards than the {len(names)} files beside it; download all again."
+            f"{label}: {shown(index.name)} names other shards than the {len(names)} files beside it; download all "
+            f"again."
         )
 
 
-def read_json(path: Path, label: str, allowed: AllowedFolders) -> dict[str, Any] | None:
-    """The JSON object in a file, None where there is no file."""
+def read_config(path: Path, label: str, allowed: AllowedFolders) -> dict[str, Any] | None:
+    """The plain values of a config, None where there is no file."""
+    content = _read_json(path, label, allowed, MOST_CONFIG_BYTES)
+    return None if content is None else Plain().copy(content)
+
+
+def _read_json(path: Path, label: str, allowed: AllowedFolders, most: int) -> dict[str, Any] | None:
     if not path.is_file():
         if path.is_symlink() or path.is_dir():
-            raise ValueError(f"{label}: {path.name} beside it is no file (a broken link or a folder); remove it.")
+            raise ValueError(
+                f"{label}: {shown(path.name)} beside it is no file (a broken link or a folder); remove it."
+            )
         return None
     allowed.check(path, label)
-    return small_json.read_json(path, "config", f"{label}: {path.name} beside it")
+    return small_json.read_json(path, "config", f"{label}: {shown(path.name)} beside it", most)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..dictionary.activations import Architecture
+from ..files.quote import quoted
 from .checkpoint import Checkpoint, Reading
 
 CONFIG_NAME = "config.json"
@@ -41,12 +42,12 @@ def _architecture(checkpoint: Checkpoint) -> Architecture:
         # ReLU after the selection, unless the file says otherwise
         after = _entry(checkpoint, "postact_fn") or "ReLU"
         if after not in ("ReLU", "Identity"):
-            raise checkpoint.fail(f"activation.postact_fn is {after!r}; known are ReLU and Identity.")
+            raise checkpoint.fail(f"activation.postact_fn is {quoted(after)}; known are ReLU and Identity.")
         k = checkpoint.k({"activation.k": _entry(checkpoint, "k")}, "activation.k", "the file")
         return Architecture("topk", k=k, rectify=after == "ReLU", normalization="layer_norm")
     if activation in ("ReLU", "Identity"):
         return Architecture("relu", rectify=activation == "ReLU")
-    raise checkpoint.fail(f"its activation is {activation!r}; known are TopK, ReLU and Identity.")
+    raise checkpoint.fail(f"its activation is {quoted(activation)}; known are TopK, ReLU and Identity.")
 
 
 def _entry(checkpoint: Checkpoint, name: str) -> Any:

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from ..dictionary.activations import Architecture
 from ..dictionary.weights import Weight
-from ..files.tensors import ComputedRows
+from ..files.quote import quoted
+from ..files.tensors import LARGEST, ComputedRows
 from .checkpoint import Checkpoint, Reading
 
 CONFIG_NAME = "config.json"
@@ -37,6 +38,8 @@ def read(checkpoint: Checkpoint) -> Reading:
     names = (_ENCODER, _BIAS, _MULTIPLIER, *(_ARCHETYPAL if archetypal else _PLAIN), *thresholds)
     checkpoint.check_tensors(names, LAYOUTS)
     factor = float(torch.tensor(checkpoint.source.number(_MULTIPLIER)).exp())
+    if not factor <= LARGEST:
+        raise checkpoint.fail(f"the exponential of {_MULTIPLIER} comes to {factor:.3g}, which overflows in use.")
     tensors = {
         **checkpoint.stored(encoder=_ENCODER, encoder_bias=_BIAS),
         "decoder": _archetypal(checkpoint, factor) if archetypal else _normalised(checkpoint, factor),
@@ -75,7 +78,7 @@ def _normalised(checkpoint: Checkpoint, factor: float) -> Weight:
 def _archetypal(checkpoint: Checkpoint, factor: float) -> Weight:
     points, mixture, rest = (checkpoint.header[name].shape for name in _ARCHETYPAL)
     if len(points) != 2 or len(rest) != 2 or mixture != (rest[0], points[0]) or points[1] != rest[1]:
-        shapes = ", ".join(str(list(shape)) for shape in (points, mixture, rest))
+        shapes = ", ".join(quoted(shape) for shape in (points, mixture, rest))
         raise checkpoint.fail(f"{', '.join(_ARCHETYPAL)} have the shapes {shapes}, which do not fit each other.")
     source = checkpoint.source
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from ..dictionary.activations import Architecture, Kind, Normalization
+from ..files.quote import quoted
 from .checkpoint import Checkpoint, Config, Reading
 
 CONFIG_NAME = "config.json"
@@ -51,20 +52,21 @@ def _architecture(checkpoint: Checkpoint, config: Config) -> Architecture:
     normalize = config.get("normalize_activations")
     if not isinstance(normalize, str | None) or normalize not in _NORMALIZATIONS:
         known = ", ".join(str(name) for name in _NORMALIZATIONS)
-        raise checkpoint.fail(f"{CONFIG_NAME} has normalize_activations = {normalize!r}; known are {known}.")
+        raise checkpoint.fail(f"{CONFIG_NAME} has normalize_activations = {quoted(normalize)}; known are {known}.")
     normalization = _NORMALIZATIONS[normalize]
     architecture = config.get("architecture", "standard")
     if architecture == "gated":
         if kind != "relu":  # which releases of ViT-Prisma apply to the magnitudes, and others ignore
             raise checkpoint.fail(
-                f"{CONFIG_NAME} has architecture = 'gated' with activation_fn_str = {kind!r}; a gated one is read with "
+                f"{CONFIG_NAME} has architecture = 'gated' with activation_fn_str = {quoted(kind)}; a gated one is "
+                f"read with "
                 f"relu only."
             )
         return Architecture("gated", normalization=normalization)
     if architecture not in (None, "standard", "vanilla", "topk", "top_k"):
-        raise checkpoint.fail(f"{CONFIG_NAME} has architecture = {architecture!r}; known are standard and gated.")
+        raise checkpoint.fail(f"{CONFIG_NAME} has architecture = {quoted(architecture)}; known are standard and gated.")
     if not isinstance(kind, str) or kind not in _KINDS:
-        raise checkpoint.fail(f"{CONFIG_NAME} has activation_fn_str = {kind!r}; known are {', '.join(_KINDS)}.")
+        raise checkpoint.fail(f"{CONFIG_NAME} has activation_fn_str = {quoted(kind)}; known are {', '.join(_KINDS)}.")
     if kind != "topk":
         return Architecture(_KINDS[kind], normalization=normalization)
     arguments = config.get("activation_fn_kwargs")
@@ -74,4 +76,4 @@ def _architecture(checkpoint: Checkpoint, config: Config) -> Architecture:
 
 def _hook(config: Config) -> str | None:
     layer, subtype = config.get("hook_point_layer"), config.get("layer_subtype")
-    return None if layer is None or subtype is None else f"blocks.{layer}.{subtype}"
+    return f"blocks.{layer}.{subtype}" if isinstance(layer, int) and isinstance(subtype, str) else None

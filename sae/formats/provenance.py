@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
 from ..dictionary.autoencoder import SparseAutoencoder
+from ..dictionary.origin import TrainedOn
+from ..places.families import family_named, family_of_text
 from .known import known_checkpoint
 
 _KEYS = {
@@ -13,6 +16,9 @@ _KEYS = {
     "licence": ("license", "licence"),
     "source": ("source", "repository", "repo", "repo_id", "url", "homepage", "hf_repo", "wandb_project"),
 }
+_FAMILY, _IDENTITY = "family", "model_identity"  # of our own layout
+# The uploads cc3m-transformer_blocks.18-1 and their like, and what was made after them, are of FLUX.1-schnell.
+_FLUX_NAME = re.compile(r"(?<![a-z0-9])cc3m-(single_)?transformer_blocks\.")
 _K = ("k", "top_k", "trained_k")
 
 
@@ -23,6 +29,25 @@ def provenance(sae: SparseAutoencoder) -> dict[str, str]:
     table = {"model": known.model, "licence": known.licence, "source": known.repository} if known else {}
     found = {name: _first(places, keys) or table.get(name) for name, keys in _KEYS.items()}
     return {name: text for name, text in found.items() if text}
+
+
+def trained_on(sae: SparseAutoencoder) -> TrainedOn | None:
+    """The model of an SAE of blocks, where its file, its name or our table tells the family; None else."""
+    if sae.trained_on is not None:
+        return sae.trained_on
+    places, model = _places(sae), provenance(sae).get("model", "")
+    told = _first(places, (_FAMILY,))
+    if told is not None and family_named(told):
+        return TrainedOn(told, model, _first(places, (_IDENTITY,)) or "")
+    family = family_of_text(model) or ("FLUX.1" if _FLUX_NAME.search(sae.name) else None)
+    return TrainedOn(family, model) if family else None
+
+
+def family_note(sae: SparseAutoencoder) -> dict[str, str]:
+    """`family`, `model_identity` and `model` as our own layout keeps them, those that are known."""
+    found = trained_on(sae)
+    told = {_FAMILY: found.family, _IDENTITY: found.identity, "model": found.model} if found else {}
+    return {key: text for key, text in told.items() if text}
 
 
 def trained_k(sae: SparseAutoencoder) -> int | None:

@@ -12,6 +12,7 @@ import torch
 
 from ..dictionary.activations import Architecture
 from ..dictionary.weights import Weight
+from ..files.quote import quoted
 from .checkpoint import Checkpoint, Config, Reading
 
 CONFIG_NAME = "config.json"
@@ -51,7 +52,9 @@ def _read_linear(checkpoint: Checkpoint) -> Reading:
     if checkpoint.asked == "reny_standard" or (checkpoint.asked is None and "k" not in config):
         return Reading(_linear(checkpoint), Architecture("relu", decoder_norm="after"), "RE-N-Y standard")
     if config.get("sample") is not None:
-        raise checkpoint.fail(f"{CONFIG_NAME} has sample = {config['sample']!r}; only TopK SAEs with null are known.")
+        raise checkpoint.fail(
+            f"{CONFIG_NAME} has sample = {quoted(config['sample'])}; only TopK SAEs with null are known."
+        )
     k = checkpoint.k(config if checkpoint.config is not None else None, "k", CONFIG_NAME)
     return Reading(_linear(checkpoint), Architecture("topk", k=k), "RE-N-Y TopK")
 

@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from ..dictionary.activations import Normalization
+from ..files.quote import quoted
 from .checkpoint import Checkpoint, Config
 
 CONFIG_NAME = "cfg.json"
@@ -26,11 +27,11 @@ def read_config(checkpoint: Checkpoint, architectures: Collection[str]) -> Confi
     architecture = config.get("architecture")
     if not isinstance(architecture, str) or architecture not in architectures:
         raise checkpoint.fail(
-            f"the SAELens architecture {architecture!r} is not known; accepted are {', '.join(architectures)}."
+            f"the SAELens architecture {quoted(architecture)} is not known; accepted are {', '.join(architectures)}."
         )
     if config.get("reshape_activations") not in (None, "none"):
         raise checkpoint.fail(
-            f"{CONFIG_NAME} has reshape_activations = {config['reshape_activations']!r}; only 'none' is accepted."
+            f"{CONFIG_NAME} has reshape_activations = {quoted(config['reshape_activations'])}; only 'none' is accepted."
         )
     return config
 
@@ -56,11 +57,12 @@ def _modernised(checkpoint: Checkpoint, config: Config) -> Config:
     if new["architecture"] == "standard":
         if not isinstance(activation, str) or activation not in _OLD_ACTIVATIONS:
             known = ", ".join(_OLD_ACTIVATIONS)
-            raise checkpoint.fail(f"{CONFIG_NAME} has activation_fn_str = {activation!r}; known are {known}.")
+            raise checkpoint.fail(f"{CONFIG_NAME} has activation_fn_str = {quoted(activation)}; known are {known}.")
         new["architecture"] = _OLD_ACTIVATIONS[activation]
     if new["architecture"] == "gated" and activation not in (None, "relu"):  # versions 3 to 5 apply it, 6 ignores it
         raise checkpoint.fail(
-            f"{CONFIG_NAME} has architecture = 'gated' with activation_fn_str = {activation!r}; a gated one is read "
+            f"{CONFIG_NAME} has architecture = 'gated' with activation_fn_str = {quoted(activation)}; a gated one "
+            f"is read "
             f"with relu only."
         )
     arguments = config.get("activation_fn_kwargs")
@@ -79,7 +81,7 @@ def dataset_factor(checkpoint: Checkpoint, config: Config) -> float:
         return 1.0
     if normalization != _DATASET_NORM:
         raise checkpoint.fail(
-            f"{CONFIG_NAME} has normalize_activations = {normalization!r}; accepted are "
+            f"{CONFIG_NAME} has normalize_activations = {quoted(normalization)}; accepted are "
             f"{', '.join((*NORMALIZATIONS, _DATASET_NORM))}."
         )
     factor = config.get("norm_scaling_factor")

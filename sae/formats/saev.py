@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from ..dictionary.activations import Architecture
+from ..files.quote import quoted
 from .checkpoint import Checkpoint, Config, Reading
 from .named_tensors import HEADER
 
@@ -51,7 +52,7 @@ def _architecture(checkpoint: Checkpoint, config: Config) -> Architecture:
     activation = config.get("activation", {"cls": "Relu"})
     name = activation.get("cls") if isinstance(activation, dict) else activation
     params = activation.get("params") if isinstance(activation, dict) else None
-    kind = str(name).lower()
+    kind = name.lower() if isinstance(name, str) else ""
     if kind == "relu":
         return Architecture("relu")
     if kind == "topk":
@@ -60,4 +61,6 @@ def _architecture(checkpoint: Checkpoint, config: Config) -> Architecture:
         return Architecture("topk", k=k, rectify=False)
     if kind in ("batchtopk", "jumprelu"):
         return Architecture("batchtopk", rectify=False)
-    raise checkpoint.fail(f"the header has the activation {name!r}; known are Relu, TopK, BatchTopK and JumpReLU.")
+    raise checkpoint.fail(
+        f"the header has the activation {quoted(name)}; known are Relu, TopK, BatchTopK and JumpReLU."
+    )

@@ -7,6 +7,7 @@ sample selection is switched off when it loads an SAE.
 from __future__ import annotations
 
 from ..dictionary.activations import Architecture, Kind
+from ..files.quote import quoted
 from .checkpoint import Checkpoint, Config, Reading
 
 CONFIG_NAME = "cfg.json"
@@ -47,7 +48,7 @@ def _architecture(checkpoint: Checkpoint, config: Config) -> tuple[Architecture,
     saeuron = checkpoint.asked == "saeuron" or "input_unit_norm" in config or "batch_topk" in config
     activation = config.get("activation", "topk")
     if not isinstance(activation, str) or activation not in _KINDS:
-        raise checkpoint.fail(f"{CONFIG_NAME} has activation = {activation!r}; known are {', '.join(_KINDS)}.")
+        raise checkpoint.fail(f"{CONFIG_NAME} has activation = {quoted(activation)}; known are {', '.join(_KINDS)}.")
     normalised = checkpoint.flag(config, "input_unit_norm", False, CONFIG_NAME)
     k = checkpoint.k(checkpoint.config, "k", CONFIG_NAME)
     architecture = Architecture(_KINDS[activation], k=k, normalization="layer_norm" if normalised else "none")

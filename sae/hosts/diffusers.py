@@ -21,9 +21,11 @@ from ..places.progress import OnStep
 from ..places.reach import CountedTap, Done, Reach
 from ..places.site import Depth, Site
 from ..places.taps import Observer, Tap, tap_image, tap_text, tap_tokens
+from ..steering.alone import Alone
 from ..steering.control import RandomDirection
 from ..steering.draw import Draw, Drawn
 from ..steering.intervention import Intervention
+from ..steering.predict import Level, Which
 from ..steering.record import SteeringRecord
 
 if TYPE_CHECKING:
@@ -75,15 +77,35 @@ def drawing(
     `sample` gets whom to tell of its steps, and gives pictures or latents (batch, channels, height, width).
     """
 
-    def draw(intervention: Intervention | None, random_direction: int | None, on_step: OnStep) -> Drawn:
-        wanted = [] if intervention is None else [intervention]
-        with steer(transformer, wanted, percent_to_sigma, sides, random_direction) as record:
+    def draw(interventions: Sequence[Intervention], random_direction: int | None, on_step: OnStep) -> Drawn:
+        with steer(transformer, interventions, percent_to_sigma, sides, random_direction) as record:
             result = sample(on_step)
         summary = record.summary()
         summary.check_reached()
         return Drawn(result, summary.mean_ratio)
 
     return draw
+
+
+@dataclass(frozen=True)
+class Predicting:
+    """The `Predict` of a transformer.
+
+    `forward` calls it for one of the two prompts on latents (rows, ...) that are all at the noise level sigma.
+    """
+
+    transformer: FluxTransformer2DModel
+    forward: Callable[[Which, Tensor, float], Tensor]
+    most_rows: int = 8
+
+    @torch.no_grad()
+    def __call__(self, which: Which, level: Level, rows: int, taps: Sequence[Alone] = ()) -> Tensor:
+        latents = level.latent.expand(rows, *level.latent.shape[1:])
+        with tapped(self.transformer, taps, (COND,)) as reaches:
+            predicted = self.forward(which, latents, level.sigma)
+        for reach in reaches:
+            reach.check()
+        return predicted
 
 
 @contextmanager
@@ -157,7 +179,7 @@ def _install(transformer: FluxTransformer2DModel, tap: CountedTap, call: _Call) 
     site = tap.site
     stack = transformer.transformer_blocks if site.kind == "double" else transformer.single_transformer_blocks
     module = stack[tap.block]
-    hooks = [module.register_forward_pre_hook(lambda module, args: tap.enter())]
+    hooks = [module.register_forward_pre_hook(lambda module, args: tap.enter(call.moment.sigma))]
     if site.point == "attn":
         change = _change_attention(tap, call) if site.kind == "double" else _change_joint(tap, call)
         return [*hooks, module.attn.register_forward_hook(change)]

@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
-from ..files.safetensors_file import open_safetensors
+from ..files.safetensors_file import open_safetensors, write_whole
 from ..places.progress import OnProgress, OnStep, steps_of, unheard
 from .labels import Label, Labels
 
@@ -28,7 +27,7 @@ SLOT = "{}"
 SAVE_EVERY = 60.0  # seconds between two savings of what is done
 RANKED = max(TOLD, MOST_NAMES + 1)  # words that are kept of each feature
 MOST_BYTES = 256 * 2**20  # for the rows of words that the contexts say
-NO_WORD = -1e30  # a sum below that of any word
+NO_WORD = -1e7  # a sum below that of any word
 _KEPT = ("total", "now", "best", "own", "others")
 
 
@@ -180,16 +179,13 @@ class WordTally:
             note = "raised most by " + ", ".join(
                 f"{self.words[word]} {above:.3g}" for word, above in heights if above > 0
             )
-            found[k] = Label(name[:200], note[:2000], SOURCE, round(float(score[k]), 3))
+            found[k] = Label(name[:200], note[:2000], SOURCE, round(float(score[k]), 3), len(self.contexts))
         return found
 
     def save(self, path: Path, key: str) -> None:
         """Keeps what is done, for `resumed` with the same key."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_suffix(".part")
         tensors = {name: getattr(self, name) for name in _KEPT}
-        save_file(tensors, part, metadata={"key": key, "done": str(self.done)})
-        part.replace(path)
+        write_whole(path, tensors, {"key": key, "done": str(self.done)})
 
     @classmethod
     def resumed(cls, path: Path, key: str, words: Sequence[str], contexts: Sequence[str], d_sae: int) -> WordTally:
@@ -202,7 +198,7 @@ class WordTally:
         shapes = {name: tuple(getattr(fresh, name).shape) for name in _KEPT}
         done = metadata.get("done", "")
         same = metadata.get("key") == key and {name: info.shape for name, info in source.infos.items()} == shapes
-        if not same or not done.isdecimal() or int(done) > fresh.runs:
+        if not same or not done.isdecimal() or len(done) > 9 or int(done) > fresh.runs:
             return fresh
         for name in _KEPT:
             setattr(fresh, name, source.whole(name).float())
@@ -211,8 +207,12 @@ class WordTally:
 
 
 def merge(known: Labels, found: Labels) -> Labels:
-    """What of the found labels may be written: a name that a person or another tool gave stays."""
-    return {k: label for k, label in found.items() if k not in known or known[k].source in SOURCES}
+    """What of the found labels may be written: a name stays that somebody gave, or that more contexts found."""
+
+    def gives_way(old: Label, new: Label) -> bool:
+        return old.source in SOURCES and (old.contexts or 0) <= (new.contexts or 0)
+
+    return {k: label for k, label in found.items() if k not in known or gives_way(known[k], label)}
 
 
 class See(Protocol):
@@ -251,10 +251,13 @@ def tally_words(
 
 def tally_resumable(
     path: Path, key: str, words: Sequence[str], contexts: Sequence[str], d_sae: int, see: See,
-    on_progress: OnProgress = unheard,
+    on_progress: OnProgress = unheard, batch: int = 1,
 ) -> WordTally:  # fmt: skip
-    """All words in all contexts, going on from what is kept at `path` under this key; kept there until all is done."""
+    """All words in all contexts, `batch` prompts at once, going on from what is kept at `path` under this key.
+
+    It is kept there until all is done.
+    """
     tally = WordTally.resumed(path, key, words, contexts, d_sae)
-    tally_words(tally, see, on_progress, save=lambda: tally.save(path, key))
+    tally_words(tally, see, on_progress, batch, lambda: tally.save(path, key))
     path.unlink(missing_ok=True)
     return tally

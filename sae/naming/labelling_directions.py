@@ -24,10 +24,13 @@ def text_rows(embeds: Tensor, contexts: int) -> Tensor:
     return torch.nn.functional.normalize(rows - rows.mean(0), dim=-1)
 
 
-def label_directions(sae: SparseAutoencoder, words: Sequence[str], rows: Tensor, threshold: float) -> Labels:
+def label_directions(
+    sae: SparseAutoencoder, words: Sequence[str], rows: Tensor, threshold: float, contexts: int = 1
+) -> Labels:
     """Labels by cosine with rows (W, d_in) of `text_rows`; ValueError for another width.
 
     The score is the part of the best cosine that the second word does not reach; below `threshold` it is unclear.
+    Each row is the mean of `contexts` texts.
     """
     if rows.shape[-1] != sae.d_in:
         raise ValueError(
@@ -41,13 +44,17 @@ def label_directions(sae: SparseAutoencoder, words: Sequence[str], rows: Tensor,
         height, order = cosines.topk(min(TOLD, len(words)), dim=-1)
         for k, values, best in zip(ids, height.tolist(), order.tolist(), strict=True):
             if values[0] > 0:  # a dead feature has no direction
-                found[k] = _label([words[word] for word in best], values, threshold)
+                found[k] = _label([words[word] for word in best], values, threshold, contexts)
     return found
 
 
-def _label(words: list[str], cosines: list[float], threshold: float) -> Label:
+def _label(words: list[str], cosines: list[float], threshold: float, contexts: int) -> Label:
     score = min(1 - cosines[1] / cosines[0], 1.0)
     told = ", ".join(f"{word} {cosine:.2f}" for word, cosine in zip(words, cosines, strict=True))
     return Label(
-        (words[0] if score >= threshold else UNCLEAR)[:200], f"closest to {told}"[:2000], SOURCES[1], round(score, 3)
+        (words[0] if score >= threshold else UNCLEAR)[:200],
+        f"closest to {told}"[:2000],
+        SOURCES[1],
+        round(score, 3),
+        contexts,
     )

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import csv
 import io
-import math
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from ..files.small_json import parse_object, read_json, write_json
+from ..dictionary.autoencoder import SparseAutoencoder
+from ..dictionary.contrast import SIDES
+from ..files.quote import quoted, shown
+from ..files.small_json import is_number, parse_object, read_json, write_json
 
 FORMAT, VERSION = "sae-steering labels", 1
 SUFFIX = ".labels.json"  # beside a checkpoint
@@ -20,33 +22,47 @@ MOST_LABELS = 1_000_000
 
 @dataclass(frozen=True)
 class Label:
-    """What a feature is called. `score` is how surely, 0 to 1, where something measured it."""
+    """What a feature is called. `score` is how surely, 0 to 1, in so many `contexts`, where something measured it."""
 
     name: str
     note: str = ""
     source: str = ""
     score: float | None = None
+    contexts: int | None = None
 
     def __post_init__(self) -> None:
         for field, most in LONGEST.items():
             text = getattr(self, field)
             if not isinstance(text, str) or len(text) > most:
-                raise ValueError(f"{field}: {str(text)[:40]!r} came; a text of up to {most} characters is needed.")
+                raise ValueError(f"{field}: {quoted(text, 40)} came; a text of up to {most} characters is needed.")
         if not self.name.strip():
             raise ValueError("name: it is empty; give the feature a name, or remove the label.")
-        given = self.score
-        if given is not None and (
-            isinstance(given, bool) or not isinstance(given, (int, float)) or not math.isfinite(given)
-        ):
-            raise ValueError(f"score: {given!r} came; a number is needed.")
+        if self.score is not None and not is_number(self.score):
+            raise ValueError(f"score: {quoted(self.score)} came; a number is needed.")
+        if self.contexts is not None and (type(self.contexts) is not int or not 0 < self.contexts < 10**9):
+            raise ValueError(f"contexts: {quoted(self.contexts)} came; a whole number of 1 or more is needed.")
 
 
 Labels = dict[int, Label]
 
 
+def contrast_labels(sae: SparseAutoencoder) -> Labels:
+    """What the directions of a contrast are called: by the first prompt of each side; nothing for an SAE."""
+    if sae.contrast is None:
+        return {}
+    found: Labels = {}
+    for feature, (side, texts) in enumerate(zip(SIDES, (sae.contrast.positive, sae.contrast.negative), strict=True)):
+        first = " ".join(texts[0].split())[: LONGEST["name"] - 2] if texts else side
+        found[feature] = Label((first or "no words") + (" …" if len(texts) > 1 else ""), source="contrast")
+    return found
+
+
+_KEYS = {part.name for part in fields(Label)}
+
+
 def read_labels(path: Path, fingerprint: str | None = None) -> Labels:
     """Labels of a file; ValueError when it is broken, or made for an SAE with another fingerprint."""
-    return labels_from(read_json(path, "label file"), path.name, fingerprint)
+    return labels_from(read_json(path, "label file"), shown(path.name), fingerprint)
 
 
 def labels_from(content: Mapping[str, Any], name: str, fingerprint: str | None = None) -> Labels:
@@ -57,34 +73,41 @@ def labels_from(content: Mapping[str, Any], name: str, fingerprint: str | None =
     entries = content if plain else content["labels"]
     if not isinstance(entries, Mapping) or len(entries) > MOST_LABELS:
         raise ValueError(f"{name}: its labels must be an object of up to {MOST_LABELS:,} entries, index to label.")
-    return {_index(key, name): _label(value, f"{name}: label {str(key)[:20]}") for key, value in entries.items()}
+    return {_index(key, name): _label(value, f"{name}: label {shown(str(key), 20)}") for key, value in entries.items()}
 
 
 def _check_head(content: Mapping[str, Any], name: str, fingerprint: str | None) -> None:
     if content.get("format") != FORMAT:
-        raise ValueError(f"{name}: its format is {content.get('format')!r}, but {FORMAT!r} is needed.")
+        raise ValueError(f"{name}: its format is {quoted(content.get('format'))}, but {FORMAT!r} is needed.")
     version = content.get("version")
     if not isinstance(version, int) or not 1 <= version <= VERSION:
-        raise ValueError(f"{name}: its version is {version!r}, but this pack reads up to {VERSION}; update the pack.")
+        raise ValueError(
+            f"{name}: its version is {quoted(version)}, but this pack reads up to {VERSION}; update the pack."
+        )
     theirs = content.get("fingerprint")
     if fingerprint is not None and theirs not in (None, fingerprint):
         raise ValueError(
-            f"{name}: its labels belong to the SAE {str(theirs)[:12]}…, but this one is {fingerprint[:12]}…; use the "
+            f"{name}: its labels belong to the SAE {_first_digits(theirs)}…, but this one is {fingerprint[:12]}…; "
+            f"use the "
             "labels of this SAE."
         )
 
 
+def _first_digits(fingerprint: object) -> str:
+    return shown(fingerprint[:12]) if isinstance(fingerprint, str) else quoted(fingerprint, 12)
+
+
 def _index(key: object, name: str) -> int:
     if not isinstance(key, str) or not key.isdecimal() or len(key) > 9 or not key.isascii():
-        raise ValueError(f"{name}: {str(key)[:40]!r} is not the index of a feature; use whole numbers from 0 up.")
+        raise ValueError(f"{name}: {quoted(key, 40)} is not the index of a feature; use whole numbers from 0 up.")
     return int(key)
 
 
 def _label(value: object, where: str) -> Label:
     if isinstance(value, str):
         value = {"name": value}
-    if not isinstance(value, Mapping) or not set(value) <= {"name", "note", "source", "score"} or "name" not in value:
-        raise ValueError(f"{where} needs a name, and may have note, source and score.")
+    if not isinstance(value, Mapping) or not set(value) <= _KEYS or "name" not in value:
+        raise ValueError(f"{where} needs a name, and may have note, source, score and contexts.")
     try:
         return Label(**value)
     except ValueError as error:
@@ -95,6 +118,13 @@ def labels_from_text(text: str, name: str, fingerprint: str | None = None) -> La
     """Labels that somebody else wrote: JSON, or CSV with a header that has index (or feature) and name (or label)."""
     if text.lstrip().startswith("{"):
         return labels_from(parse_object(text, f"{name}: this label file"), name, fingerprint)
+    try:
+        return _labels_from_csv(text, name)
+    except csv.Error as error:
+        raise ValueError(f"{name}: it is no CSV that can be read ({error}); write one feature a line.") from error
+
+
+def _labels_from_csv(text: str, name: str) -> Labels:
     rows = csv.DictReader(io.StringIO(text))
     columns = {column.strip().lower(): column for column in rows.fieldnames or []}
     index = next((columns[key] for key in ("index", "feature", "id") if key in columns), None)

@@ -9,6 +9,7 @@ from typing import Literal, get_args
 Side = Literal["both", "cond", "uncond", "opposite"]
 SIDES: tuple[Side, ...] = get_args(Side)
 COND, UNCOND = 0, 1
+NEITHER, UNKNOWN = 2, -1  # a prompt beside the two sides; one of which nobody knows on which side it is
 SIGMA_ROUNDING = 1e-6  # a step's float32 sigma may lie this much beside the bound that it stands on
 
 
@@ -26,9 +27,10 @@ class Crop:
 class Moment:
     """One call of the model: its noise level, which rows are which side, and how its tokens lie.
 
-    `sides` holds COND or UNCOND for each equal part of the batch, in order, as ComfyUI's `cond_or_uncond` does. `crops`
+    `sides` holds COND, UNCOND, NEITHER or UNKNOWN for each equal part of the batch, in order. `crops`
     holds for each of them where its latent lies in the whole picture, None where that is not known; it is empty where
-    all of them are the whole picture.
+    all of them are the whole picture. A video has `latent_frames` pictures, one after the other, in steps of a token.
+    `lead` tokens of reference pictures lie before the main picture, those behind it are not counted.
     """
 
     sigma: float
@@ -37,11 +39,13 @@ class Moment:
     latent_height: int
     latent_width: int
     crops: tuple[Crop | None, ...] = ()
+    latent_frames: int = 1
+    lead: int = 0
 
     @property
     def image_tokens(self) -> int:
-        """Tokens of the main picture; reference latents come after these."""
-        return -(-self.latent_height // 2) * -(-self.latent_width // 2)
+        """Tokens of the main picture, of all its frames."""
+        return self.latent_frames * -(-self.latent_height // 2) * -(-self.latent_width // 2)
 
     def rows_of_a_side(self, batch: int) -> int:
         """Rows of the batch that each entry of `sides` stands for; ValueError where they do not divide it."""
@@ -55,6 +59,11 @@ class Moment:
         """The same call for one of its equal parts alone."""
         one = slice(position, position + 1)
         return replace(self, sides=self.sides[one], crops=self.crops[one])
+
+    @property
+    def unsided(self) -> tuple[int, ...]:
+        """The positions of the parts of which nobody knows on which side of guidance they are."""
+        return tuple(position for position, side in enumerate(self.sides) if side == UNKNOWN)
 
     @property
     def unplaced(self) -> tuple[int, ...]:

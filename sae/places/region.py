@@ -54,9 +54,37 @@ def token_weights(mask: Tensor, latent_height: int, latent_width: int, batch: in
 
 
 def moment_weights(mask: Tensor, moment: Moment, batch: int) -> Tensor:
-    """Mean of the mask under each image token of a call, (batch, image tokens); 0 in parts whose place is not known."""
+    """Mean of the mask under each image token of a call, (batch, image tokens); 0 in parts whose place is not known.
+
+    Of a video the mask's entries are its frames, and one entry stands for all of them.
+    """
     pictures, size = moment.rows_of_a_side(batch), (moment.latent_height, moment.latent_width)
+    count = pictures
+    if moment.latent_frames > 1:
+        mask, count = frame_masks(mask, moment.latent_frames), moment.latent_frames
+
+    def weights(crop: Crop | None = None) -> Tensor:
+        found = token_weights(mask, *size, count, crop)
+        return found if moment.latent_frames == 1 else found.reshape(1, -1).expand(pictures, -1)
+
     if not moment.crops:
-        return token_weights(mask, *size, pictures).repeat(len(moment.sides), 1)
+        return weights().repeat(len(moment.sides), 1)
     nowhere = mask.new_zeros(pictures, moment.image_tokens)
-    return torch.cat([nowhere if crop is None else token_weights(mask, *size, pictures, crop) for crop in moment.crops])
+    return torch.cat([nowhere if crop is None else weights(crop) for crop in moment.crops])
+
+
+def frame_masks(mask: Tensor, frames: int) -> Tensor:
+    """A mask for all frames, for each frame of the latent, or for each of the video, as one for each of the latent.
+
+    Video VAEs keep the first frame by itself and put each following group of equal size into one.
+    """
+    count = len(mask)
+    if count in (1, frames):
+        return mask
+    group, over = divmod(count - 1, frames - 1)
+    if over or count < frames:
+        raise ValueError(
+            f"mask: it has {count} entries, but the video has {frames} frames in its latent; use one mask for all "
+            f"frames, {frames}, or one for each frame of the video, such as {1 + 4 * (frames - 1)}."
+        )
+    return torch.cat([mask[:1], mask[1:].unflatten(0, (frames - 1, group)).mean(1)])

@@ -1,19 +1,24 @@
-"""Places in a FLUX transformer: how they are written, named by SAE files, and checked against a model.
+"""Places in a transformer: how they are written, named by SAE files, and checked against a model's depth.
 
-Locations are diffusers' module paths, the field's names for SAE sites; ComfyUI's block names are synonyms.
+Locations are diffusers' module paths, the field's names for SAE sites; ComfyUI's block names are synonyms. What is
+written here holds for every family; `families.py` tells what one family has of it.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Literal
 
-Kind = Literal["double", "single"]
+from ..files.quote import quoted, shown
+
+Kind = Literal["double", "single", "blocks", "layers"]
 Point = Literal["block", "update", "attn", "mlp"]
 Stream = Literal["image", "text", "joint"]
 
 STREAMS: tuple[Stream, ...] = ("image", "text", "joint")
+KINDS: tuple[Kind, ...] = ("double", "single", "blocks", "layers")  # in the order in which a model runs them
 EXAMPLES = "transformer_blocks.0-18.attn, transformer_blocks.3,5.ff or single_transformer_blocks.9"
 
 _STACKS: dict[str, Kind] = {
@@ -21,6 +26,15 @@ _STACKS: dict[str, Kind] = {
     "double_blocks": "double",
     "single_transformer_blocks": "single",
     "single_blocks": "single",
+    "joint_blocks": "double",
+    "blocks": "blocks",
+    "layers": "layers",
+}
+_NAMES: dict[Kind, str] = {
+    "double": "transformer_blocks",
+    "single": "single_transformer_blocks",
+    "blocks": "blocks",
+    "layers": "layers",
 }
 # suffix -> point and, where the module serves one stream only, that stream
 _POINTS: dict[Kind, dict[str, tuple[Point, Stream | None]]] = {
@@ -36,25 +50,59 @@ _POINTS: dict[Kind, dict[str, tuple[Point, Stream | None]]] = {
         "txt_attn.proj": ("attn", "text"),
         "img_mlp": ("mlp", "image"),
         "txt_mlp": ("mlp", "text"),
+        "attn1": ("attn", "image"),
+        "self_attn": ("attn", "image"),
     },
     "single": {"": ("block", None), "update": ("update", None), "attn": ("attn", None)},
+    "blocks": {
+        "": ("block", None),
+        "update": ("update", None),
+        "attn1": ("attn", None),
+        "attn": ("attn", None),
+        "self_attn": ("attn", None),
+        "ffn": ("mlp", None),
+        "ff": ("mlp", None),
+        "mlp": ("mlp", None),
+    },
+    "layers": {
+        "": ("block", None),
+        "update": ("update", None),
+        "attention": ("attn", None),
+        "attn": ("attn", None),
+        "feed_forward": ("mlp", None),
+    },
 }
-_LOCATION = re.compile(r"(?P<stack>[a-z_]+)\.(?P<blocks>[0-9][0-9,\- ]*)(?:\.(?P<point>[a-z_.]+))?")
+LONGEST = 1000  # characters of a location, which may list every block
+_DEFAULT_STREAMS: dict[Kind, Stream] = {"double": "image", "single": "joint", "blocks": "image", "layers": "joint"}
+_LOCATION = re.compile(r"(?P<stack>[a-z_]+)\.(?P<blocks>[0-9][0-9,\- ]*)(?:\.(?P<point>[a-z_][a-z_.0-9]*))?")
 # Inside a file or folder name: cc3m-transformer_blocks.0-1-k-16 names block 0, stream number 1. A further part, as in
 # single_transformer_blocks.9.proj_mlp, names another place; a file's suffix does not.
 _IN_NAME = re.compile(
-    r"(?<![a-z_])(?P<stack>single_transformer_blocks|transformer_blocks)\.(?P<block>[0-9]+)"
+    r"(?<![a-z_])(?P<stack>single_transformer_blocks|transformer_blocks)\.(?P<block>[0-9]{1,4})"
     r"(?:\.(?P<point>attn|ff_context|ff|update))?(?:-(?P<stream>image|text|joint|[01])(?![0-9]))?"
-    r"(?![0-9a-z]|\.(?!(?:safetensors|pt|pth|bin)\b)[a-z])"
+    r"(?![0-9a-z]|\.(?!(?:safetensors|pt|pth|bin|npz)\b)[a-z])"
 )
 
 
 @dataclass(frozen=True)
 class Depth:
-    """How many blocks a model has."""
+    """How many blocks of each kind a model has."""
 
-    double: int
-    single: int
+    double: int = 0
+    single: int = 0
+    blocks: int = 0
+    layers: int = 0
+
+    def of(self, kind: Kind) -> int:
+        return {"double": self.double, "single": self.single, "blocks": self.blocks, "layers": self.layers}[kind]
+
+    @property
+    def total(self) -> int:
+        return sum(map(self.of, KINDS))
+
+    def before(self, kind: Kind) -> int:
+        """The blocks that run before the first of this kind."""
+        return sum(self.of(other) for other in KINDS[: KINDS.index(kind)])
 
 
 @dataclass(frozen=True)
@@ -71,51 +119,80 @@ class Site:
 
     @property
     def location(self) -> str:
-        stack = "transformer_blocks" if self.kind == "double" else "single_transformer_blocks"
-        point = {"block": "", "update": ".update", "attn": ".attn", "mlp": ".ff"}[self.point]
-        if self.point == "mlp" and self.stream == "text":
-            point = ".ff_context"
-        return f"{stack}.{_join_blocks(self.blocks)}{point}"
+        return f"{_NAMES[self.kind]}.{join_blocks(self.blocks)}{point_suffix(self.kind, self.point, self.stream)}"
+
+    @property
+    def name(self) -> str:
+        """As its folder is called."""
+        return f"{self.location}-{self.stream}"
 
     def check(self, depth: Depth) -> None:
         """Raises ValueError when the model has no such block."""
-        count = getattr(depth, self.kind)
+        count = depth.of(self.kind)
         beyond = [block for block in self.blocks if block >= count]
         if beyond:
             last = f"0 to {count - 1}" if count else "none at all"
             raise ValueError(
-                f"location: {self.location} names block {beyond[0]}, but this model's {self.kind} blocks are {last}."
+                f"location: {self.location} names block {beyond[0]}, but this model's {kind_name(self.kind)} are "
+                f"{last}."
             )
 
     def late_blocks(self, depth: Depth) -> tuple[int, ...]:
         """The blocks after which (almost) nothing is left to change: the last twentieth of the depth, at least one."""
-        total = depth.double + depth.single
-        before = depth.double if self.kind == "single" else 0
-        late = max(1, total // 20)
-        return tuple(block for block in self.blocks if before + block >= total - late)
+        first_late = depth.total - max(1, depth.total // 20) - depth.before(self.kind)
+        return tuple(block for block in self.blocks if block >= first_late)
+
+
+def kind_name(kind: Kind) -> str:
+    """As messages call several of them."""
+    return {"double": "double blocks", "single": "single blocks", "blocks": "blocks", "layers": "layers"}[kind]
+
+
+def stack_name(kind: Kind) -> str:
+    """As locations call it."""
+    return _NAMES[kind]
+
+
+def point_suffix(kind: Kind, point: Point, stream: Stream) -> str:
+    """What stands behind the block's number."""
+    if point == "mlp" and kind == "double" and stream == "text":
+        return ".ff_context"
+    attn, mlp = {"blocks": (".attn1", ".ffn"), "layers": (".attention", ".feed_forward")}.get(kind, (".attn", ".ff"))
+    return {"block": "", "update": ".update", "attn": attn, "mlp": mlp}[point]
 
 
 def parse_location(location: str, stream: str = "auto") -> Site:
     """Reads such as `transformer_blocks.0-3.attn`, `double_blocks.5.img_mlp`, `single_transformer_blocks.0,5,9`.
 
-    With stream "auto", double blocks take the image stream and single blocks the joint one, unless the location says
-    which (`.ff_context` is text). Raises ValueError naming what is wrong.
+    With stream "auto", double blocks and `blocks` take the image stream, single blocks and `layers` the joint one,
+    unless the location says which (`.ff_context` is text). Raises ValueError naming what is wrong.
     """
     kind, blocks, point, own_stream = _read_location(location)
     return Site(kind, blocks, point, _choose_stream(kind, own_stream, stream, location))
 
 
+def parse_sites(given: Iterable[str]) -> dict[str, Site]:
+    """Sites by their names, from such as transformer_blocks.0:text."""
+    parts = [text.partition(":") for text in given]
+    sites = [parse_location(location, stream.strip() or "auto") for location, _, stream in parts]
+    return {site.name: site for site in sites}
+
+
 def _read_location(location: str) -> tuple[Kind, tuple[int, ...], Point, Stream | None]:
     """Kind, blocks, point and, where the location says it, the stream."""
-    match = _LOCATION.fullmatch(location.strip())
+    match = _LOCATION.fullmatch(location.strip()) if len(location) <= LONGEST else None
     kind = _STACKS.get(match["stack"]) if match else None
     if match is None or kind is None:
-        raise ValueError(f"location: {location!r} is not a place in FLUX; write it like {EXAMPLES}.")
+        raise ValueError(
+            f"location: {quoted(location)} is not a place in FLUX or another known model; write it like {EXAMPLES}."
+        )
     points = _POINTS[kind]
     suffix = match["point"] or ""
     if suffix not in points:
         known = ", ".join(f".{name}" for name in points if name)
-        raise ValueError(f"location: {kind} blocks have no point {suffix!r}; they have {known} or none for the output.")
+        raise ValueError(
+            f"location: {kind_name(kind)} have no point {quoted(suffix)}; they have {known} or none for the output."
+        )
     point, own_stream = points[suffix]
     return kind, _parse_blocks(match["blocks"], location), point, own_stream
 
@@ -126,7 +203,7 @@ def site_from_name(name: str) -> Site | None:
     Stream numbers are read as RE-N-Y counts them, by diffusers' tuple index: the output of a double block is
     (text, image), the output of its attention (image, text).
     """
-    matches = list(_IN_NAME.finditer(name))
+    matches = list(_IN_NAME.finditer(name)) if len(name) <= LONGEST else []
     if not matches:
         return None
     match = matches[-1]
@@ -159,7 +236,7 @@ def resolve_site(location: str, stream: str, own: Site | None) -> Site:
             )
         if stream == "auto":
             return own
-        fixed = own.stream if own.point == "mlp" else None
+        fixed = own.stream if own.point == "mlp" and own.kind == "double" else None
         return replace(own, stream=_choose_stream(own.kind, fixed, stream, str(own)))
     kind, _, point, said = _read_location(location)
     if stream == "auto" and said is None and own is not None and (kind, point) == (own.kind, own.point):
@@ -169,13 +246,17 @@ def resolve_site(location: str, stream: str, own: Site | None) -> Site:
 
 def _choose_stream(kind: Kind, own: Stream | None, asked: str, location: str) -> Stream:
     if asked == "auto":
-        return own or ("image" if kind == "double" else "joint")
+        return own or _DEFAULT_STREAMS[kind]
     if asked not in STREAMS:
-        raise ValueError(f"stream: {asked!r} is not a stream; use auto, image, text or joint.")
+        raise ValueError(f"stream: {quoted(asked)} is not a stream; use auto, image, text or joint.")
     if own is not None and asked != own:
-        raise ValueError(f"stream: {location} carries the {own} stream, but {asked!r} was asked; use {own} or auto.")
+        raise ValueError(
+            f"stream: {shown(location)} carries the {own} stream, but {asked!r} was asked; use {own} or auto."
+        )
     if kind == "double" and asked == "joint":
-        raise ValueError(f"stream: double blocks such as {location} keep image and text apart; use image or text.")
+        raise ValueError(
+            f"stream: double blocks such as {shown(location)} keep image and text apart; use image or text."
+        )
     return next(stream for stream in STREAMS if stream == asked)
 
 
@@ -184,15 +265,19 @@ def _parse_blocks(text: str, location: str) -> tuple[int, ...]:
     for part in text.replace(" ", "").split(","):
         match = re.fullmatch(r"([0-9]{1,4})(?:-([0-9]{1,4}))?", part)
         if match is None:
-            raise ValueError(f"location: {location!r} has a block list that cannot be read; write 3, 0-5 or 0,2,7.")
+            raise ValueError(
+                f"location: {quoted(location)} has a block list that cannot be read; write 3, 0-5 or 0,2,7."
+            )
         first, last = int(match[1]), int(match[2] or match[1])
         if last < first:
-            raise ValueError(f"location: {location!r} has the range {part} that runs backwards; write {last}-{first}.")
+            raise ValueError(
+                f"location: {quoted(location)} has the range {part} that runs backwards; write {last}-{first}."
+            )
         blocks.extend(range(first, last + 1))
     return tuple(dict.fromkeys(blocks))
 
 
-def _join_blocks(blocks: tuple[int, ...]) -> str:
+def join_blocks(blocks: tuple[int, ...]) -> str:
     """(0, 1, 2, 5) as "0-2,5"."""
     runs: list[list[int]] = []
     for block in blocks:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .moment import Moment
-from .site import Site, Stream
+from .site import Site
 
 
 class Tap(Protocol):
@@ -41,28 +41,43 @@ class Observer:
 
 
 def tap_tokens(tap: Tap, tokens: Tensor, moment: Moment, before: Tensor | None = None) -> Tensor:
-    """Taps tokens that lie as [text; main picture; reference latents]; `before` is an update site's input."""
-    start, end = _span(tap.site.stream, moment)
-    return _tap_span(tap, tokens, start, end, moment, before)
+    """Taps tokens that lie as [text; lead; main picture; reference latents]; `before` is an update site's input."""
+    picture = moment.text_tokens + moment.lead
+    spans = {
+        "text": [(0, moment.text_tokens)],
+        "image": [(picture, picture + moment.image_tokens)],
+        "joint": [(0, moment.text_tokens), (picture, picture + moment.image_tokens)],
+    }[tap.site.stream]
+    if tap.site.stream == "joint" and not moment.lead:
+        spans = [(0, picture + moment.image_tokens)]
+    return _tap_spans(tap, tokens, spans, moment, before)
 
 
 def tap_image(tap: Tap, image: Tensor, moment: Moment, before: Tensor | None = None) -> Tensor:
-    """Taps the image tokens of a double block; reference latents after the main picture stay as they are."""
-    return _tap_span(tap, image, 0, moment.image_tokens, moment, before)
+    """Taps the main picture among image tokens; reference latents around it stay as they are."""
+    return _tap_spans(tap, image, [(moment.lead, moment.lead + moment.image_tokens)], moment, before)
 
 
 def tap_text(tap: Tap, text: Tensor, moment: Moment, before: Tensor | None = None) -> Tensor:
-    return _tap_span(tap, text, 0, text.shape[1], moment, before)
+    return _tap_spans(tap, text, [(0, text.shape[1])], moment, before)
 
 
-def _span(stream: Stream, moment: Moment) -> tuple[int, int]:
-    end = moment.text_tokens + moment.image_tokens
-    return {"text": (0, moment.text_tokens), "image": (moment.text_tokens, end), "joint": (0, end)}[stream]
-
-
-def _tap_span(tap: Tap, tokens: Tensor, start: int, end: int, moment: Moment, before: Tensor | None) -> Tensor:
-    part = tokens[:, start:end]
-    result = tap(part, moment, None if before is None else part - before[:, start:end])
+def _tap_spans(
+    tap: Tap, tokens: Tensor, spans: Sequence[tuple[int, int]], moment: Moment, before: Tensor | None
+) -> Tensor:
+    """Taps the tokens of the spans, in order, as one sequence; the others stay as they are."""
+    part = _cut(tokens, spans)
+    result = tap(part, moment, None if before is None else part - _cut(before, spans))
     if result is part:
         return tokens
-    return torch.cat([tokens[:, :start], result, tokens[:, end:]], dim=1)
+    pieces, rest, end = [], result, 0
+    for start, stop in spans:
+        stop = min(stop, tokens.shape[1])
+        pieces += [tokens[:, end:start], rest[:, : stop - start]]
+        rest, end = rest[:, stop - start :], stop
+    return torch.cat([*pieces, tokens[:, end:]], dim=1)
+
+
+def _cut(tokens: Tensor, spans: Sequence[tuple[int, int]]) -> Tensor:
+    pieces = [tokens[:, start:stop] for start, stop in spans]
+    return pieces[0] if len(pieces) == 1 else torch.cat(pieces, dim=1)

@@ -7,23 +7,21 @@ change that the range allows has happened.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
-from itertools import count
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from ..dictionary.autoencoder import SparseAutoencoder
-from ..places.progress import OnProgress, steps_of, unheard
+from ..places.progress import OnProgress, unheard
 from ..places.site import Site
 from .delta import Steering
-from .draw import Draw, Drawn
+from .draw import Draw, Steered, draw_each
 from .edits import Calibration, Edit, Method
 from .intervention import Intervention
-from .record import LARGE_DELTA
+from .summary import LARGE_DELTA
 
 VISIBLE = 0.1  # change from which a picture looks different
 UNRELATED = 0.8  # change at which little is left of the unsteered picture; two unrelated ones have 1
@@ -66,16 +64,14 @@ def compare(steered: Tensor, unsteered: Tensor, ratio: float) -> Reading:
 def calibrate(method: Method, measure: Callable[[float], Reading]) -> Calibration | None:
     """The range of a feature whose strengths `measure` tries; None where nothing that can be tried changes the picture.
 
-    Both ends and 1.0 are found by doubling, then halving: at most MOST_READINGS strengths.
+    Both ends and 1.0 are found by doubling, then halving: at most MOST_READINGS strengths, and none whose
+    answer follows from another's.
     """
     _check_method(method)
-    high, reading = _upper_end(FIRST[method], measure)
-    if reading.change < VISIBLE:
-        return None
-    wanted = max(CLEAR * reading.change, VISIBLE)
-    clear = _where(lambda s: measure(s).change >= wanted, 0.0, high)
-    low = _where(lambda s: measure(s).change >= VISIBLE, 0.0, clear)
-    return Calibration(method, low, clear, high)
+    pursuit = _Pursuit(method)
+    while pursuit.asks is not None:
+        pursuit.hear(measure(pursuit.asks))
+    return pursuit.found
 
 
 def calibrate_features(
@@ -92,20 +88,21 @@ def calibrate_features(
     _check_method(method)
     if not edits:
         raise ValueError("features: the list is empty; connect SAEFeature or TopActivatingFeatures.")
-    total, runs = 1 + len(edits) * MOST_READINGS, count()
-    unsteered: list[Tensor] = []  # drawn once, when the first steering has turned out to be possible
-
-    def drawn(intervention: Intervention | None) -> Drawn:
-        return draw(intervention, None, steps_of(on_progress, next(runs), total))
-
-    def measured(edit: Edit, strength: float) -> Reading:
-        intervention = steering(edit, strength)
-        if not unsteered:
-            unsteered.append(drawn(None).result)
-        steered = drawn(intervention)
-        return compare(steered.result, unsteered[0], steered.ratio)
-
-    return {edit.feature: calibrate(method, partial(measured, edit)) for edit in edits}
+    pursuits = [_Pursuit(method) for _ in edits]
+    total, done = 1 + len(edits) * MOST_READINGS, 0
+    unsteered: Tensor | None = None  # drawn once, with the first strength of each feature
+    while waiting := [
+        (edit, pursuit, pursuit.asks) for edit, pursuit in zip(edits, pursuits, strict=True) if pursuit.asks is not None
+    ]:
+        several = [Steered([steering(edit, strength)]) for edit, _, strength in waiting]
+        first = [Steered()] if unsteered is None else []
+        drawings = draw_each(draw, [*first, *several], on_progress, done, total)
+        if unsteered is None:
+            unsteered = next(drawings).result
+        for (_, pursuit, _), drawn in zip(waiting, drawings, strict=True):
+            pursuit.hear(compare(drawn.result, unsteered, drawn.ratio))
+        done += len(first) + len(several)
+    return {edit.feature: pursuit.found for edit, pursuit in zip(edits, pursuits, strict=True)}
 
 
 def alone(
@@ -125,12 +122,41 @@ def _check_method(method: Method) -> None:
         raise ValueError(f"method: {method!r} cannot be calibrated; use one of {', '.join(CALIBRATED_METHODS)}.")
 
 
-def _upper_end(first: float, measure: Callable[[float], Reading]) -> tuple[float, Reading]:
+class _Pursuit:
+    """The search for one feature's range, which asks for one reading after the other."""
+
+    def __init__(self, method: Method) -> None:
+        self._known: dict[float, Reading] = {}
+        self._search = _range(method, self._known)
+        self.found: Calibration | None = None
+        self.asks: float | None = next(self._search)  # the strength of which it waits to hear; None at its end
+
+    def hear(self, reading: Reading) -> None:
+        """What the strength that it asked for did."""
+        if self.asks is None:
+            raise RuntimeError("the search is at its end")
+        self._known[self.asks] = reading
+        try:
+            self.asks = self._search.send(reading)
+        except StopIteration as end:
+            self.found, self.asks = end.value, None
+
+
+def _range(method: Method, known: Mapping[float, Reading]) -> Generator[float, Reading, Calibration | None]:
+    high, reading = yield from _upper_end(FIRST[method])
+    if reading.change < VISIBLE:
+        return None
+    clear = yield from _where(max(CLEAR * reading.change, VISIBLE), high, known)
+    low = yield from _where(VISIBLE, clear, known)
+    return Calibration(method, low, clear, high)
+
+
+def _upper_end(first: float) -> Generator[float, Reading, tuple[float, Reading]]:
     """The largest strength found that does not break the picture, and what it did."""
     good, reading = 0.0, Reading(0.0, 0.0, 0.0)
     strength = first
     for _ in range(MOST_DOUBLINGS):
-        found = measure(strength)
+        found = yield strength
         if found.broken:
             break
         good, reading, strength = strength, found, 2 * strength
@@ -139,7 +165,7 @@ def _upper_end(first: float, measure: Callable[[float], Reading]) -> tuple[float
     bad = strength
     for _ in range(HALVINGS):
         middle = (good + bad) / 2
-        found = measure(middle)
+        found = yield middle
         if found.broken:
             bad = middle
         else:
@@ -147,12 +173,25 @@ def _upper_end(first: float, measure: Callable[[float], Reading]) -> tuple[float
     return good, reading
 
 
-def _where(reached: Callable[[float], bool], low: float, high: float) -> float:
-    """The smallest strength found in between that reaches it; `high` does."""
+def _where(change: float, high: float, known: Mapping[float, Reading]) -> Generator[float, Reading, float]:
+    """The smallest strength found between 0 and `high` that changes so much; `high` does."""
+    low = 0.0
     for _ in range(HALVINGS):
         middle = (low + high) / 2
-        if reached(middle):
+        reached = _told(known, middle, change)
+        if reached is None:
+            reached = (yield middle).change >= change
+        if reached:
             high = middle
         else:
             low = middle
     return high
+
+
+def _told(known: Mapping[float, Reading], strength: float, change: float) -> bool | None:
+    """What readings tell of another strength, since more of it changes more: whether it changes so much, if they do."""
+    if any(reading.change >= change for less, reading in known.items() if less <= strength):
+        return True
+    if any(reading.change < change for more, reading in known.items() if more >= strength):
+        return False
+    return None

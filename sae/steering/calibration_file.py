@@ -11,7 +11,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ..files.small_json import read_json, update_json
+from ..files.quote import quoted, shown
+from ..files.small_json import is_number, read_json, update_json
 from .edits import METHODS, Calibration, Method
 from .measured import Measured, Setting
 
@@ -25,21 +26,21 @@ _SETTING = {"site", "model", "replaces"}
 
 def read_calibrations(path: Path, fingerprint: str) -> list[Measured]:
     """What the file holds, the newest last; ValueError when it is broken, or was measured with another SAE."""
-    content = read_json(path, "calibration file")
+    content, name = read_json(path, "calibration file"), shown(path.name)
     version = content.get("version")
     if content.get("format") != FORMAT or not isinstance(version, int) or not 1 <= version <= VERSION:
-        raise ValueError(f"{path.name}: it is no calibration file of version 1 to {VERSION}; update the pack.")
+        raise ValueError(f"{name}: it is no calibration file of version 1 to {VERSION}; update the pack.")
     if content.get("fingerprint") != fingerprint:
         raise ValueError(
-            f"{path.name}: it was measured with the SAE {str(content.get('fingerprint'))[:12]}…, but this one is "
+            f"{name}: it was measured with the SAE {quoted(content.get('fingerprint'), 12)}…, but this one is "
             f"{fingerprint[:12]}…; calibrate this SAE."
         )
     if version == 1:
-        return list(_of_version_1(content.get("methods"), path.name))
+        return list(_of_version_1(content.get("methods"), name))
     entries = content.get("calibrations")
     if not isinstance(entries, list):
-        raise ValueError(f"{path.name}: its calibrations must be a list.")
-    return [_entry(entry, path.name) for entry in entries]
+        raise ValueError(f"{name}: its calibrations must be a list.")
+    return [_entry(entry, name) for entry in entries]
 
 
 def _of_version_1(methods: Any, name: str) -> Iterator[Measured]:
@@ -51,7 +52,7 @@ def _of_version_1(methods: Any, name: str) -> Iterator[Measured]:
         for key, ends in entries.items():
             if not (isinstance(key, str) and key.isascii() and key.isdecimal() and len(key) <= 9):
                 raise ValueError(
-                    f"{name}: {str(key)[:40]!r} is not the index of a feature; use whole numbers from 0 up."
+                    f"{name}: {quoted(key, 40)} is not the index of a feature; use whole numbers from 0 up."
                 )
             if not isinstance(ends, Mapping) or set(ends) != _ENDS:
                 raise ValueError(f"{name}: feature {key} needs the numbers low, clear and high.")
@@ -65,10 +66,10 @@ def _entry(entry: Any, name: str) -> Measured:
         )
     feature, method = entry["feature"], entry["method"]
     if isinstance(feature, bool) or not isinstance(feature, int) or not 0 <= feature < 10**9:
-        raise ValueError(f"{name}: {str(feature)[:40]!r} is not the index of a feature; use whole numbers from 0 up.")
+        raise ValueError(f"{name}: {quoted(feature, 40)} is not the index of a feature; use whole numbers from 0 up.")
     where = f"{name}: feature {feature}"
     if method not in METHODS:
-        raise ValueError(f"{where}: its method is {str(method)[:40]!r}; use one of {', '.join(METHODS)}.")
+        raise ValueError(f"{where}: its method is {quoted(method, 40)}; use one of {', '.join(METHODS)}.")
     setting = {key: entry[key] for key in _SETTING & set(entry)}
     if not all(isinstance(value, str) and len(value) <= LONGEST for value in setting.values()):
         raise ValueError(f"{where}: site, model and replaces must be texts of up to {LONGEST} characters.")
@@ -77,7 +78,7 @@ def _entry(entry: Any, name: str) -> Measured:
 
 def _calibration(method: Method, ends: Mapping[str, Any], where: str) -> Calibration:
     values = [ends[end] for end in ("low", "clear", "high")]
-    if not all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in values):
+    if not all(map(is_number, values)):
         raise ValueError(f"{where} needs the numbers low, clear and high.")
     try:
         return Calibration(method, *values)

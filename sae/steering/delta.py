@@ -26,13 +26,18 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..dictionary.directions import Coded, Directions
+from ..dictionary.directions import Coded, Directions, check_width
 from ..dictionary.statistics import FeatureStatistics
 from ..dictionary.weights import PartName
-from .edits import METHODS, UNITS, Edit, FeatureList, Method, Unit, check_owner
+from .edits import METHODS, PUSHING, UNITS, Edit, FeatureList, Method, Unit, check_lists, measured_values
+from .push import SAFE, Push, token_norms
+from .share import share, unit_rows
+from .summary import PresenceOf
 
 DIRECTED: tuple[Method, ...] = ("add", "project_out")  # need directions and no activations
-NORMED: tuple[Unit, ...] = ("token_norm", "calibrated")  # fractions of each token's norm, where a method pushes
+ACTS_ON: dict[Method, PresenceOf] = {"swap": "replaces", "scale": "features", "boost_if_active": "features"}
+NORMED: tuple[Unit, ...] = ("token_norm", "calibrated", "auto")  # fractions of each token's norm, where a method pushes
+PUSH = 0.2  # of the token's norm: what 1 `auto` is where nothing was calibrated; above 0.5 the activation is destroyed
 
 
 class Prepared(NamedTuple):
@@ -45,6 +50,20 @@ class Prepared(NamedTuple):
     weights: Tensor  # (r,): w_j, the strengths of the replaced edits
     normed: Tensor  # (n,): 1 where the strength is a fraction of the token's norm, else 0
     removal: Tensor  # (), how many times over swap takes the replaced features out
+    natural: Tensor  # (), mean over all tokens of what the method reads, Σ w_j m_j; nan where nobody measured it
+    row: Tensor  # (d_in,): the directions times their strengths, of unit length where those are fractions of the norm
+    row_norm: Tensor  # (): ‖row‖
+    safe: bool  # whether the row is short enough for `Push.safe`
+
+
+class Change(NamedTuple):
+    """Δ (..., d_in), float32; and (...,) how strongly what the method acts on fires, as a multiple of its own mean.
+
+    That is nan where nobody measured the mean, and None where the method acts on every token.
+    """
+
+    delta: Tensor
+    presence: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -70,22 +89,9 @@ class Steering:
             raise ValueError(f"unit: {self.unit!r} is not a unit; use one of {', '.join(UNITS)}.")
         if not math.isfinite(self.strength):
             raise ValueError(f"strength: {self.strength} is not a finite number.")
-        if not self.edits:
-            raise ValueError(
-                "features: the list is empty, so there is nothing to steer with; connect SAEFeature or "
-                "TopActivatingFeatures with at least one feature."
-            )
-        check_owner(self.edits, self.sae.owner, "features")
-        check_owner(self.replaces, self.sae.owner, "replaces")
+        check_lists(self.sae, self.edits, self.replaces, self.method)
         self._check_dictionary()
-        beyond = [edit.feature for edit in (*self.edits, *self.replaces) if edit.feature >= self.sae.count]
-        if beyond:
-            raise ValueError(
-                f"features: feature {beyond[0]} does not exist in {self.sae.name}, which has the features "
-                f"0 to {self.sae.count - 1}."
-            )
         self._check_duplicates()
-        self._check_replaced()
         self._scaled_strengths()  # a missing statistic is told before anything runs
 
     def _check_dictionary(self) -> None:
@@ -101,17 +107,6 @@ class Steering:
             raise ValueError(
                 f"features: feature {twice} is named twice, which {self.method!r} cannot follow; name it once."
             )
-
-    def _check_replaced(self) -> None:
-        if self.method == "swap" and not self.replaces:
-            raise ValueError("replaces: 'swap' needs the features to take out, but none came; connect their list here.")
-        twice = [k for k in self.replaced if self.replaced.count(k) > 1]
-        if twice:
-            raise ValueError(
-                f"replaces: feature {twice[0]} is named twice, but can be taken out only once; name it once."
-            )
-        if self.method != "swap" and self.replaces:
-            raise ValueError(f"replaces: only 'swap' takes features out, but the method is {self.method!r}; use swap.")
 
     @property
     def coded(self) -> Coded:
@@ -165,20 +160,38 @@ class Steering:
         return [edit.unit or self.unit for edit in self.edits]
 
     def delta(self, x: Tensor, sigma: float | None = None) -> Tensor:
-        """Δ (..., d_in) float32 for activations x (..., d_in).
+        """Δ (..., d_in) float32 for activations x (..., d_in); see `change`."""
+        return self.change(x, sigma).delta
+
+    def change(self, x: Tensor, sigma: float | None = None) -> Change:
+        """Δ for activations x (..., d_in), and how strongly what it acts on is there.
 
         Units of the strength s: `raw`, the feature's activation · `token_norm`, ‖Δ‖ as a fraction of each token's norm
         · `mean` and `max`, multiples of the feature's own mean (where it fires) or largest activation · `calibrated`,
-        multiples of what CalibrateStrength found to be clearly there with this method. `set` takes an activation in
-        `raw`, `mean` or `max`, and reads `token_norm` as `raw`; of the others only `swap` has a unit, `calibrated`.
+        multiples of what CalibrateStrength found to be clearly there with this method · `auto`, that where it is known
+        and else PUSH of each token's norm, together no longer than the largest alone. `set` takes an activation in
+        `raw`, `mean` or `max`, and reads `token_norm` and `auto` as `raw`; of the others only `swap` has a unit,
+        `calibrated`.
         Raises ValueError for another width than the SAE's.
         """
-        if x.shape[-1] != self.sae.d_in:
-            raise ValueError(
-                f"sae: {self.sae.name} was trained on activations of width {self.sae.d_in}, but this location has "
-                f"width {x.shape[-1]}; use an SAE trained on this model."
-            )
-        return _DELTAS[self.method](self, x.float(), sigma)
+        check_width(self.sae, x)
+        return _CHANGES[self.method](self, x.float(), sigma)
+
+    def push(self, x: Tensor, norms: Tensor | None = None) -> Push | None:
+        """Δ of `add` for activations x (rows, tokens, d_in), where it is one row at every token; else None.
+
+        `norms` (rows, tokens) are those of x, where they are known. Raises ValueError for another width than the SAE's.
+        """
+        check_width(self.sae, x)
+        of_norm = {unit in NORMED for unit in self.units}
+        if self.method != "add" or len(of_norm) != 1:
+            return None
+        at = self.on(x.device)
+        if of_norm == {False}:
+            amounts = self.sae.token_scale(x)
+        else:
+            amounts = (token_norms(x) if norms is None else norms).unsqueeze(-1)
+        return Push(amounts, at.row, at.row_norm, at.safe)
 
     def on(self, device: torch.device) -> Prepared:
         """Directions and strengths on a device, kept for the next call. Safe across threads."""
@@ -194,8 +207,26 @@ class Steering:
         strengths, insert, removal = self._scaled_strengths()
         replaced = self.sae.direction(self.replaced) if self.replaces else torch.empty(0, self.sae.d_in)
         normed = torch.tensor([unit in NORMED for unit in self.units], dtype=torch.float32)
-        tensors = (self.sae.direction(self.features), strengths, replaced, insert, self._weights, normed, removal)
-        return Prepared(*(tensor.to(device) for tensor in tensors))
+        directions, rest = self.sae.direction(self.features), (self._weights, normed, removal, self._natural())
+        if self.method in PUSHING:
+            strengths = strengths * share(directions, strengths, [unit == "auto" for unit in self.units])
+        row = strengths @ torch.where(normed.bool().unsqueeze(-1), unit_rows(directions), directions)
+        tensors = (directions, strengths, replaced, insert, *rest, row, row.norm())
+        return Prepared._make((*(tensor.to(device) for tensor in tensors), bool(row.abs().max() <= SAFE)))
+
+    @property
+    def presence_of(self) -> PresenceOf | None:
+        """The input whose features the method acts on only where they fire."""
+        return ACTS_ON.get(self.method)
+
+    def _natural(self) -> Tensor:
+        """`natural` of Prepared."""
+        read = self.replaces if self.presence_of == "replaces" else self.edits
+        known = [measured_values(read, name, self.statistics) for name in ("mean", "density")]
+        if self.presence_of is None or any(None in values for values in known):
+            return torch.tensor(torch.nan)
+        mean, density = torch.tensor(known, dtype=torch.float32)
+        return ((self._weights if self.replaces else 1.0) * mean * density).sum()
 
     @property
     def _weights(self) -> Tensor:
@@ -231,19 +262,17 @@ class Steering:
                     f"{known}; run CalibrateStrength with this method, or use another unit."
                 )
             return edit.calibration.clear
+        if unit == "auto" and self.method in PUSHING:
+            measured = edit.calibration
+            return measured.clear if measured is not None and measured.method == self.method else PUSH
         if unit in ("mean", "max") and self.method != "swap":
             return float(_statistics(self, [edit], unit))
         return 1.0
 
 
 def _statistics(steering: Steering, edits: Sequence[Edit], name: str) -> Tensor:
-    """One statistic of each edit's feature, (n,); what was measured in the graph comes before the SAE's file."""
-    values = [getattr(edit, name) for edit in edits]
-    statistics = steering.statistics
-    if statistics is not None:
-        stored = getattr(statistics, name)
-        if stored is not None:
-            values = [float(stored[edit.feature]) if v is None else v for edit, v in zip(edits, values, strict=True)]
+    """One statistic of each edit's feature, (n,); ValueError where nobody measured it."""
+    values = measured_values(edits, name, steering.statistics)
     if None in values:
         what = f"method: {steering.method!r}" if steering.method == "swap" else f"unit: {name!r}"
         raise ValueError(
@@ -258,11 +287,6 @@ def _along(steering: Steering, x: Tensor, amounts: Tensor) -> Tensor:
     return (amounts @ steering.on(x.device).directions) * steering.sae.token_scale(x)
 
 
-def _units(directions: Tensor) -> Tensor:
-    """Directions (n, d_in) at length 1; an empty one stays empty."""
-    return directions / directions.norm(dim=-1, keepdim=True).clamp_min(1e-12)
-
-
 def _push(steering: Steering, x: Tensor, where: Tensor) -> Tensor:
     """The strengths along their directions, at the tokens and edits `where` is 1 (..., n)."""
     at = steering.on(x.device)
@@ -271,47 +295,49 @@ def _push(steering: Steering, x: Tensor, where: Tensor) -> Tensor:
     if of_norm == {False}:
         return _along(steering, x, amounts)
     # not by way of codes: an SAE's normalisation has no finite inverse at a token whose entries are all equal
-    pushed = (amounts * at.normed * x.norm(dim=-1, keepdim=True)) @ _units(at.directions)
+    pushed = (amounts * at.normed * x.norm(dim=-1, keepdim=True)) @ unit_rows(at.directions)
     return pushed if of_norm == {True} else pushed + _along(steering, x, amounts * (1 - at.normed))
 
 
-def _add(steering: Steering, x: Tensor, sigma: float | None) -> Tensor:
-    return _push(steering, x, x.new_ones(*x.shape[:-1], len(steering.edits)))
+def _add(steering: Steering, x: Tensor, sigma: float | None) -> Change:
+    return Change(_push(steering, x, x.new_ones(*x.shape[:-1], len(steering.edits))))
 
 
-def _set(steering: Steering, x: Tensor, sigma: float | None) -> Tensor:
-    return _along(steering, x, steering.on(x.device).strengths - steering.coded.codes(x, steering.features, sigma))
+def _set(steering: Steering, x: Tensor, sigma: float | None) -> Change:
+    codes = steering.coded.codes(x, steering.features, sigma)
+    return Change(_along(steering, x, steering.on(x.device).strengths - codes))
 
 
-def _scale(steering: Steering, x: Tensor, sigma: float | None) -> Tensor:
-    return _along(
-        steering, x, (steering.on(x.device).strengths - 1) * steering.coded.codes(x, steering.features, sigma)
-    )
+def _scale(steering: Steering, x: Tensor, sigma: float | None) -> Change:
+    codes = steering.coded.codes(x, steering.features, sigma)
+    at = steering.on(x.device)
+    return Change(_along(steering, x, (at.strengths - 1) * codes), codes.sum(-1) / at.natural)
 
 
-def _boost_if_active(steering: Steering, x: Tensor, sigma: float | None) -> Tensor:
-    return _push(steering, x, (steering.coded.codes(x, steering.features, sigma) > 0).float())
+def _boost_if_active(steering: Steering, x: Tensor, sigma: float | None) -> Change:
+    codes = steering.coded.codes(x, steering.features, sigma)
+    return Change(_push(steering, x, (codes > 0).float()), codes.sum(-1) / steering.on(x.device).natural)
 
 
-def _project_out(steering: Steering, x: Tensor, sigma: float | None) -> Tensor:
+def _project_out(steering: Steering, x: Tensor, sigma: float | None) -> Change:
     directions, strengths, *_ = steering.on(x.device)
-    units = _units(directions)
-    return -(strengths * (x @ units.T)) @ units
+    rows = unit_rows(directions)
+    return Change(-(strengths * (x @ rows.T)) @ rows)
 
 
-def _surgery(steering: Steering, x: Tensor, sigma: float | None) -> Tensor:
+def _surgery(steering: Steering, x: Tensor, sigma: float | None) -> Change:
     # decode is affine, so decode(f + a) = decode(f) + a·D: the codes never need to be dense
-    return steering.coded.reconstruct(x, sigma) - x + _add(steering, x, sigma)
+    return Change(steering.coded.reconstruct(x, sigma) - x + _add(steering, x, sigma).delta)
 
 
-def _swap(steering: Steering, x: Tensor, sigma: float | None) -> Tensor:
+def _swap(steering: Steering, x: Tensor, sigma: float | None) -> Change:
     at = steering.on(x.device)
     found = at.weights * steering.coded.codes(x, steering.replaced, sigma)
     shift = (found.sum(-1, keepdim=True) * at.insert) @ at.directions - at.removal * found @ at.replaced
-    return shift * steering.sae.token_scale(x)
+    return Change(shift * steering.sae.token_scale(x), found.sum(-1) / at.natural)
 
 
-_DELTAS: dict[Method, Callable[[Steering, Tensor, float | None], Tensor]] = {
+_CHANGES: dict[Method, Callable[[Steering, Tensor, float | None], Change]] = {
     "add": _add,
     "set": _set,
     "scale": _scale,

@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
+from ..files.quote import quoted
+from ..files.small_json import is_number
 from .edits import Calibration, Edit
 
 LARGEST = 1e12  # of a number that people write
@@ -39,7 +41,7 @@ def read_edit(entry: Mapping[str, Any], where: str) -> Edit:
 
 def read_calibration(found: Any, where: str) -> Calibration:
     if not isinstance(found, dict) or set(found) != set(_CALIBRATION):
-        raise ValueError(f"{where}: calibration needs {', '.join(_CALIBRATION)}, but {short(found)} came.")
+        raise ValueError(f"{where}: calibration needs {', '.join(_CALIBRATION)}, but {quoted(found)} came.")
     low, clear, high = (number(found[end], f"{where}: {end}") for end in _CALIBRATION[1:])
     try:
         return Calibration(found["method"], low, clear, high)
@@ -48,15 +50,9 @@ def read_calibration(found: Any, where: str) -> Calibration:
 
 
 def number(value: Any, what: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) < LARGEST:
-        raise ValueError(f"{what} is {short(value)}, but a finite number is needed.")
+    if not is_number(value, LARGEST):
+        raise ValueError(f"{what} is {quoted(value)}, but a finite number is needed.")
     return float(value)
-
-
-def short(value: object) -> str:
-    """A value as it is shown in a message."""
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}…"
 
 
 def _given(entry: Mapping[str, Any], name: str) -> bool:

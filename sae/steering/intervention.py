@@ -11,6 +11,7 @@ from ..places.moment import COND, EVERY_SIGMA, SIDES, UNCOND, WHOLE_RUN, Moment,
 from ..places.region import check_mask, moment_weights
 from ..places.site import Site
 from .delta import Steering
+from .push import held_sum, token_norms
 from .record import SteeringRecord
 
 # factor of Δ on the cond and on the uncond rows
@@ -97,21 +98,37 @@ class ActiveIntervention:
             region = self._region(self.intervention.mask, x.shape[0], moment, x.device)
             text = region.new_ones(x.shape[0], x.shape[1] - region.shape[1])  # of a joint stream: it keeps its weight
             weight = weight * torch.cat([text, region], dim=1)[rows]
-        delta = self.steering.delta(reads, moment.sigma) * weight.unsqueeze(-1)
-        steered = chosen + delta.to(x.dtype)
-        self.record.note(moment.sigma, chosen, delta, steered, weight)
+        steered = self._steered(chosen, reads, weight, moment.sigma)
         if whole:
             return steered
         return x.index_copy(0, torch.tensor(rows, device=x.device), steered)
 
+    def _steered(self, x: Tensor, reads: Tensor, weight: Tensor, sigma: float) -> Tensor:
+        """x + weight · Δ, noted."""
+        lengths = token_norms(x)
+        push = self.steering.push(reads, lengths if reads is x else None)
+        if push is not None:
+            push = push.weighted(weight)
+            steered, held = push.added(x)
+            self.record.note(sigma, x, push, steered, weight, str(self.site), held=held, lengths=lengths)
+            return steered
+        change = self.steering.change(reads, sigma)
+        delta = change.delta * weight.unsqueeze(-1)
+        steered, held = held_sum(x, delta)
+        fires = self.steering.presence_of, change.presence
+        self.record.note(sigma, x, delta, steered, weight, str(self.site), *fires, held, lengths)
+        return steered
+
     def _rows(self, batch: int, moment: Moment) -> tuple[list[int], Tensor]:
         """The rows to steer and Δ's factor for each."""
         unplaced = () if self.intervention.mask is None else moment.unplaced
-        if self.intervention.side == "both" and not unplaced:
+        both = self.intervention.side == "both"
+        if both and not unplaced:
             return list(range(batch)), torch.ones(batch)
         by_side = dict(zip((COND, UNCOND), _FACTORS[self.intervention.side], strict=True))
-        other = 1.0 if self.intervention.side == "both" else 0.0
-        by_part = [by_side.get(side, other) for side in moment.sides]
+        by_part = [by_side.get(side, 1.0 if both else 0.0) for side in moment.sides]
+        if moment.unsided and not both:
+            self.record.miss_side()
         if any(by_part[position] for position in unplaced):
             self.record.miss_region()
         by_part = [0.0 if position in unplaced else factor for position, factor in enumerate(by_part)]

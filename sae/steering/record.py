@@ -1,29 +1,64 @@
-"""What a run's steering really did: steps steered, ‖Δ‖/‖x‖, and what the model's dtype left of it."""
+"""Collecting what a run's steering does, call by call, without waiting for the device that computes it."""
 
 from __future__ import annotations
 
+import math
 import threading
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from ..places.reach import Reach
+from ..places.reach import Reach, skipped
+from .push import Push, token_norms
+from .summary import LARGE_DELTA, Broken, Held, PresenceOf, RunSummary
 
 PAGE = 64  # rows of numbers that are allocated at once
-LARGE_DELTA = 0.5  # of a token's norm: beyond this the activation is destroyed rather than steered
-LOST_TO_ROUNDING = 0.5  # share of ‖Δ‖² that survives the addition below which the dtype eats the steering
+SAMPLE = 64  # tokens of a call in which the loss by rounding is measured: 200,000 numbers at FLUX's width
+GOLDEN = (5**0.5 - 1) / 2
+LONGEST = 1e12  # of ‖Δ‖/‖x‖, so that means of it stay finite
+
+
+class _Numbers(NamedTuple):
+    """What a note has of one call, over the steered tokens."""
+
+    mean: Tensor  # ‖Δ‖/‖x‖
+    largest: Tensor
+    kept: Tensor  # share of ‖Δ‖² that the dtype kept
+    presence: Tensor
+    held: Tensor  # share of the tokens that were held at the dtype's largest number
+    broken_x: Tensor  # 1 where an activation was NaN or infinite
+    broken_delta: Tensor
+
+
+NUMBERS = len(_Numbers._fields)
+
+
+class _Note(NamedTuple):
+    """One steered call at one place."""
+
+    sigma: float
+    place: str
+    dtype: torch.dtype
+    presence_of: PresenceOf | None
+    numbers: Tensor  # (NUMBERS,)
 
 
 @dataclass
 class SteeringRecord:
     """Collects numbers of one run on their own device and reads them once, at the end. Safe across threads."""
 
-    _notes: list[tuple[float, Tensor]] = field(default_factory=list)
+    limit: float = LARGE_DELTA  # ‖Δ‖/‖x‖ above which the summary warns
+    _notes: list[_Note] = field(default_factory=list)
     _free: dict[torch.device, list[Tensor]] = field(default_factory=dict, repr=False)  # rows for the notes to come
     _missed: bool = False
+    _unsided: bool = False
+    _ruined: bool = False
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
     reaches: list[Reach] = field(default_factory=list)  # of the taps of the run
+    told: list[str] = field(default_factory=list)  # sentences on the run as a whole, for its summary
 
     def reserve(self, device: torch.device, count: int) -> None:
         """Allocates what `count` notes from a device need, so that they keep no tensor of their own."""
@@ -35,45 +70,128 @@ class SteeringRecord:
         free = self._free.setdefault(device, [])
         if len(free) < count:
             with torch.inference_mode(False):  # threads without that mode write into them too
-                free.extend(torch.empty(max(count, PAGE), 3, device=device).unbind())
+                free.extend(torch.empty(max(count, PAGE), NUMBERS, device=device).unbind())
         return free
 
-    def note(self, sigma: float, x: Tensor, delta: Tensor, steered: Tensor, weight: Tensor) -> None:
-        """x, delta, steered (rows, tokens, d); weight (rows, tokens), zero where a token was left alone."""
+    def note(
+        self, sigma: float, x: Tensor, delta: Tensor | Push, steered: Tensor, weight: Tensor, place: str = "",
+        presence_of: PresenceOf | None = None, presence: Tensor | None = None, held: Tensor | None = None,
+        lengths: Tensor | None = None,
+    ) -> None:  # fmt: skip
+        """x, delta, steered (rows, tokens, d); weight (rows, tokens), zero where a token was left alone.
+
+        What the dtype kept of Δ is measured at SAMPLE of the tokens. `lengths` (rows, tokens) is ‖x‖, where known.
+
+        `presence` (rows, tokens) is what `Change` has of it, of the features in the input `presence_of`; `held`
+        (rows, tokens) tells where the sum was held at the dtype's largest number.
+        """
         inside = weight != 0
-        shift = delta.norm(dim=-1)
-        ratio = torch.where(inside, shift / x.float().norm(dim=-1).clamp_min(1e-12), 0)
         count = inside.sum().clamp_min(1)
-        wanted = delta.square()
-        lost = torch.where(steered == x, wanted, 0).sum() / wanted.sum().clamp_min(1e-30)
-        numbers = torch.stack([ratio.sum() / count, ratio.max(), 1 - lost])
+        shift = delta.norms if isinstance(delta, Push) else delta.norm(dim=-1)
+        length = token_norms(x) if lengths is None else lengths
+        ratio = torch.where(inside, shift / length.clamp_min(1e-12), 0).clamp_max(LONGEST)
+        nothing = ratio.new_zeros(())
+        numbers = _Numbers(
+            mean=ratio.sum() / count,
+            largest=ratio.max(),
+            kept=_kept(x, delta, steered, inside),
+            presence=nothing + torch.nan if presence is None else torch.where(inside, presence, 0).sum() / count,
+            held=nothing if held is None else (held & inside).sum() / count,
+            broken_x=(inside & ~length.isfinite()).any().float(),
+            broken_delta=(inside & shift.isnan()).any().float(),
+        )
         with self._lock:
             row = self._rows(x.device, 1).pop()
-            self._notes.append((sigma, row.copy_(numbers.detach())))
+            row.copy_(torch.stack(numbers).detach())
+            self._notes.append(_Note(sigma, place, x.dtype, presence_of, row))
 
     def miss_region(self) -> None:
         """Rows were left alone because it is not known which part of the picture they are."""
         with self._lock:
             self._missed = True
 
+    def miss_side(self) -> None:
+        """Rows were left alone because it is not known on which side of guidance they are."""
+        with self._lock:
+            self._unsided = True
+
+    def finish(self, result: Tensor) -> None:
+        """The run came to its end with this latent."""
+        with self._lock:
+            self._ruined = not bool(torch.isfinite(result).all())
+
     def summary(self) -> RunSummary:
         with self._lock:
             notes, self._notes = self._notes, []
-            missed, self._missed = self._missed, False
-        unreached = tuple(sentence for reach in self.reaches for sentence in reach.missed("steered"))
-        if not notes:
-            return RunSummary(steps=0, mean_ratio=0.0, max_ratio=0.0, kept=1.0, unreached=unreached, missed=missed)
-        numbers = torch.stack([numbers.cpu() for _, numbers in notes])
-        return RunSummary(
-            steps=len({sigma for sigma, _ in notes}),
-            mean_ratio=float(numbers[:, 0].mean()),
-            max_ratio=float(numbers[:, 1].max()),
-            kept=float(numbers[:, 2].mean()),
-            largest_mean=float(numbers[:, 0].max()),
-            curve=_curve([sigma for sigma, _ in notes], numbers[:, 0].tolist()),
-            unreached=unreached,
-            missed=missed,
-        )
+            slowed = [sentence for reach in self.reaches for sentence in reach.slowed]
+            whole = RunSummary(
+                unreached=tuple(sentence for reach in self.reaches for sentence in reach.missed("steered")),
+                told=(*dict.fromkeys(self.told), *slowed, *skipped(self.reaches, "steered")),
+                missed=self._missed,
+                unsided=self._unsided,
+                ruined=self._ruined,
+                limit=self.limit,
+            )
+            self._missed = self._unsided = self._ruined = False
+        return _measured(whole, notes) if notes else whole
+
+
+def _kept(x: Tensor, delta: Tensor | Push, steered: Tensor, inside: Tensor) -> Tensor:
+    """Share of ‖Δ‖² that is in `steered`, at SAMPLE of the tokens `inside`, spread over them."""
+    rows, tokens = _sample(inside)
+    wanted = (delta.at(rows, tokens) if isinstance(delta, Push) else delta[rows, tokens]).square()
+    lost = torch.where(steered[rows, tokens] == x[rows, tokens], wanted, 0)
+    return 1 - lost.sum() / wanted.sum().clamp_min(1e-30)
+
+
+def _sample(inside: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows and tokens of SAMPLE places of (rows, tokens), those that are inside first, spread evenly."""
+    count = inside.numel()
+    places = torch.arange(count, device=inside.device)
+    if count > SAMPLE:
+        places = ((places * GOLDEN).frac() + inside.flatten()).topk(SAMPLE).indices
+    return places // inside.shape[1], places % inside.shape[1]
+
+
+def _measured(whole: RunSummary, notes: Sequence[_Note]) -> RunSummary:
+    """The summary with what the notes say; calls in which something was NaN count as steered, and for nothing else."""
+    rows = torch.stack([note.numbers.cpu() for note in notes])
+    steps = len({note.sigma for note in notes})
+    broken = _broken(notes, _Numbers(*rows.unbind(1)))
+    sound = [number for number, row in enumerate(rows[:, :2]) if row.isfinite().all()]
+    if not sound:
+        return replace(whole, steps=steps, broken=broken)
+    notes, numbers = [notes[number] for number in sound], _Numbers(*rows[sound].unbind(1))
+    places, sigmas = [note.place for note in notes], [note.sigma for note in notes]
+    return replace(
+        whole,
+        steps=steps,
+        mean_ratio=float(numbers.mean.mean()),
+        max_ratio=float(numbers.largest.max()),
+        kept=float(numbers.kept.mean()),
+        largest_mean=float(numbers.mean.max()),
+        largest_at=places[int(numbers.mean.argmax())] if len(set(places)) > 1 else "",
+        curve=_curve(sigmas, numbers.mean.tolist()),
+        presence=_presence([note.presence_of for note in notes], numbers.presence.tolist()),
+        held=_held(notes, numbers),
+        broken=broken,
+    )
+
+
+def _held(notes: Sequence[_Note], numbers: _Numbers) -> Held | None:
+    if not numbers.held.any():
+        return None
+    dtype = notes[int(numbers.held.argmax())].dtype
+    return Held(float(numbers.held.mean()), str(dtype).removeprefix("torch."), torch.finfo(dtype).max)
+
+
+def _broken(notes: Sequence[_Note], numbers: _Numbers) -> Broken | None:
+    where = ((numbers.broken_x + numbers.broken_delta) > 0).nonzero().flatten().tolist()
+    if not where:
+        return None
+    first = where[0]
+    steps = len({notes[number].sigma for number in where})
+    return Broken(notes[first].place, steps, by_delta=not numbers.broken_x[first])
 
 
 def _curve(sigmas: list[float], ratios: list[float]) -> tuple[tuple[float, float], ...]:
@@ -84,46 +202,10 @@ def _curve(sigmas: list[float], ratios: list[float]) -> tuple[tuple[float, float
     return tuple((sigma, sum(found) / len(found)) for sigma, found in sorted(steps.items(), reverse=True))
 
 
-@dataclass(frozen=True)
-class RunSummary:
-    """Steps steered and the ratio ‖Δ‖/‖x‖: its mean over tokens, blocks and steps, and its largest value."""
-
-    steps: int
-    mean_ratio: float
-    max_ratio: float
-    kept: float  # share of ‖Δ‖² that the model's dtype kept
-    largest_mean: float = 0.0  # largest mean over the tokens of one block in one step
-    curve: tuple[tuple[float, float], ...] = ()  # (sigma, mean ‖Δ‖/‖x‖) of each step, noise first
-    unreached: tuple[str, ...] = ()  # sentences that name places which the run never came to
-    missed: bool = False  # whether parts of the picture were left alone because their place was not known
-
-    def __str__(self) -> str:
-        if self.steps == 0:
-            return "No step was steered."
-        unit = "step" if self.steps == 1 else "steps"
-        return f"Steered {self.steps} {unit}; mean ‖Δ‖/‖x‖ {self.mean_ratio:.3g}, largest {self.max_ratio:.3g}."
-
-    @property
-    def warnings(self) -> list[str]:
-        found = [*self.unreached]
-        if self.missed:
-            found.append(
-                "The mask was not used everywhere: the model was given parts of the picture whose place is not known, "
-                "and they were not steered. Leave the mask away, or the node that cuts the picture into parts."
-            )
-        if self.steps and self.largest_mean > LARGE_DELTA:
-            found.append(
-                f"Δ reached {self.largest_mean:.2g} of the token norm; above {LARGE_DELTA:g} it destroys the "
-                "activation instead of steering it: lower the strength."
-            )
-        if self.steps and self.kept < LOST_TO_ROUNDING:
-            found.append(
-                f"The model's precision kept only {self.kept:.0%} of Δ, the rest was rounded away: raise the "
-                "strength or load the model in a higher precision."
-            )
-        return found
-
-    def check_reached(self) -> None:
-        """Raises ValueError when no step was steered because the place was never reached."""
-        if not self.steps and self.unreached:
-            raise ValueError(f"location: {self.unreached[0]}")
+def _presence(read: list[PresenceOf | None], found: list[float]) -> dict[PresenceOf, float]:
+    """The mean of each input over all blocks and calls; those of which it is not known are left out."""
+    inputs: dict[PresenceOf, list[float]] = {}
+    for which, presence in zip(read, found, strict=True):
+        if which is not None and not math.isnan(presence):
+            inputs.setdefault(which, []).append(presence)
+    return {which: sum(values) / len(values) for which, values in inputs.items()}

@@ -1,20 +1,46 @@
-"""A sweep: which pictures a sheet of features by strengths needs, with its two controls, and the drawing of them."""
+"""A sweep: which pictures a sheet of features by strengths needs, with its two controls, and the drawing of them.
+
+A row steers as Activation Steer does with the row's features at the row's places. The first rows have all features
+together, the others one each. With `swap` a row takes everything in `replaces` out, whatever it puts in: with
+R = Σ_j w_j f_j d_j the rows of single features are
+
+    Δ_k = s · (g · w_k m_k d_k - R),    and together    Δ = Σ_k Δ_k + (n - 1) · s · R,
+
+so a single feature's row answers whether this feature alone, as strong as it naturally is, stands for what was taken
+out. Where no row but the first turns, it takes several.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain
 from typing import NamedTuple
 
 from torch import Tensor
 
-from ..places.progress import OnProgress, steps_of, unheard
-from .draw import Draw
+from ..dictionary.sae_set import AnySae, Member, SaeSet
+from ..places.progress import OnProgress, unheard
+from .draw import Draw, Steered, draw_each
 from .edits import Edit
 from .intervention import Intervention
+from .places import Wanted
 
 MOST_PICTURES = 400
 RANDOM_SEED = 7  # of the control's direction
+
+
+@dataclass(frozen=True)
+class Row:
+    """What the pictures of one row are steered with: all features together, or one of them."""
+
+    wanted: Wanted
+    sae: AnySae
+    members: Sequence[Member]
+
+    def at(self, strength: float) -> Sequence[Intervention]:
+        return replace(self.wanted, strength=strength).at(self.sae, self.members).interventions
 
 
 class Cell(NamedTuple):
@@ -22,7 +48,6 @@ class Cell(NamedTuple):
 
     row: int
     column: int
-    edit: Edit
     strength: float
     random: bool
 
@@ -39,26 +64,51 @@ def parse_strengths(text: str) -> list[float]:
     return strengths
 
 
-def plan(edits: Sequence[Edit], strengths: Sequence[float], random: bool) -> list[Cell]:
-    """All steered cells, row by row: a row a feature, a column a strength, and the control of the largest one last."""
-    if not edits:
-        raise ValueError("features: the list is empty; connect SAEFeature or TopActivatingFeatures.")
-    count = 1 + len(edits) * (len(strengths) + random)
+def rows_of(sae: AnySae, places: Sequence[Sequence[Member]], wanted: Wanted) -> list[Row]:
+    """For each of the places all features together, where there are several; then for each place a row a feature.
+
+    A place is what `members_at` gives, of a set the members that act together. Of a set each feature is steered at its
+    own member; one that has none here, or with `swap` nothing to take out there, has no row. ValueError as `Wanted.at`.
+    """
+    wanted.at(sae, list(chain(*places)))  # told before anything is drawn
+    acting = [(members, _acting(wanted, sae, members)) for members in places]
+    together = [Row(wanted, sae, members) for members, edits in acting if len(edits) > 1]
+    return together + [
+        Row(replace(wanted, features=[edit]), sae, _own(edit, sae, members))
+        for members, edits in acting
+        for edit in edits
+    ]
+
+
+def _acting(wanted: Wanted, sae: AnySae, members: Sequence[Member]) -> list[Edit]:
+    """The features that can be steered at these places."""
+    if not isinstance(sae, SaeSet):
+        return list(wanted.features)
+    fit = [m for m in members if wanted.method != "swap" or any(edit.feature in m for edit in wanted.replaces)]
+    return [edit for member in fit for edit in wanted.features if edit.feature in member]
+
+
+def _own(edit: Edit, sae: AnySae, members: Sequence[Member]) -> Sequence[Member]:
+    return [member for member in members if not isinstance(sae, SaeSet) or edit.feature in member]
+
+
+def plan(rows: int, strengths: Sequence[float], random: bool) -> list[Cell]:
+    """All steered cells, row by row: a column a strength, and the control of the largest one last."""
+    count = 1 + rows * (len(strengths) + random)
     if count > MOST_PICTURES:
         raise ValueError(
-            f"strengths: {len(edits)} features by {len(strengths)} strengths are {count} pictures; a sheet has "
-            f"{MOST_PICTURES} at most, so give fewer."
+            f"strengths: {rows} rows by {len(strengths)} strengths are {count} pictures; a sheet has {MOST_PICTURES} "
+            "at most, so give fewer."
         )
-    return list(_cells(edits, strengths, random))
+    return list(_cells(rows, strengths, random))
 
 
-def _cells(edits: Sequence[Edit], strengths: Sequence[float], random: bool) -> Iterator[Cell]:
-    largest = max(strengths, key=abs)
-    for row, edit in enumerate(edits):
+def _cells(rows: int, strengths: Sequence[float], random: bool) -> Iterator[Cell]:
+    for row in range(rows):
         for column, strength in enumerate(strengths):
-            yield Cell(row, column, edit, strength, False)
+            yield Cell(row, column, strength, False)
         if random:
-            yield Cell(row, len(strengths), edit, largest, True)
+            yield Cell(row, len(strengths), max(strengths, key=abs), True)
 
 
 def captions(strengths: Sequence[float], random: bool) -> list[str]:
@@ -67,10 +117,10 @@ def captions(strengths: Sequence[float], random: bool) -> list[str]:
     return [*found, f"random direction\nas {max(strengths, key=abs):g}"] if random else found
 
 
-def draw_cells(
+def draw_rows(
     draw: Draw,
+    rows: Sequence[Row],
     cells: Sequence[Cell],
-    steering: Callable[[Cell], Intervention],
     on_progress: OnProgress = unheard,
     random_seed: int = RANDOM_SEED,
 ) -> Iterator[tuple[int, Tensor]]:
@@ -78,10 +128,10 @@ def draw_cells(
 
     Every row gets the unsteered drawing, which is made once, then its cells' in their order.
     """
-    total = 1 + len(cells)
-    unsteered = draw(None, None, steps_of(on_progress, 0, total)).result
+    several = [Steered(rows[cell.row].at(cell.strength), random_seed if cell.random else None) for cell in cells]
+    drawings = draw_each(draw, [Steered(), *several], on_progress, 0, 1 + len(cells))
+    unsteered = next(drawings).result
     for row in dict.fromkeys(cell.row for cell in cells):
         yield row, unsteered
-    for done, cell in enumerate(cells, 1):
-        control = random_seed if cell.random else None
-        yield cell.row, draw(steering(cell), control, steps_of(on_progress, done, total)).result
+    for cell, drawn in zip(cells, drawings, strict=True):
+        yield cell.row, drawn.result

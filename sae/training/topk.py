@@ -1,83 +1,48 @@
-"""The TopK SAE as it is trained: its configuration, its parameters and its loss.
+"""The TopK SAE as it is trained: its parameters and its loss.
 
 Gao et al. 2024, "Scaling and evaluating sparse autoencoders": f = relu(topk_k(W_enc (x - b) + b_enc)),
 x̂ = f W_dec + b with decoder directions of unit length; features that have not fired for long also learn to predict
-what the others leave over (the auxiliary loss).
+what the others leave over (the auxiliary loss). Relatives that choose over the batch: config.py.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ..dictionary.activations import ActiveList, SparseCodes
+from .config import TopKConfig
+from .distributed import OneProcess, Peers
+from .sparse import Chosen, choose_over_batch, choose_per_token, kept_codes, largest, sum_rows
+
 MEDIAN_ITERATIONS = 30
 MEDIAN_TOKENS = 16_384
-
-
-@dataclass(frozen=True)
-class TopKConfig:
-    """Everything that decides a training run, given the data."""
-
-    d_in: int
-    d_sae: int
-    k: int
-    steps: int
-    batch_tokens: int = 4096
-    rate: float = 1e-3  # Adam's learning rate
-    warmup_steps: int = 100
-    decay_share: float = 0.2  # last part of the steps in which the rate falls to 0 in a straight line
-    clip_norm: float = 1.0  # largest norm of the whole gradient
-    aux_k: int | None = None  # dead features in the auxiliary reconstruction; half of d_in when None
-    aux_weight: float = 1 / 32  # 0 switches the auxiliary loss off
-    dead_tokens: int = 200_000  # a feature is dead after so many tokens without firing
-    bias_start: Literal["median", "mean"] = "median"
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for name in ("d_in", "d_sae", "k", "steps", "batch_tokens", "dead_tokens"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name}: the trainer needs a whole number of 1 or more, but got {value!r}.")
-        if self.k > self.d_sae:
-            raise ValueError(f"k: {self.k} of {self.d_sae} features cannot be active; give 1 to {self.d_sae}.")
-        if not 0 <= self.decay_share <= 1:
-            raise ValueError(f"decay_share: it is a share of the steps from 0 to 1, but got {self.decay_share!r}.")
-        if self.bias_start not in ("median", "mean"):
-            raise ValueError(f"bias_start: {self.bias_start!r} is not a start; use median or mean.")
-
-    @property
-    def aux_features(self) -> int:
-        return min(self.d_sae, self.aux_k or max(1, self.d_in // 2))
-
-    def rate_at(self, step: int) -> float:
-        """Learning rate of step 0..steps-1: a straight rise, a plateau, a straight fall towards 0."""
-        rise = min(1.0, (step + 1) / (self.warmup_steps + 1))
-        falling = self.steps * self.decay_share
-        fall = min(1.0, (self.steps - step) / falling) if falling else 1.0
-        return self.rate * min(rise, fall)
+FIRST_WITH_BFLOAT16 = 8  # compute capability; before it the type is emulated
+THRESHOLD_RATE = 0.01  # how fast the threshold follows the smallest code of a batch
 
 
 class Losses(NamedTuple):
     """Scalars, except `fired`: (d_sae,) bool, the features that fired in this batch."""
 
     total: Tensor
-    reconstruction: Tensor  # unexplained share of the batch's variance
+    reconstruction: Tensor  # unexplained share of the batch's variance, with all features
     auxiliary: Tensor  # in the same unit; 0 without dead features
     fired: Tensor
+    smallest: Tensor  # the smallest code that was kept and is above 0, in scaled units; infinity without one
 
 
 class TopKModel(nn.Module):
     """Parameters in float32: bias (d_in), encoder (d_sae, d_in), encoder_bias (d_sae), decoder rows (d_sae, d_in).
 
     `scale` is a fixed number that brings the tokens to unit variance, so that one learning rate suits every site. The
-    biases are in scaled units; what goes in and out of encode and decode is in the tokens' own.
+    biases and the threshold are in scaled units; what goes in and out of encode and decode is in the tokens' own.
     """
 
     scale: Tensor
+    threshold: Tensor  # of all features, where tokens competed in training; 0 else
 
     def __init__(self, config: TopKConfig) -> None:
         super().__init__()
@@ -89,36 +54,50 @@ class TopKModel(nn.Module):
         self.encoder_bias = nn.Parameter(torch.zeros(config.d_sae))
         self.decoder = nn.Parameter(directions)
         self.register_buffer("scale", torch.ones(()))
+        self.register_buffer("threshold", torch.zeros(()))
 
     @property
     def centre(self) -> Tensor:
         """What is taken off the tokens before encoding: the bias in the tokens' own units."""
         return self.bias * self.scale
 
-    def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Tokens (n, d_in) to the k active features of each: values and indices (n, k)."""
-        values, indices = _top(self._before_topk(x / self.scale), self.config.k)
-        return values * self.scale, indices
+    @torch.no_grad()
+    def encode(self, x: Tensor) -> SparseCodes:
+        """Codes (n, m) of tokens (n, d_in), as the exported SAE has them; m is k, or what exceeds the threshold."""
+        before = self._before(x / self.scale)
+        if self.config.over_batch:
+            active = ActiveList(len(x), x.device)
+            active.add(0, slice(0, len(x)), (before * self.scale).relu() * (before > self.threshold))
+            return active.pack()
+        indices = largest(before, self.config.k)
+        return SparseCodes(before.gather(1, indices).relu() * self.scale, indices)
 
-    def decode(self, values: Tensor, indices: Tensor) -> Tensor:
-        """Sparse codes (n, k) to tokens (n, d_in), by gathering decoder rows."""
-        return self._sum_rows(values, indices) + self.centre
+    def decode(self, codes: SparseCodes) -> Tensor:
+        """Sparse codes (n, m) to tokens (n, d_in), by gathering decoder rows."""
+        count, width = codes.values.shape
+        starts = torch.arange(count, device=codes.values.device) * width
+        return sum_rows(self.decoder, codes.indices.flatten(), codes.values.flatten(), starts) + self.centre
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.decode(*self.encode(x))
+        return self.decode(self.encode(x))
 
-    def losses(self, x: Tensor, dead: Tensor) -> Losses:
-        """Loss of tokens (n, d_in) with the dead features (d_sae,) bool."""
+    def losses(self, x: Tensor, dead: Tensor, peers: Peers | None = None) -> Losses:
+        """Loss of tokens (n, d_in) with the dead features (d_sae,) bool; with peers, the share of their common loss."""
         x = x / self.scale
-        before = self._before_topk(x)
-        values, indices = _top(before, self.config.k)
-        error = x - self.bias - self._sum_rows(values, indices)
-        variance = (x - x.mean(dim=0)).square().sum().clamp_min(torch.finfo(x.dtype).tiny)
-        reconstruction = error.square().sum() / variance
-        auxiliary = self._auxiliary(before, error.detach(), dead) / variance
+        with torch.no_grad():
+            before = self._before(x)
+            choose = choose_over_batch if self.config.over_batch else choose_per_token
+            chosen = choose(before, self.config.k)
+            variance = _variance(x, peers or OneProcess())
+        values = self._codes(x, before, chosen)
+        nested = self._nested_errors(x, values, chosen)
+        reconstruction = nested[-1].square().sum() / variance
+        mean = sum((error.square().sum() / variance for error in nested[:-1]), reconstruction) / len(nested)
+        auxiliary = self._auxiliary(x, before, nested[-1].detach(), dead) / variance
         fired = torch.zeros_like(dead)
-        fired[indices[values > 0]] = True
-        return Losses(reconstruction + self.config.aux_weight * auxiliary, reconstruction, auxiliary, fired)
+        fired[chosen.features[values > 0]] = True
+        smallest = values.detach().masked_fill(values <= 0, torch.inf).amin()
+        return Losses(mean + self.config.aux_weight * auxiliary, reconstruction, auxiliary, fired, smallest)
 
     @torch.no_grad()
     def fit_to(self, x: Tensor) -> None:
@@ -130,34 +109,67 @@ class TopKModel(nn.Module):
         self.bias.copy_(middle / self.scale)
 
     @torch.no_grad()
+    def follow_threshold(self, smallest: Tensor, first: bool) -> None:
+        """Moves the threshold towards the smallest code that a batch kept."""
+        if self.config.over_batch and bool(torch.isfinite(smallest)):
+            self.threshold.lerp_(smallest, 1.0 if first else THRESHOLD_RATE)
+
+    @torch.no_grad()
     def normalize_decoder(self) -> None:
-        self.decoder.copy_(functional.normalize(self.decoder, dim=1))
+        self.decoder.div_(self.decoder.norm(dim=1, keepdim=True).clamp_min(1e-12))
 
     @torch.no_grad()
     def drop_parallel_gradient(self) -> None:
         """Removes the part of the decoder's gradient that would only change the directions' lengths."""
         gradient = self.decoder.grad
         if gradient is not None:
-            gradient -= (gradient * self.decoder).sum(dim=1, keepdim=True) * self.decoder
+            along = torch.linalg.vecdot(gradient, self.decoder, dim=1)
+            gradient.addcmul_(along[:, None], self.decoder, value=-1)
 
-    def _before_topk(self, x: Tensor) -> Tensor:
-        return functional.linear(x - self.bias, self.encoder, self.encoder_bias)
+    @torch.no_grad()
+    def _before(self, x: Tensor) -> Tensor:
+        """Codes (n, d_sae) before any is chosen, of scaled tokens (n, d_in)."""
+        centred = x - self.bias
+        if not self._in_bfloat16:
+            return functional.linear(centred, self.encoder, self.encoder_bias)
+        return functional.linear(centred.bfloat16(), self.encoder.bfloat16()).float() + self.encoder_bias
 
-    def _sum_rows(self, values: Tensor, indices: Tensor) -> Tensor:
-        return functional.embedding_bag(indices, self.decoder, per_sample_weights=values, mode="sum")
+    @property
+    def _in_bfloat16(self) -> bool:
+        if self.config.products != "auto":
+            return self.config.products == "bfloat16"
+        return self.encoder.is_cuda and torch.cuda.get_device_capability(self.encoder.device)[0] >= FIRST_WITH_BFLOAT16
 
-    def _auxiliary(self, before: Tensor, error: Tensor, dead: Tensor) -> Tensor:
+    def _codes(self, x: Tensor, before: Tensor, chosen: Chosen) -> Tensor:
+        return kept_codes(x, self.bias, self.encoder, self.encoder_bias, before, chosen).relu()
+
+    def _nested_errors(self, x: Tensor, values: Tensor, chosen: Chosen) -> list[Tensor]:
+        """What is left of x (n, d_in) after the first features alone, for each width; the last has all."""
+        left, errors, done = x - self.bias, [], 0
+        for width in self.config.nested:
+            part, wanted = values, chosen
+            if len(self.config.nested) > 1:
+                kept = (chosen.features >= done) & (chosen.features < width)
+                part, wanted = values[kept], chosen.only(kept)
+            left = left - sum_rows(self.decoder, wanted.features, part, wanted.starts)
+            errors.append(left)
+            done = width
+        return errors
+
+    def _auxiliary(self, x: Tensor, before: Tensor, error: Tensor, dead: Tensor) -> Tensor:
         """Squared error of predicting `error` (n, d_in) with the strongest dead features."""
         count = min(self.config.aux_features, int(dead.sum()))
         if count == 0 or self.config.aux_weight == 0:
             return before.new_zeros(())
-        values, indices = _top(before.masked_fill(~dead, -torch.inf), count)
-        return (error - self._sum_rows(values, indices)).square().sum()
+        chosen = choose_per_token(before.masked_fill(~dead, -torch.inf), count)
+        values = self._codes(x, before, chosen)
+        return (error - sum_rows(self.decoder, chosen.features, values, chosen.starts)).square().sum()
 
 
-def _top(before: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    values, indices = before.topk(k, dim=-1, sorted=False)
-    return values.relu(), indices
+def _variance(x: Tensor, peers: Peers) -> Tensor:
+    """The mean of everybody's summed squares around the mean of all tokens."""
+    squares = peers.mean((x - peers.mean(x.mean(dim=0))).square().sum())
+    return squares.clamp_min(torch.finfo(x.dtype).tiny)
 
 
 def geometric_median(x: Tensor, iterations: int = MEDIAN_ITERATIONS) -> Tensor:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from copy import deepcopy
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 
-from .topk import Losses, TopKConfig, TopKModel
-
-log = logging.getLogger(__name__)
+from .checkpoint import read_checkpoint, write_checkpoint
+from .config import TopKConfig
+from .distributed import OneProcess, Peers
+from .topk import Losses, TopKModel
 
 ADAM_EPSILON = 6.25e-10  # Gao et al. 2024, appendix A.3: small, as gradients are
 
@@ -34,14 +35,22 @@ OnProgress = Callable[[Progress], None]
 
 
 class TopKTrainer:
-    """One training run. It can be stopped between steps, saved, and carried on to the same result."""
+    """One training run. It can be stopped between steps, saved, and carried on to the same result.
 
-    def __init__(self, config: TopKConfig, device: torch.device | str = "cpu") -> None:
+    With `peers` each process gives batches of its own, and all hold the same weights.
+    """
+
+    def __init__(
+        self, config: TopKConfig, device: torch.device | str = "cpu", peers: Peers | None = None, name: str = ""
+    ) -> None:
         self.config = config
         self.device = torch.device(device)
+        self.peers = peers or OneProcess()
+        self.name = name  # of the site, for messages
         self.model = TopKModel(config).to(self.device)
-        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=config.rate, eps=ADAM_EPSILON)
+        self.optimizer = _adam(self.model, config.rate)
         self.silent_tokens = torch.zeros(config.d_sae, dtype=torch.int64, device=self.device)
+        self.averages = [p.detach().clone() for p in self.model.parameters()] if config.average else []
         self.step = 0
 
     @property
@@ -55,13 +64,14 @@ class TopKTrainer:
             raise ValueError(f"batch: this SAE trains on tokens (n, {self.config.d_in}), but got {tuple(batch.shape)}.")
         batch = batch.to(self.device, torch.float32)
         if self.step == 0:
-            self.model.fit_to(batch)
-        losses = self.model.losses(batch, self.dead)
+            self.model.fit_to(self.peers.gather(batch))
+        losses = self._merged(self.model.losses(batch, self.dead, self.peers))
         if not torch.isfinite(losses.total):
+            where = f" at {self.name}" if self.name else ""
             loss = losses.total.item()
-            raise ValueError(f"batch: the loss of step {self.step + 1} is {loss}; use finite activations.")
-        self._update(losses.total)
-        self.silent_tokens += len(batch)
+            raise ValueError(f"batch: the loss of step {self.step + 1}{where} is {loss}; use finite activations.")
+        self._update(losses)
+        self.silent_tokens += len(batch) * self.peers.count
         self.silent_tokens[losses.fired] = 0
         self.step += 1
         return losses
@@ -74,7 +84,7 @@ class TopKTrainer:
         checkpoint: Path | None = None,
         save_every: int = 1000,
     ) -> TopKModel:
-        """Trains up to the configured number of steps and returns the model.
+        """Trains up to the configured number of steps and returns the result.
 
         `on_progress` may raise to cancel: the exception passes through, and with `checkpoint` the state is saved
         first. To carry on, `load` the checkpoint and give the batches that were not used yet.
@@ -85,52 +95,94 @@ class TopKTrainer:
             while self.step < self.config.steps:
                 losses = self.train_step(self._next(source))
                 if on_progress is not None and (self.step % report_every == 0 or self.step == self.config.steps):
-                    on_progress(self._progress(losses))
+                    on_progress(self.progress(losses))
                 if checkpoint is not None and self.step % save_every == 0:
                     self.save(checkpoint)
                     saved = self.step
         finally:
             if checkpoint is not None and saved != self.step:
                 self.save(checkpoint)
-        return self.model
+        return self.result()
+
+    def result(self) -> TopKModel:
+        """The trained model: its weights, or their running average where the configuration asks for it."""
+        if not self.averages:
+            return self.model
+        averaged = deepcopy(self.model)
+        with torch.no_grad():
+            for parameter, average in zip(averaged.parameters(), self.averages, strict=True):
+                parameter.copy_(average)
+        averaged.normalize_decoder()
+        return averaged
+
+    def progress(self, losses: Losses) -> Progress:
+        """Where the run stands after the step that gave these losses."""
+        return Progress(
+            step=self.step,
+            steps=self.config.steps,
+            rate=self.optimizer.param_groups[0]["lr"],
+            explained_variance=1 - losses.reconstruction.item(),
+            auxiliary=losses.auxiliary.item(),
+            dead_share=float(self.dead.float().mean()),
+        )
 
     def save(self, path: Path) -> None:
         """Writes a checkpoint that `torch.load(weights_only=True)` reads; an old one is replaced in one go."""
-        state = {
+        write_checkpoint(path, self.state())
+
+    def load(self, path: Path) -> None:
+        """Takes up a checkpoint. Raises ValueError when it belongs to another configuration."""
+        self.resume(read_checkpoint(path), path.name)
+
+    def state(self) -> dict[str, Any]:
+        """Everything that the next step depends on, as tensors and plain values; shared with the trainer."""
+        return {
             "config": asdict(self.config),
             "step": self.step,
             "silent_tokens": self.silent_tokens,
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
+            "averages": self.averages,
         }
-        unfinished = path.with_name(path.name + ".tmp")
-        torch.save(state, unfinished)
-        unfinished.replace(path)
 
-    def load(self, path: Path) -> None:
-        """Takes up a checkpoint. Raises ValueError when it belongs to another configuration."""
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    def resume(self, state: Mapping[str, Any], label: str) -> None:
+        """Goes on from a state. ValueError, beginning with `label`, when it belongs to another configuration."""
         theirs, ours = state["config"], asdict(self.config)
         other = next((name for name in ours if theirs.get(name) != ours[name]), None)
         if other is not None:
             raise ValueError(
-                f"{path.name}: the checkpoint was trained with {other} = {theirs.get(other)!r}, "
+                f"{label}: the checkpoint was trained with {other} = {theirs.get(other)!r}, "
                 f"but this run has {ours[other]!r}; use the same configuration."
             )
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.silent_tokens.copy_(state["silent_tokens"])
+        self.averages = [average.to(self.device) for average in state["averages"]]
         self.step = state["step"]
 
-    def _update(self, loss: Tensor) -> None:
+    def _merged(self, losses: Losses) -> Losses:
+        """What is told of the step, over all processes; the gradient still hangs on `total`."""
+        told = torch.stack([losses.reconstruction.detach(), losses.auxiliary.detach()])
+        reconstruction, auxiliary = self.peers.mean(told)
+        fired = self.peers.any(losses.fired)
+        return losses._replace(reconstruction=reconstruction, auxiliary=auxiliary, fired=fired)
+
+    def _update(self, losses: Losses) -> None:
         for group in self.optimizer.param_groups:
             group["lr"] = self.config.rate_at(self.step)
         self.optimizer.zero_grad()
-        loss.backward()
+        losses.total.backward()
+        for parameter in self.model.parameters():
+            if self.peers.count > 1 and parameter.grad is not None:
+                parameter.grad = self.peers.mean(parameter.grad)
         self.model.drop_parallel_gradient()
         clip_grad_norm_(self.model.parameters(), self.config.clip_norm)
         self.optimizer.step()
         self.model.normalize_decoder()
+        if self.config.over_batch:
+            self.model.follow_threshold(self.peers.mean(losses.smallest), first=self.step == 0)
+        for average, parameter in zip(self.averages, self.model.parameters(), strict=bool(self.averages)):
+            average.lerp_(parameter.detach(), 1 - self.config.average)
 
     def _next(self, source: Iterator[Tensor]) -> Tensor:
         batch = next(source, None)
@@ -140,12 +192,10 @@ class TopKTrainer:
             )
         return batch
 
-    def _progress(self, losses: Losses) -> Progress:
-        return Progress(
-            step=self.step,
-            steps=self.config.steps,
-            rate=self.optimizer.param_groups[0]["lr"],
-            explained_variance=1 - losses.reconstruction.item(),
-            auxiliary=losses.auxiliary.item(),
-            dead_share=float(self.dead.float().mean()),
-        )
+
+def _adam(model: TopKModel, rate: float) -> torch.optim.Adam:
+    """The fused one, which is several times as fast, where the device has it."""
+    try:
+        return torch.optim.Adam(model.parameters(), lr=rate, eps=ADAM_EPSILON, fused=True)
+    except RuntimeError:
+        return torch.optim.Adam(model.parameters(), lr=rate, eps=ADAM_EPSILON)

@@ -50,10 +50,29 @@ def chromium():
         browser.close()
 
 
-@pytest.fixture(params=["classic", "nodes 2.0"])
-def comfy(request, server, chromium):
-    """A fresh page in one of the renderers. What the console said of the pack's files must be nothing at all."""
-    found = ComfyPage(chromium, server.client, vue=request.param == "nodes 2.0")
-    yield found
-    found.close()
-    assert found.complaints == []
+PAGE = pytest.StashKey[ComfyPage]()
+
+
+@pytest.fixture(scope="session", params=["classic", "nodes 2.0"])
+def renderer(request, server, chromium):
+    """A page in one of the renderers, for all tests in it: each page takes ten seconds to open."""
+    page = request.session.stash[PAGE] = ComfyPage(chromium, server.client, vue=request.param == "nodes 2.0")
+    yield page
+    page.close()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(item, nextitem):
+    """The page is closed as soon as other tests follow: while it only stands there it takes a tenth of a core."""
+    if nextitem is not None and Path(__file__).parent not in nextitem.path.parents and PAGE in item.session.stash:
+        item.session.stash[PAGE].close()
+
+
+@pytest.fixture
+def comfy(renderer, server):
+    """An empty workflow, and no names, ranges or recipes but shipped ones. The console must say nothing of the pack."""
+    for kept in (server.place.base / "user" / "default" / "sae_steering", server.place.output / "sae"):
+        shutil.rmtree(kept, ignore_errors=True)
+    renderer.begin()
+    yield renderer
+    assert renderer.complaints == []

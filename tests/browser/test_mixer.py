@@ -5,6 +5,10 @@ import json
 import numpy as np
 import pytest
 
+from sae.demo.files import TEXT_SAE, load_sae
+from sae.dictionary.fingerprint import fingerprint
+from sae.naming.label_store import shipped_labels
+
 PANEL = ".sae-steering-mixer"
 
 
@@ -32,7 +36,7 @@ def test_add_turn_name_reorder_run_save_reload(filled):
     rows = comfy.mix()
     assert [row["feature"] for row in rows] == [second, first]
     assert rows[1]["strength"] == pytest.approx(0.8)
-    assert {row["unit"] for row in rows} == {"max"}
+    assert {row["unit"] for row in rows} == {"auto"}
     picture = comfy.run()
     assert np.abs(picture.astype(int) - comfy.plain).max() > 40
     saved = comfy.save()
@@ -97,17 +101,16 @@ def test_rows_are_dragged_switched_off_and_removed(filled):
 
 def test_undo_and_redo_follow_each_change(filled):
     comfy, page = filled, filled.page
+    first, second = comfy.features()
+    begun, slid = ([[first, strength, True], [second, 1, True]] for strength in (1, 0.7))
     comfy.slide(0, 0.7)
-    page.wait_for_timeout(300)
+    comfy.see(slid)
     comfy.row(1).locator(".sae-steering-remove").click()
-    page.wait_for_timeout(300)
-    removed = comfy.mix()
-    assert len(removed) == 1
+    comfy.see(slid[:1])
     comfy.deselect()
-    for keys, wanted in (("z", [0.7, 0.5]), ("z", [0.5, 0.5]), ("y", [0.7, 0.5])):
+    for keys, wanted in (("z", slid), ("z", begun), ("y", slid)):
         page.keyboard.press(f"Control+{keys}")
-        assert comfy.strengths(wanted) == wanted
-        page.wait_for_timeout(500)  # the graph is drawn anew before the next key
+        comfy.see(wanted)
 
 
 def test_a_copy_has_the_values_and_then_its_own(filled):
@@ -164,6 +167,22 @@ def test_a_value_that_is_no_list_is_left_alone_until_something_is_added(comfy):
     assert "no list of features" in comfy.page.locator(PANEL).inner_text()
 
 
+def test_all_rows_of_a_long_panel_have_their_names(comfy):
+    """The server tells of 200 features at a time."""
+    comfy.build()
+    sae = load_sae(TEXT_SAE)
+    named = shipped_labels(sae).read(fingerprint(sae))
+    last = max(named)
+    features = [k for k in range(251) if k != last][:250]
+    features.append(last)
+    mix = json.dumps({"rows": [{"feature": k, "strength": 0, "on": True} for k in features]})
+    comfy.page.evaluate(
+        "(mix) => { app.graph.nodes.find((n) => n.comfyClass === 'FeatureMixer').widgets[0].value = mix; }", mix
+    )
+    seen = f"(name) => document.querySelectorAll('{PANEL} .sae-steering-name')[250]?.value === name"
+    comfy.page.wait_for_function(seen, arg=named[last].name)
+
+
 def test_a_calibrated_feature_gets_its_own_range(filled, server):
     comfy, page = filled, filled.page
     mark = page.evaluate("() => document.querySelector('.sae-steering-table').dataset.fingerprint")
@@ -196,7 +215,7 @@ def test_a_calibrated_feature_gets_its_own_range(filled, server):
     field.press("Enter")
     page.wait_for_timeout(500)
     row = comfy.mix()[-1]
-    assert (row["feature"], row["unit"], "calibration" in row) == (102, "max", False)
+    assert (row["feature"], row["unit"], "calibration" in row) == (102, "auto", False)
 
 
 WIRE_OTHER_SAE = """

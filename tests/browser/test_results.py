@@ -6,6 +6,15 @@ import re
 TABLE = ".sae-steering-table"
 REPORT = ".sae-steering-report"
 
+SLOW_HISTORY = """
+const fast = window.fetch;
+window.fetch = async (what, ...more) => {
+  const slow = Number(sessionStorage.getItem("slow")) * String(what.url ?? what).includes("/history?");
+  if (slow) await new Promise((done) => setTimeout(done, slow));
+  return fast(what, ...more);
+};
+"""
+
 
 def test_tables_and_reports_stay_after_a_reload(comfy):
     comfy.build()
@@ -21,9 +30,12 @@ def test_tables_and_reports_stay_after_a_reload(comfy):
     points = page.locator(f"{REPORT} polyline").get_attribute("points").split()
     assert len(points) == 4
     saved = comfy.save()
+    page.add_init_script(SLOW_HISTORY)
+    page.evaluate("() => sessionStorage.setItem('slow', 4000)")
     comfy.open()
-    comfy.load(saved)
+    comfy.load(saved)  # while the graph that core has restored still asks for its results
     page.wait_for_selector(TABLE)
+    page.evaluate("() => sessionStorage.removeItem('slow')")
     assert page.locator(TABLE).inner_text() == table
     assert page.locator(REPORT).inner_text() == report
 
@@ -83,3 +95,28 @@ def luminance(colour):
     parts = [int(part) / 255 for part in re.findall(r"\d+", colour)[:3]]
     linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def test_the_table_of_a_set_says_the_place(comfy):
+    comfy.build()
+    comfy.page.evaluate(
+        "() => { const by = (type) => app.graph.nodes.find((n) => n.comfyClass === type);"
+        " const set = LiteGraph.createNode('SAESet'); set.pos = [20, 820]; app.graph.add(set);"
+        " by('LoadShapesDemo').connect(2, set, 0); by('LoadShapesDemo').connect(3, set, 1);"
+        " const top = by('TopActivatingFeatures'); set.connect(0, top, top.inputs.findIndex((i) => i.name === 'sae'));"
+        " const mixer = by('FeatureMixer'); set.connect(0, mixer, 0);"
+        " const steer = by('FluxActivationSteer');"
+        " set.connect(0, steer, steer.inputs.findIndex((i) => i.name === 'sae')); }"
+    )
+    comfy.run()
+    comfy.page.wait_for_selector(TABLE)
+    heads = comfy.page.locator(f"{TABLE} th").all_inner_texts()
+    assert [head.lower() for head in heads[:4]] == ["#", "feature", "place", "name"]
+    rows = comfy.page.locator(f"{TABLE} tbody tr").all_inner_texts()
+    assert len(rows) == 10
+    assert ["transformer_blocks.0 (text)" in row for row in rows] == [True] * 5 + [False] * 5
+    comfy.take(7)
+    [row] = comfy.mix()
+    assert row["feature"] >= 256  # the text's SAE has 256 features
+    comfy.run()
+    assert "At transformer_blocks.1.attn (image)." in comfy.page.locator(REPORT).inner_text()

@@ -247,9 +247,35 @@ def test_features_of_one_picture_move_into_another(server, saes, picture):
     }
     (before, steered, blended), outputs = run(server, prompt, "encode", "steer", "blend")
     t = tensors_for(48)
-    codes = [torch.relu(x["image_embeds"] @ t["encoder"].T + t["encoder_bias"])[0] for x in (before, steered)]
-    top = codes[0].topk(3).indices
+    centred = [x["image_embeds"] - t["output_bias"] for x in (before, steered)]  # SAELens' standard way
+    codes = [torch.relu(x @ t["encoder"].T + t["encoder_bias"])[0] for x in centred]
     table = outputs["top"]["text"][0].splitlines()[2:]
-    assert [int(line.split()[0]) for line in table] == top.tolist()
+    top = [int(line.split()[0]) for line in table]
+    assert torch.allclose(codes[0][top], codes[0].topk(3).values, atol=1e-5)
     expected = steered["image_embeds"] + (codes[0] - codes[1])[top] @ t["decoder"][top]
     assert torch.allclose(blended["image_embeds"], expected, atol=1e-4)
+
+
+def test_a_public_sae_of_a_text_encoder_steers_its_hidden_state_alone(server):
+    """Qwen-Scope's layout, behind block 26: the last of the three states of Klein 9B's text."""
+    random = torch.Generator().manual_seed(9)
+    decoder = torch.randn(4096, 40, generator=random)
+    state = {"W_enc": decoder.T.contiguous(), "W_dec": decoder, "b_enc": torch.zeros(40), "b_dec": torch.zeros(4096)}
+    name = "SAE-Res-Qwen3-8B-Base-W64K-L0_4/layer26.sae.pt"
+    path = server.place.models / "sae" / name
+    path.parent.mkdir()
+    torch.save(state, path)
+
+    def prompt(width):
+        text = {"class_type": "ProbeConditioning", "inputs": {"width": width, "tokens": 6, "seed": 3}}
+        return {"text": text, **steering(name, embed=["text", 0], method="add", strength=STRENGTH)}
+
+    (text, steered), outputs = run(server, prompt(3 * 4096), "text", "steer")
+    before, after = (given["0.0"].unflatten(-1, (3, 4096)) for given in (text, steered))
+    direction = torch.nn.functional.normalize(decoder[:, FEATURE], dim=0)
+    expected = before[:, :, 2] + STRENGTH * before[:, :, 2].norm(dim=-1, keepdim=True) * direction
+    assert torch.allclose(after[:, :, 2], expected, atol=1e-4) and torch.equal(after[:, :, :2], before[:, :, :2])
+    assert "hidden state 27 of Qwen3-8B" in " ".join(outputs["steer"]["text"])
+    with pytest.raises(PromptFailed) as failure:
+        run(server, prompt(2304), "steer")
+    assert failure.value.kind == "ValueError" and "the hidden state 25 of Gemma 2 2B" in failure.value.message

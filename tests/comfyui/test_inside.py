@@ -9,7 +9,7 @@ import pytest
 from conftest_keys import INSIDE_SUMMARY
 
 INSIDE = Path(__file__).parent / "inside"
-TIMEOUT_SECONDS = 600
+TIMEOUT_SECONDS = 1200
 
 
 def test_everything_inside_comfyui(comfyui, request, tmp_path):

@@ -15,7 +15,9 @@ from expected_nodes import NODE_IDS
 
 SNAPSHOT = Path(__file__).parent / "object_info.json"
 WIDGETS = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"}
-FILES = {("LoadSAE", "sae_name"), ("LoadKandinsky22", "prior"), ("LoadKandinsky22", "decoder")}  # lists of files
+FILES = {  # lists of files
+    ("LoadSAE", "sae_name"), ("LoadKandinsky22", "prior"), ("LoadKandinsky22", "decoder"), ("LoadRecipe", "saved"),
+}  # fmt: skip
 LIMITS = ("default", "min", "max", "step", "multiline")
 
 
@@ -36,20 +38,31 @@ def described(node_id, info):
     return {"inputs": inputs, "outputs": outputs, "output_node": info["output_node"], "category": info["category"]}
 
 
+def became_optional(old, new):
+    """A socket that need not be wired any more stands after the others; workflows find it by its name."""
+    groups = old["group"], new["group"]
+    return groups == ("required", "optional") and old["type"] == new["type"] and old["type"] in ("SAE", "SAE_FEATURES")
+
+
 def taken_away(old, new):
     """What the snapshot has and the node has no more, in words."""
-    if list(new["inputs"])[: len(old["inputs"])] != list(old["inputs"]):
+    freed = {name for name, spec in old["inputs"].items() if became_optional(spec, new["inputs"].get(name, spec))}
+    before = [name for name in old["inputs"] if name not in freed]
+    if [name for name in new["inputs"] if name not in freed][: len(before)] != before:
         yield f"inputs were {list(old['inputs'])}, now {list(new['inputs'])}: only append"
     for name in set(old["inputs"]) & set(new["inputs"]):
         before, after = dict(old["inputs"][name]), dict(new["inputs"][name])
         if not set(before.pop("options", [])) <= set(after.pop("options", [])):
             yield f"{name}: choices were taken away"
-        if before.pop("group") == "optional" != after.pop("group"):
+        required = before.pop("group") == "required"
+        if not required and after.pop("group") == "required":
             yield f"{name}: was optional"
+        if required:  # every graph and prompt has its value, without which ComfyUI refuses to run
+            before.pop("default", None)
         yield from (
             f"{name}: {key} was {before[key]}, now {after.get(key)}" for key in before if before[key] != after.get(key)
         )
-    for name in list(new["inputs"])[len(old["inputs"]) :]:
+    for name in set(new["inputs"]) - set(old["inputs"]):
         if new["inputs"][name]["group"] != "optional":
             yield f"{name}: a new input must be optional"
     if new["outputs"][: len(old["outputs"])] != old["outputs"]:
@@ -91,11 +104,17 @@ def test_changes_that_would_break_workflows_are_noticed(nodes):
     extra = {"type": "INT", "group": "optional", "default": 1}
     assert list(taken_away(old, with_inputs(lambda inputs: {**inputs, "more": extra}))) == []
     assert list(taken_away(old, edited("method", options=[*old["inputs"]["method"]["options"], "new"]))) == []
+    assert list(taken_away(old, edited("strength", default=5.0))) == []
+    optional = with_inputs(lambda inputs: {**inputs, "more": extra})
+    changed = {**optional, "inputs": {**optional["inputs"], "more": {**extra, "default": 2}}}
+    assert list(taken_away(optional, changed)) == ["more: default was 1, now 2"]
+    loose = {**old["inputs"]["replaces"], "group": "required"}
+    needed = {**old, "inputs": {"replaces": loose, **{k: v for k, v in old["inputs"].items() if k != "replaces"}}}
+    assert list(taken_away(needed, old)) == []
     broken = [
         with_inputs(lambda inputs: {"first": extra, **inputs}),
         with_inputs(lambda inputs: {name: spec for name, spec in inputs.items() if name != "unit"}),
         with_inputs(lambda inputs: {**inputs, "more": {**extra, "group": "required"}}),
-        edited("strength", default=5.0),
         edited("strength", max=1.0),
         edited("method", options=["add"]),
         edited("mask", group="required"),

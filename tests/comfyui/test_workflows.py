@@ -17,12 +17,18 @@ NEED_FILES = {  # workflow -> the kinds of model that it asks for
     "FLUX.1 - find and steer": {"diffusion_models", "text_encoders", "vae", "sae"},
     "Kandinsky 2.2 - find and steer": {"sae"},
     "ReVision - steer the picture prompt": {"checkpoints", "clip_vision", "sae"},
-    "Redux - steer the picture prompt": {"diffusion_models", "text_encoders", "vae", "clip_vision", "style_models"},
 }
 
 
 def node_titled(workflow, title):
     return str(next(node["id"] for node in workflow["nodes"] if node.get("title", "").startswith(title)))
+
+
+def check_only_red_became_blue(before, after):
+    assert [picture.colour for picture in before] == ["red"] * 4
+    assert [picture.colour for picture in after] == ["blue"] * 4
+    for slot in ("shape", "place", "size", "background"):
+        assert [getattr(picture, slot) for picture in after] == [getattr(picture, slot) for picture in before]
 
 
 @pytest.fixture
@@ -42,7 +48,7 @@ def test_the_shapes_workflow_finds_steers_and_shows(client, shapes):
     assert [picture.colour for picture in after].count("blue") >= 3
     for slot in ("place", "background"):
         assert [getattr(picture, slot) for picture in after] == [getattr(picture, slot) for picture in before]
-    table = entry["outputs"][node_titled(workflow, "The features found")]["text"][0]
+    table = entry["outputs"][node_titled(workflow, "Features of blue")]["text"][0]
     assert "difference" in table and len(table.splitlines()) > 3
 
 
@@ -67,7 +73,7 @@ def test_strength_zero_and_a_steered_neighbour_leave_the_picture_as_it_was(clien
 def test_the_embedding_workflow_finds_steers_and_shows(client):
     workflow = read_workflow(EMBEDDINGS)
     prompt = to_prompt(workflow, client.object_info())
-    shown = {title: node_titled(workflow, title) for title in ("Unsteered", "Steered", "The features found")}
+    shown = {title: node_titled(workflow, title) for title in ("Unsteered", "Steered", "Features of blue")}
     drawn = next(node for node in prompt.values() if node["inputs"].get("text") == "red circle left big white")
     before, after = [], []
     for seed in (42, 43, 44):  # of the embedding
@@ -81,11 +87,76 @@ def test_the_embedding_workflow_finds_steers_and_shows(client):
         assert [getattr(picture, slot) for picture in after] == [getattr(picture, slot) for picture in before]
     report = entry["outputs"][next(i for i, node in prompt.items() if node["class_type"] == "ClipEmbedSteer")]["text"]
     assert "‖Δ‖/‖x‖" in report[0] and report[1] == "image_embeds 64: what it was trained on."
-    assert "difference" in entry["outputs"][shown["The features found"]]["text"][0]
+    assert "difference" in entry["outputs"][shown["Features of blue"]]["text"][0]
     by_type(prompt, "ClipEmbedSteer")["inputs"]["strength"] = 0.0
     entry = client.run(prompt)
     plain, neutral = (pictures_of(client, entry, shown[title]) for title in ("Unsteered", "Steered"))
     assert torch.equal(plain, neutral)
+
+
+def test_start_here_turns_what_the_prompt_says(client):
+    workflow = read_workflow(FILES["Start here"])
+    prompt = to_prompt(workflow, client.object_info())
+    shown = [node_titled(workflow, title) for title in ("Before", "After")]
+    entry = client.run(prompt)
+    before, after = (read_pictures(pictures_of(client, entry, node)) for node in shown)
+    check_only_red_became_blue(before, after)
+    concept = by_type(prompt, "ConceptSteer")["inputs"]
+    concept |= {"wanted": "purple triangle", "instead_of": "green triangle"}
+    by_type(prompt, "CLIPTextEncode")["inputs"]["text"] = "green triangle top small grey"
+    entry = client.run(prompt)
+    before, after = (read_pictures(pictures_of(client, entry, node)) for node in shown)
+    assert [picture.colour for picture in before] == ["green"] * 4
+    assert [picture.colour for picture in after].count("purple") >= 3
+
+
+def test_without_an_sae_red_becomes_blue_and_zero_changes_nothing(client, server):
+    workflow = read_workflow(FILES["Shapes - steer without an SAE"])
+    prompt = to_prompt(workflow, client.object_info())
+    shown = [node_titled(workflow, title) for title in ("Before", "After")]
+    contrast = next(key for key, node in prompt.items() if node["class_type"] == "ContrastDirection")
+    prompt["save"] = {"class_type": "SaveDirections", "inputs": {"sae": [contrast, 0], "name": "blue for red"}}
+    entry = client.run(prompt)
+    before, after = (read_pictures(pictures_of(client, entry, node)) for node in shown)
+    check_only_red_became_blue(before, after)
+    table = entry["outputs"][contrast]["text"][0]
+    assert "9 runs of each side" in table and "transformer_blocks.0 (text)" in table
+    name = "blue for red/transformer_blocks.0-text/model.safetensors"
+    assert name in client.object_info("LoadSAE")["input"]["required"]["sae_name"][1]["options"]
+    steer = by_type(prompt, "FluxActivationSteer")["inputs"]
+    del prompt["save"]
+    prompt["load"] = {
+        "class_type": "LoadSAE", "inputs": {"sae_name": name, "location": "auto", "stream": "auto"},
+    }  # fmt: skip
+    steer["sae"] = ["load", 0]
+    again = client.run(prompt)
+    assert torch.equal(*(pictures_of(client, one, shown[1]) for one in (entry, again)))
+    steer["strength"] = 0.0
+    plain = client.run(prompt)
+    assert torch.equal(pictures_of(client, plain, shown[1]), pictures_of(client, entry, shown[0]))
+    by_type(prompt, "ContrastDirection")["inputs"]["negative_texts"] = "red"
+    with pytest.raises(PromptFailed) as failed:
+        client.run(prompt)
+    assert failed.value.message.startswith("negative_texts: 1 lines came for 3 in positive_texts")
+
+
+def test_only_what_is_painted_is_steered(client, server):
+    workflow = read_workflow(FILES["Paint a feature"])
+    prompt = to_prompt(workflow, client.object_info())
+    decode = [str(node["id"]) for node in workflow["nodes"] if node["type"] == "VAEDecode"]
+    shown = node_titled(workflow, "Steered where")
+    prompt["90"] = {"class_type": "PreviewImage", "inputs": {"images": [decode[0], 0]}}
+    entry = client.run(prompt)
+    plain, unpainted = (pictures_of(client, entry, node) for node in ("90", shown))
+    assert torch.equal(plain, unpainted)  # nothing is painted
+    painted = Image.new("RGBA", (128, 128), (0, 0, 0, 0))
+    painted.paste((255, 255, 255, 255), (64, 0, 128, 128))
+    (server.place.base / "input").mkdir(exist_ok=True)
+    painted.save(server.place.base / "input" / "painted.png")
+    by_type(prompt, "Painter")["inputs"]["mask"] = "painted.png"
+    entry = client.run(prompt)
+    moved = (pictures_of(client, entry, shown) - plain).abs().mean((0, 1))  # (height, width)
+    assert float(moved[:, 64:].mean()) > 3 * float(moved[:, :64].mean()) > 0
 
 
 @pytest.mark.parametrize("name", NEED_FILES)

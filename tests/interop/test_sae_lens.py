@@ -7,8 +7,6 @@ sets up.
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,13 +17,13 @@ from torch import Tensor
 
 from export_cases import CASES, D, F, K, tokens
 from export_saes import SITE, build
+from libraries import run_library, skip_without
 from plain_sae import close
-from project_files import ROOT
 from sae.export import export
 from sae.formats import load
 from sae.places.site import parse_location
+from trained_saes import TRAINED, check_trained, trained_name, write_trained
 
-TIMEOUT_SECONDS = 300
 VERSION = "6.54.12"
 HELD = sorted(name for name, case in CASES.items() if "saelens" in case.targets.split())
 HALVES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -56,14 +54,7 @@ WRITTEN = {
 }
 
 
-def sae_lens_python() -> Path:
-    given = os.environ.get("SAE_LENS_PYTHON")
-    place = "Scripts/python.exe" if os.name == "nt" else "bin/python"
-    return Path(given).expanduser() if given else ROOT / ".venv-sae-lens" / place
-
-
-if not sae_lens_python().is_file():
-    pytest.skip(f"no {sae_lens_python()}; run make sae-lens, or set SAE_LENS_PYTHON", allow_module_level=True)
+skip_without("sae-lens")
 
 
 @dataclass
@@ -86,21 +77,8 @@ def answers(tmp_path_factory) -> Answers:
         export(build(name, site=SITE), folder / "exports" / name, "saelens")
     for name, dtype in HALVES.items():
         export(build("topk, one bias", dtype), folder / "exports" / name, "saelens")
-    script = Path(__file__).with_name("sae_lens_side.py")
-    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
-    environment |= {"HF_HUB_OFFLINE": "1", "PYTHONIOENCODING": "utf-8"}
-    command = [str(sae_lens_python()), str(script), str(folder)]
-    result = subprocess.run(
-        command,
-        cwd=folder,
-        env=environment,
-        capture_output=True,
-        encoding="utf-8",
-        timeout=TIMEOUT_SECONDS,
-        check=False,
-    )
-    if result.returncode:
-        pytest.fail(f"sae-lens failed:\n{result.stderr[-8000:]}", pytrace=False)
+    write_trained(folder / "exports", "saelens")
+    run_library("sae-lens", str(Path(__file__).with_name("sae_lens_side.py")), str(folder), folder=folder)
     told = json.loads((folder / "told.json").read_text(encoding="utf-8"))
     return Answers(folder, told["version"], told["saes"])
 
@@ -123,6 +101,12 @@ def test_sae_lens_computes_the_same_from_an_export(answers, name):
     kind = case.architecture["kind"]
     wanted = {"class": CLASSES[kind], "dtype": "torch.float32", "hook_name": "transformer_blocks.3.attn-text"}
     assert answers.saes[name] == wanted | {"k": K if kind == "topk" else None}
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_sae_lens_has_the_codes_of_a_trained_sae(answers, name):
+    check_trained(name, answers.of("exports", trained_name(name)))
+    assert answers.saes[trained_name(name)]["class"] == ("TopKSAE" if name == "topk" else "JumpReLUSAE")
 
 
 @pytest.mark.parametrize("name", HALVES)

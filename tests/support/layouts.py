@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
@@ -43,6 +44,9 @@ class Case:
             (folder / name).write_text(json.dumps(config), encoding="utf-8")
         if path.suffix == ".safetensors":
             save_file({key: value.contiguous() for key, value in self.state.items()}, path)
+            return path
+        if path.suffix == ".npz":
+            numpy.savez(path, **{key: value.numpy() for key, value in self.state.items()})
             return path
         buffer = io.BytesIO()
         torch.save(self.state, buffer)

@@ -35,7 +35,7 @@ class Kind:
 
 
 def originals(folder: Path) -> list[Kind]:
-    """One of each container: safetensors with config, split safetensors, torch.save flat and nested, saev's."""
+    """One of each container: safetensors with config, split safetensors, torch.save flat and nested, saev's, npz."""
     folder.mkdir(exist_ok=True)
     linear = layouts.linear("bias", "encoder.bias")
     config = {"features": D, "pages": F, "k": K, "sample": None}
@@ -51,7 +51,12 @@ def originals(folder: Path) -> list[Kind]:
     dictionary = replace(reny, file="ae.pt", configs={"config.json": trainer})
     line = {"schema": 5, "cfg": {"d_model": D, "d_sae": F, "activation": {"cls": "TopK", "params": {"top_k": K}}}}
     saev = replace(reny, file="sae.pt", state=matrices, configs={}, line=line)
-    cases = {"reny": reny, "saelens": saelens, "sdxl": sdxl, "dictionary": dictionary, "saev": saev}
+    exponentials = {"decoder_bias": bias, "encoder.weight": linear["encoder.weight"], "r_mag": rows[:, 0].clone()}
+    exponentials |= {"gate_bias": linear["encoder.bias"], "mag_bias": linear["encoder.bias"].clone()}
+    gated = replace(reny, state={**exponentials, "decoder.weight": linear["decoder.weight"]})
+    gemma = replace(reny, file="params.npz", state=matrices | {"threshold": torch.ones(F)}, configs={})
+    cases = {"reny": reny, "saelens": saelens, "sdxl": sdxl, "dictionary": dictionary, "saev": saev, "gated": gated}
+    cases |= {"gemma": gemma}
     kinds = []
     for name, case in cases.items():
         if not (folder / name).exists():
@@ -76,7 +81,7 @@ def mutated(kind: Kind, folder: Path, chance: random.Random) -> Path:
     """A copy of the checkpoint with one to three things broken; returns the weight file's path."""
     shutil.copytree(kind.folder, folder)
     path = folder / kind.file
-    ways = [*_COMMON, *(_SAFETENSORS if path.suffix == ".safetensors" else _ARCHIVE)]
+    ways = [*_COMMON, *_OF_KIND.get(path.suffix, _ARCHIVE)]
     for way in chance.choices(ways, k=chance.choice([1, 1, 1, 2, 3])):
         way(path, chance)
     return path
@@ -160,11 +165,13 @@ def _length(path: Path, chance: random.Random) -> None:
 
 
 def _not_finite(path: Path, chance: random.Random) -> None:
-    """NaN or infinity somewhere near the end, where the numbers are."""
+    """NaN, infinity or a number that becomes so somewhere near the end, where the numbers are."""
     data = bytearray(path.read_bytes())
     if len(data) > 400:
         place = len(data) - 4 * chance.randrange(1, 60)
-        data[place : place + 4] = struct.pack("<f", chance.choice([float("nan"), float("inf")]))
+        data[place : place + 4] = struct.pack(
+            "<f", chance.choice([float("nan"), float("inf"), 3e38, -1e30, 1e20, 100.0])
+        )
     path.write_bytes(data)
 
 
@@ -208,7 +215,7 @@ def _lost_record(path: Path, chance: random.Random) -> None:
     _records(path, change)
 
 
-class _Attack:
+class Attack:
     """Pickles as a call that leaves the canary."""
 
     def __init__(self, call: object, *arguments: object) -> None:
@@ -218,16 +225,31 @@ class _Attack:
         return self.call
 
 
+def _array_header(path: Path, chance: random.Random) -> None:
+    """One character of an array's header changed, or a number in it."""
+
+    def change(records: dict[str, bytes]) -> int:
+        name = chance.choice(list(records))
+        data = bytearray(records[name])
+        for _ in range(chance.choice([1, 1, 2, 8])):
+            if data:
+                data[chance.randrange(min(len(data), 90))] = chance.choice(b"0123456789 ,()'{}<>|=OfiTrueFalse\0\xff")
+        records[name] = bytes(data)
+        return chance.choice([zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+
+    _records(path, change)
+
+
 def _code(path: Path, chance: random.Random) -> None:
     import os
 
     target = path.parent.parent / CANARY
     attacks = [
-        _Attack(os.system, f"touch {target}"),
-        _Attack(eval, f"open({str(target)!r}, 'w').close()"),
-        _Attack(exec, f"open({str(target)!r}, 'w').close()"),
-        _Attack(Path.touch, target),
-        _Attack(shutil.copyfile, __file__, str(target)),
+        Attack(os.system, f"touch {target}"),
+        Attack(eval, f"open({str(target)!r}, 'w').close()"),
+        Attack(exec, f"open({str(target)!r}, 'w').close()"),
+        Attack(Path.touch, target),
+        Attack(shutil.copyfile, __file__, str(target)),
     ]
     payload = pickle.dumps({"encoder.weight": chance.choice(attacks)}, protocol=chance.choice([0, 2, 4, 5]))
 
@@ -272,4 +294,6 @@ def _strange_tensors(path: Path, chance: random.Random) -> None:
 
 _COMMON = (_flip, _cut, _grow, _replace_slice, _config, _config, _missing, _not_finite)
 _SAFETENSORS = (_header, _header, _header, _length)
+_ARRAYS = (_array_header, _array_header, _lost_record)
 _ARCHIVE = (_pickle_bytes, _pickle_bytes, _lost_record, _code, _strange_tensors)
+_OF_KIND = {".safetensors": _SAFETENSORS, ".npz": _ARRAYS}

@@ -17,8 +17,6 @@ ROOT = Path(__file__).resolve().parents[2]
 TEXT_SUFFIXES = {".py", ".md", ".toml", ".txt", ".ini", ".json", ".js", ".css", ".svg", ".yaml", ".yml", ".sh", ""}
 _NOT_OURS = {
     ".git",
-    ".venv",
-    ".venv-sae-lens",
     "__pycache__",
     ".mypy_cache",
     ".pytest_cache",
@@ -32,7 +30,7 @@ _NOT_OURS = {
 def project_files(folder: Path = ROOT) -> Iterator[Path]:
     """Every file of the project, without what .gitignore leaves out."""
     for path in sorted(folder.iterdir()):
-        if path.name in _NOT_OURS:
+        if path.name in _NOT_OURS or path.name.startswith(".venv"):
             continue
         if path.is_dir():
             yield from project_files(path)

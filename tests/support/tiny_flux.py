@@ -15,6 +15,7 @@ from comfy_api.latest import io
 from diffusers import FluxTransformer2DModel
 
 from sae_steering_pack.sae.dictionary.autoencoder import Architecture, SparseAutoencoder
+from sae_steering_pack.sae.dictionary.origin import TrainedOn
 from sae_steering_pack.sae.hosts.comfyui import steering as host
 from sae_steering_pack.sae.places.site import parse_location
 from sae_steering_pack.sae.steering.delta import Steering
@@ -110,9 +111,11 @@ def sae_tensors(width=WIDTH):
 
 
 def make_sae(width=WIDTH, k=None, **more):
-    """A ReLU SAE, or a TopK one; `more`: name, site and statistics."""
+    """A ReLU SAE, or a TopK one, that says that it is of FLUX.1; `more`: name, site and statistics."""
     architecture = Architecture("relu") if k is None else Architecture("topk", k=k)
-    return SparseAutoencoder.from_tensors(sae_tensors(width), architecture, **{"name": "tiny", **more})
+    sae = SparseAutoencoder.from_tensors(sae_tensors(width), architecture, **{"name": "tiny", **more})
+    sae.trained_on = TrainedOn("FLUX.1")
+    return sae
 
 
 @pytest.fixture
@@ -135,7 +138,7 @@ def intervention(sae, location, stream="auto", method="add", strength=1.0, unit=
 
 def steer(model, *args, report=None, **more):
     """A steered clone of the model; `report` hears the summaries."""
-    return host.steer(model, intervention(*args, **more), report or (lambda summary: None))
+    return host.steer(model, [intervention(*args, **more)], report or (lambda summary: None))
 
 
 def latent(height=8, width=8, batch=1, seed=1):

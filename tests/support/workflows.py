@@ -14,7 +14,7 @@ from PIL import Image
 from project_files import ROOT
 
 FOLDER = ROOT / "example_workflows"
-WIDGETS = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO", "SAE_STEERING_MIX")  # types with a widget
+WIDGETS = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO", "COLOR", "SAE_STEERING_MIX")  # types with a widget
 SEED_CONTROL = ("fixed", "increment", "decrement", "randomize")
 NOTES = ("MarkdownNote", "Note")
 
@@ -53,7 +53,8 @@ def _widgets(node: dict[str, Any], info: dict[str, Any]) -> dict[str, Any]:
         found[name] = values.pop(0)
         if kind == "INT" and values and values[0] in SEED_CONTROL:
             values.pop(0)
-        if len(specs[name]) > 1 and specs[name][1].get("image_upload") and values:
+        told = specs[name][1] if len(specs[name]) > 1 else {}
+        if told.get("image_upload") and told.get("widgetType") != "PAINTER" and values:
             values.pop(0)  # the upload button
     if values:
         raise ValueError(f"{node['type']}: {len(values)} widget values too many: {values}")

@@ -24,7 +24,7 @@ LEVELS = {
 }
 TOP_OF_SAE = {"__init__.py", "__main__.py", "version.py"}
 # Packages of hosts besides comfy*; "nodes", imported absolutely, is ComfyUI's own module, and "?" is one not told.
-HOSTS = {"accelerate", "diffusers", "transformers", "?"}
+HOSTS = {"accelerate", "diffusers", "sae_lens", "transformers", "?"}
 HOSTS |= {"execution", "folder_paths", "latent_preview", "node_helpers", "nodes", "server"}
 # (file, what it imports): why it may
 EXCEPTIONS = {
@@ -32,7 +32,12 @@ EXCEPTIONS = {
         "sae/demo/model.py",
         "package diffusers",
     ): "the Shapes model is of diffusers' own class, imported when it is built",
+    ("sae/demo/activity.py", "package diffusers"): "for the type checker only: whose activity it is",
     ("sae/demo/files.py", "package diffusers"): "for the type checker only: what load_transformer returns",
+    (
+        "sae/places/site.py",
+        "sae/files",
+    ): "messages show what came from a file in one way, and site names do come from files",
     ("nodes/shared/extension.py", "nodes"): "hands ComfyUI the list of the nodes",
 }
 

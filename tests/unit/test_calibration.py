@@ -7,7 +7,7 @@ from sae.steering.calibration import CLEAR, HALVINGS, MOST_READINGS, UNRELATED, 
 from sae.steering.delta import Steering
 from sae.steering.edits import Calibration, Edit
 from sae.steering.recipe import NeededSae, Recipe, read_recipe, write_recipe
-from sae.steering.record import LARGE_DELTA
+from sae.steering.summary import LARGE_DELTA
 from small_saes import small_sae
 
 PRINT = "ab" * 32
@@ -45,6 +45,42 @@ def test_the_range_is_where_the_formula_puts_it(measure, end: float) -> None:
     assert found.clear - found.high * step <= wanted * (1 + 1e-9) <= found.clear * (1 + 1e-6)
     assert found.low - found.clear * step <= VISIBLE / slope <= found.low * (1 + 1e-9)
     assert len(measure.tried) <= MOST_READINGS + 1
+
+
+def by_hand(method, measure):
+    """The range by doubling and halving alone, every strength measured."""
+    good, bad, reading = 0.0, 0.25 if method == "swap" else 0.05, Reading(0.0, 0.0, 0.0)
+    while not (found := measure(bad)).broken:
+        good, bad, reading = bad, 2 * bad, found
+    for _ in range(HALVINGS):
+        middle = (good + bad) / 2
+        good, bad, reading = (good, middle, reading) if (f := measure(middle)).broken else (middle, bad, f)
+
+    def end(high, change):
+        low = 0.0
+        for _ in range(HALVINGS):
+            middle = (low + high) / 2
+            low, high = (low, middle) if measure(middle).change >= change else (middle, high)
+        return high
+
+    clear = end(good, max(CLEAR * reading.change, VISIBLE))
+    return Calibration(method, end(clear, VISIBLE), clear, good)
+
+
+@pytest.mark.parametrize("bend", [0.5, 1.0, 3.0])
+@pytest.mark.parametrize("slope", [0.3, 0.9, 7.0])
+def test_no_strength_is_tried_whose_answer_follows_from_another(bend: float, slope: float) -> None:
+    """For any change that grows with the strength the range is that of plain halving."""
+    tried = []
+
+    def measure(strength: float) -> Reading:
+        tried.append(strength)
+        return Reading((slope * strength) ** bend, 0.0, 0.3 * strength)
+
+    expected, plain = by_hand("swap", measure), len(tried)
+    tried.clear()
+    assert calibrate("swap", measure) == expected
+    assert len(tried) == len(set(tried)) < plain + (slope == 7.0)  # which breaks at once, so that little is known
 
 
 def test_what_changes_nothing_has_no_range() -> None:

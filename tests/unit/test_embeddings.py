@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from embeds import conditioning, gytis_edit, load_gytis, sae_for, siglip, tensors_for, vision
-from sae.embeddings.editing import blend_tokens, steer_tokens
+from sae.embeddings.editing import blend_tokens, embedding_record, steer_tokens
 from sae.embeddings.spot import home_of, spot_for, token_positions
 from sae.finding.embedding_tally import tally_tokens
 from sae.hosts.comfyui.embeddings import edited, read, spot_in, tensors_of, word_positions
@@ -282,11 +282,26 @@ def test_blending_gives_the_features_of_the_source_and_leaves_the_rest():
     for edits, other, message in (
         ([], given, "features: the list is empty"),
         ([Edit(3), Edit(3)], given, "feature 3 is named twice"),
-        ([Edit(3)], given.expand(3, -1, -1), r"source: its shape is \[3, 1, 1280\]"),
         ([Edit(3)], given.expand(-1, 4, -1), r"source: its shape is \[1, 4, 1280\]"),
     ):
         with pytest.raises(ValueError, match=message):
             blend_tokens(x, other, sae, edits, 1.0, record)
+
+
+def test_blending_from_several_pictures_takes_the_mean_of_their_activations():
+    x, sources = (vision(batch=n, seed=n).image_embeds.unsqueeze(1) for n in (2, 3))
+    t = tensors_for(1280)
+    codes = [torch.relu(z @ t["encoder"][[3, 7]].T + t["encoder_bias"][[3, 7]]) for z in (x, sources)]
+    expected = x + (codes[1].mean(0) - codes[0]) @ t["decoder"][[3, 7]]
+    blended = blend_tokens(x, sources, sae_for(1280), [Edit(3), Edit(7)], 1.0, SteeringRecord())
+    assert torch.allclose(blended, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(("fraction", "told"), [(0.9, []), (1.1, ["Δ reached 1.1 of the token norm; above 1 it"])])
+def test_an_embedding_stands_more_than_a_block_before_it_warns(fraction, told):
+    record = embedding_record()
+    steer_tokens(vision().image_embeds.unsqueeze(1), Steering(sae_for(1280), [Edit(3)], "add", fraction), record)
+    assert [warning[: len(start)] for warning, start in zip(record.summary().warnings, told, strict=True)] == told
 
 
 def test_widths_without_a_known_family_are_named_by_their_number():

@@ -133,7 +133,7 @@ BROKEN = [
     ),
     ({"sae": {"kind": "jumprelu"}}, r"a jumprelu SAE needs the tensor threshold, which is not there\.$"),
     ({"location": 3}, r"must give location and stream as texts, but has 3, 'text'\.$"),
-    ({"location": "blocks.3"}, r"is not sound: location: 'blocks\.3' is not a place in FLUX"),
+    ({"location": "steps.3"}, r"is not sound: location: 'steps\.3' is not a place in FLUX"),
     ({"extra": "more"}, r"has the unknown tensor 'more'"),
     ({"extra": "modulation.mod_linear.weight"}, r"lacks the tensor 'modulation\.time_mlp\.0\.weight'"),
 ]

@@ -184,6 +184,42 @@ def test_a_file_without_its_config_is_refused(tmp_path: Path) -> None:
         load(write(tmp_path, tensors_for("standard")))
 
 
+PURSUIT = {"max_iterations": K, "residual_threshold": 0.0, "stop_on_duplicate_support": False}
+
+
+def pursuit(folder: Path, **changes: object) -> tuple[Path, dict[str, Tensor]]:
+    tensors = {name: tensor for name, tensor in tensors_for("standard").items() if name in ("W_dec", "b_dec")}
+    tensors["W_dec"] = 0.8 * torch.nn.functional.normalize(tensors["W_dec"], dim=1)  # short: features are chosen twice
+    return write(folder, tensors, config_for("matching_pursuit", **PURSUIT | changes)), tensors
+
+
+def test_matching_pursuit_chooses_one_feature_after_another(tmp_path: Path) -> None:
+    path, tensors = pursuit(tmp_path)
+    sae, x = load(path), torch.randn(40, D)
+    wanted = torch.zeros(40, F)
+    for row, token in enumerate(x):
+        left = token - tensors["b_dec"]
+        for _ in range(K):
+            fits = [float(left @ direction) for direction in tensors["W_dec"]]
+            best = max(range(F), key=fits.__getitem__)
+            wanted[row, best] += max(fits[best], 0.0)
+            left = left - max(fits[best], 0.0) * tensors["W_dec"][best]
+    assert str(sae.architecture) == f"matching_pursuit k={K}"
+    close(sae.encode(x), wanted)
+    close(sae.codes(x, [3, 0]), wanted[:, [3, 0]])
+    close(sae.reconstruct(x), wanted @ tensors["W_dec"] + tensors["b_dec"])
+    active = (sae.encode_sparse(x).values > 0).sum(1)
+    assert torch.equal(active, (wanted > 0).sum(1)) and active.min() < K  # some were chosen twice, and count once
+
+
+@pytest.mark.parametrize(
+    "change", [{"residual_threshold": 0.01}, {"stop_on_duplicate_support": True}, {"apply_b_dec_to_input": False}]
+)
+def test_a_pursuit_that_may_end_early_is_refused(change: dict[str, object], tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="describes a matching pursuit that may end early; accepted are max_iter"):
+        load(pursuit(tmp_path, **change)[0])
+
+
 @pytest.mark.parametrize("architecture", ["transcoder", "skip_transcoder", "jumprelu_transcoder"])
 def test_transcoders_are_refused_by_architecture(architecture: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"sae_weights.safetensors: this is a transcoder"):

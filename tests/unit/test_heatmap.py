@@ -130,10 +130,11 @@ def test_an_overlay_leaves_the_picture_where_nothing_fires():
     drawn = heat_overlay(picture, heat, "feature 3")
     assert drawn.shape == (344, 260, 3)
     outside = heat == 0
-    assert torch.equal(drawn[:300][outside], picture[outside])
-    expected = 0.25 * picture[heat > 0] + 0.75 * RAMP[-1]
+    grey = (0.15 + 0.3 * (picture @ torch.tensor([0.299, 0.587, 0.114]))).unsqueeze(-1).expand(-1, -1, 3)
+    assert torch.allclose(drawn[:300][outside], grey[outside], atol=1e-6)
+    expected = 0.25 * grey[heat > 0] + 0.75 * RAMP[-1]
     assert torch.allclose(drawn[:300][heat > 0], expected, atol=1e-6)
-    assert torch.equal(heat_overlay(picture, torch.zeros(300, 260), "dead")[:300], picture)
+    assert torch.allclose(heat_overlay(picture, torch.zeros(300, 260), "dead")[:300], grey, atol=1e-6)
     assert heat_overlay(torch.zeros(64, 96, 3), torch.zeros(64, 96), "small").shape == (256 + 44, 384, 3)
 
 
@@ -144,3 +145,26 @@ def test_bars_are_as_high_as_the_tokens_fire():
     heights = [int(bar[:, round(46 + (i + 0.5) * 177.5)].sum()) for i in range(4)]
     assert heights[0] == 0 and heights[3] > 150
     assert heights[1] == pytest.approx(heights[3] / 4, abs=2) and heights[2] == pytest.approx(heights[3] / 2, abs=2)
+
+
+def test_warm_heat_shows_on_a_red_shape_as_on_any_other():
+    heat = torch.zeros(256, 256)
+    heat[:128] = 1.0
+    for colour in ((0.9, 0.1, 0.1), (0.98, 0.85, 0.1), (0.1, 0.2, 0.9), (1.0, 1.0, 1.0)):
+        drawn = heat_overlay(torch.tensor(colour).expand(256, 256, 3), heat, "")
+        hot, cold = drawn[64, 64], drawn[200, 64]
+        assert (hot - cold).norm() > 0.55 and cold.std() < 1e-6
+
+
+def test_bars_have_the_words_of_their_tokens():
+    heat = torch.tensor([0.0, 1.0, 2.0, 4.0, 0.0, 0.0])
+    plain, named = token_bars(heat, "f"), token_bars(heat, "f", ["a", "red", "", "car"])
+    bar = (named - torch.tensor([66, 112, 214]) / 255).abs().sum(-1) < 0.01
+    heights = [int(bar[36:144, round(46 + (i + 0.5) * 177.5)].sum()) for i in range(4)]
+    assert heights[1] == pytest.approx(heights[3] / 4, abs=2) and heights[3] > 100
+    below = named[150:, :].amin(-1) < 0.5
+    written = [bool(below[:, round(46 + i * 177.5) : round(46 + (i + 1) * 177.5)].any()) for i in range(4)]
+    assert written == [True, True, False, True]
+    assert not torch.equal(plain, named)
+    long = token_bars(torch.ones(60), "f", ["street"] * 60)
+    assert (long[150:].amin(-1) < 0.5).any(0).float().mean() > 0.3

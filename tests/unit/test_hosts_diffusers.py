@@ -2,26 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-
 import pytest
 import torch
 from torch import Tensor, nn
 
 from sae.hosts.diffusers import capture, depth_of, steer
 from sae.places.moment import COND, UNCOND, Moment, Schedule
-from sae.places.site import Depth, Site, parse_location
+from sae.places.site import Depth, parse_location
 from sae.steering.delta import Steering
 from sae.steering.edits import Edit
 from sae.steering.intervention import Intervention
-from small_saes import dense_codes, dense_decode, dense_directions, small_sae
+from small_saes import dense_codes, dense_decode, small_sae
 
 pytest.importorskip("diffusers.models.transformers.transformer_flux")
 
-from small_flux import WIDTH, adding, hook_count, inputs, predict, small_flux
+from small_flux import (
+    DIRECTION,
+    WIDTH,
+    add_delta,
+    adding,
+    change_slice,
+    hook_count,
+    inputs,
+    plain_hooks,
+    predict,
+    small_flux,
+)  # fmt: skip
 
-DIRECTION = dense_directions("relu", WIDTH)[7]
 # One entry for each location and stream of design.md section 3
 ROWS = [
     ("transformer_blocks.{}", "text"),
@@ -43,69 +50,11 @@ ROWS = [
     ("single_transformer_blocks.{}.attn", "image"),
 ]
 every_row = pytest.mark.parametrize(("location", "stream"), ROWS)
-Change = Callable[[Tensor, Tensor | None], Tensor]
 
 
 @pytest.fixture(scope="module")
 def model() -> nn.Module:
     return small_flux()
-
-
-def add_delta(x: Tensor, before: Tensor | None) -> Tensor:
-    return x + 1.5 * DIRECTION
-
-
-def change_slice(tensor: Tensor, start: int, end: int, change: Change, before: Tensor | None = None) -> Tensor:
-    out = tensor.clone()
-    out[:, start:end] = change(tensor[:, start:end], None if before is None else before[:, start:end])
-    return out
-
-
-@contextmanager
-def plain_hooks(
-    model: nn.Module, site: Site, change: Change = add_delta, text: int = 5, image: int = 12
-) -> Iterator[None]:
-    """`change` on the right tuple index and slice of each module of the site, by nothing but register_forward_hook."""
-    start, end = {"text": (0, text), "image": (text, text + image), "joint": (0, text + image)}[site.stream]
-
-    def double_block(module, args, kwargs, output):
-        before = {"text": kwargs["encoder_hidden_states"], "image": kwargs["hidden_states"]}[site.stream]
-        place, length = (0, text) if site.stream == "text" else (1, image)
-        out = list(output)
-        out[place] = change_slice(output[place], 0, length, change, before)
-        return tuple(out)
-
-    def double_attention(module, args, kwargs, output):
-        first, second = output
-        if site.stream == "image":
-            return change_slice(first, 0, image, change), second
-        return first, change_slice(second, 0, text, change)
-
-    def feed_forward(module, args, kwargs, output):
-        return change_slice(output, 0, image if site.stream == "image" else text, change)
-
-    def single_block(module, args, kwargs, output):
-        before = torch.cat([kwargs["encoder_hidden_states"], kwargs["hidden_states"]], 1)
-        joined = change_slice(torch.cat(output, 1), start, end, change, before)
-        return joined[:, :text], joined[:, text:]
-
-    def single_attention(module, args, kwargs, output):
-        return change_slice(output, start, end, change)
-
-    handles = []
-    for block in site.blocks:
-        stack = model.transformer_blocks if site.kind == "double" else model.single_transformer_blocks
-        module, block_hook = stack[block], double_block if site.kind == "double" else single_block
-        if site.point == "attn":
-            module, block_hook = module.attn, double_attention if site.kind == "double" else single_attention
-        if site.point == "mlp":
-            module, block_hook = module.ff if site.stream == "image" else module.ff_context, feed_forward
-        handles.append(module.register_forward_hook(block_hook, with_kwargs=True))
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def close(actual: Tensor, wanted: Tensor) -> None:

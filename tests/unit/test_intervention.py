@@ -19,6 +19,7 @@ from sae.steering.delta import Steering
 from sae.steering.edits import Edit
 from sae.steering.intervention import Intervention
 from sae.steering.record import SteeringRecord
+from sae.steering.summary import HARDLY
 from small_saes import D_IN, dense_codes, dense_directions, small_sae
 
 TEXT, ROWS, COLUMNS = 5, 3, 4
@@ -269,6 +270,28 @@ def test_a_delta_above_half_of_the_token_norm_is_told() -> None:
     assert summary_at(0.49).warnings == []
     (warning,) = summary_at(0.52).warnings
     assert warning.startswith("Δ reached 0.52 of the token norm; above 0.5 it destroys the activation")
+
+
+@pytest.mark.parametrize(("method", "which"), [("swap", "replaces"), ("scale", "features")])
+@pytest.mark.parametrize(("factor", "told"), [(0.9, True), (1.1, False)])
+def test_features_that_hardly_fire_are_told(method: str, which: str, factor: float, told: bool) -> None:
+    """Just below and just above a tenth of their own mean, at the tokens inside the mask only."""
+    mask = torch.zeros(1, 8 * ROWS, 8 * COLUMNS)
+    mask[..., : 8 * COLUMNS // 2] = 1
+    x = tokens()
+    f = dense_codes("relu", x)[..., 7].view(2, ROWS, COLUMNS)[..., : COLUMNS // 2]
+    fires = [Edit(7, mean=float(f.mean()) / (HARDLY * factor), density=1.0)]
+    edits, replaces = (fires, []) if method == "scale" else ([Edit(9, mean=1.0, density=1.0)], fires)
+    steering = Steering(small_sae("relu"), edits, method, 0.5, replaces=replaces)
+    _, summary = run(Intervention(steering, IMAGE_SITE, mask=mask), x)
+    assert summary.presence == {which: pytest.approx(HARDLY * factor, rel=1e-4)}
+    sentence = f"The features in '{which}' hardly fire here, at 9.0% of their own mean, so there was almost nothing to"
+    assert [warning.startswith(sentence) for warning in summary.warnings] == ([True] if told else [])
+
+
+def test_of_what_nobody_measured_nothing_is_said() -> None:
+    _, summary = run(adding(method="scale"), -100 * torch.ones(2, IMAGE, D_IN))
+    assert summary.presence == {} and summary.warnings == []
 
 
 def test_a_delta_that_rounding_eats_is_told() -> None:

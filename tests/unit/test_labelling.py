@@ -13,7 +13,7 @@ from sae.dictionary.fingerprint import fingerprint
 from sae.naming.label_store import shipped_labels
 from sae.naming.labelling import SOURCE, UNCLEAR, WordTally, merge, read_contexts, read_words
 from sae.naming.labelling_directions import label_directions, text_rows
-from sae.naming.labels import Label, read_labels
+from sae.naming.labels import Label
 from small_saes import small_sae
 
 WORDS = ["red", "blue", "big", "small"]
@@ -30,6 +30,13 @@ def filled(activations: torch.Tensor) -> WordTally:
         tally.add(activations[word, context])
     assert prompts[:4] == ["red cat", "red dog on red", "red house", "blue cat"]
     return tally
+
+
+def test_names_from_more_contexts_stay() -> None:
+    known = {k: Label("old", source=SOURCE, contexts=contexts) for k, contexts in enumerate((48, 6, None, 5))}
+    found = {k: Label("new", source=SOURCE, contexts=6) for k in range(4)}
+    assert sorted(merge(known, found)) == [1, 2, 3]
+    assert sorted(merge(known, {k: Label("new", source=SOURCE) for k in range(4)})) == [2]
 
 
 def test_what_is_kept_does_not_grow_with_the_words(tmp_path: Path) -> None:
@@ -88,7 +95,7 @@ def test_names_scores_and_what_is_unclear() -> None:
     assert {k: label.name for k, label in labels.items()} == {
         0: "red", 1: "blue, big", 2: UNCLEAR, 3: UNCLEAR, 4: UNCLEAR,
     }  # fmt: skip
-    assert labels[0] == Label("red", "raised most by red 2", SOURCE, 1.0)
+    assert labels[0] == Label("red", "raised most by red 2", SOURCE, 1.0, 3)
     assert labels[1].score == pytest.approx(1 - 0.9 / 3, abs=1e-3)
     assert filled(x).labels(0.71)[1].name == UNCLEAR
     assert 5 not in labels  # it never fired, so nothing is said of it
@@ -172,19 +179,24 @@ def test_selectivity_counts_words_that_the_feature_owes_everything_to() -> None:
     assert found.unspecific == [2]
 
 
-# The attention's outputs have few features that answer to one word: 13 of 1,024, of which 8 get it.
-@pytest.mark.parametrize(("name", "share", "least"), [(TEXT_SAE, 0.75, 40), (ATTENTION_SAE, 0.6, 10)])
-def test_shapes_features_get_the_right_word(name: str, share: float, least: int) -> None:
-    found = measure_names(load_transformer(), load_sae(name))
-    assert found.specific >= least and found.right >= share * found.specific
-    assert found.wrong <= max(1, 0.05 * found.specific)
-    assert found.unclear >= 0.75 * found.unspecific
+# The attention's outputs have few features that answer to one word: 14 of 512, of which 8 get it.
+NAMED = {TEXT_SAE: (0.75, 40), ATTENTION_SAE: (0.5, 10)}
+
+
+def test_shapes_features_have_the_right_word() -> None:
+    saes = [load_sae(name) for name in NAMED]
+    shipped = [shipped_labels(sae).read(fingerprint(sae)) for sae in saes]
+    measured = measure_names(load_transformer(), saes, shipped)
+    for found, (share, least) in zip(measured, NAMED.values(), strict=True):
+        assert found.specific >= least and found.right >= share * found.specific
+        assert found.wrong <= max(1, 0.05 * found.specific)
+        assert found.unclear >= 0.75 * found.unspecific
 
 
 def test_shipped_labels_are_those_of_the_shipped_saes() -> None:
     for name in (TEXT_SAE, ATTENTION_SAE, EMBED_SAE):
         sae = load_sae(name)
-        labels = read_labels(shipped_labels(sae), fingerprint(sae))
+        labels = shipped_labels(sae).read(fingerprint(sae))
         assert len({label.name for label in labels.values()}) > 8
     assert {k: v.name for k, v in name_embed_features(sae).items()} == {k: v.name for k, v in labels.items()}
 

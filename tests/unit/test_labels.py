@@ -6,7 +6,7 @@ import os
 import pytest
 
 from sae.files.small_json import read_json, set_aside, write_json
-from sae.naming.label_store import LabelStore
+from sae.naming.label_store import LabelStore, ShippedFile
 from sae.naming.labels import Label, labels_from_text, read_labels, search, write_labels
 
 OURS = "ab" * 32
@@ -76,6 +76,8 @@ HOSTILE = {
     "long name": json.dumps({"3": "x" * 201}),
     "long note": json.dumps({"3": {"name": "x", "note": "y" * 2001}}),
     "score of words": json.dumps({"3": {"name": "x", "score": "high"}}),
+    "contexts of none": json.dumps({"3": {"name": "x", "contexts": 0}}),
+    "contexts true": json.dumps({"3": {"name": "x", "contexts": True}}),
     "score true": json.dumps({"3": {"name": "x", "score": True}}),
     "unknown field": json.dumps({"3": {"name": "x", "__class__": "y"}}),
 }
@@ -133,11 +135,11 @@ def test_the_users_labels_come_before_the_shipped_ones(tmp_path):
     shipped = tmp_path / "model.labels.json"
     write_labels(shipped, {3: Label("shipped"), 4: Label("also shipped")}, OURS)
     store = LabelStore(tmp_path / "user")
-    assert store.labels(OURS) == {} and store.labels(OURS, tmp_path / "none.json") == {}
+    assert store.labels(OURS) == {} and store.labels(OURS, ShippedFile(tmp_path / "none.json")) == {}
     assert store.update(OURS, {3: Label("mine"), 9: Label("new")}) == {3: Label("mine"), 9: Label("new")}
-    assert store.labels(OURS, shipped) == {3: Label("mine"), 4: Label("also shipped"), 9: Label("new")}
+    assert store.labels(OURS, ShippedFile(shipped)) == {3: Label("mine"), 4: Label("also shipped"), 9: Label("new")}
     assert store.update(OURS, {3: None, 77: None}) == {9: Label("new")}
-    assert store.labels(OURS, shipped)[3] == Label("shipped") and store.warnings == []
+    assert store.labels(OURS, ShippedFile(shipped))[3] == Label("shipped") and store.warnings == []
 
 
 def test_a_broken_users_file_is_reported_and_never_overwritten(tmp_path):

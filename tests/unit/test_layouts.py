@@ -188,7 +188,10 @@ def test_an_intermediate_sae_finds_its_config_one_folder_up(tmp_path: Path) -> N
         (eleuther({"transcode": True}), "this is a transcoder"),
         (eleuther({"activation": "softmax"}), "activation = 'softmax'"),
         (replace(sdxl_unbox(), configs={}), "sdxl_unbox:10 or openai:32"),
-        (replace(dictionary("AutoEncoderTopK", "b_dec"), configs={}), "dictionary_learning_topk or"),
+        (
+            replace(dictionary("AutoEncoderTopK", "b_dec"), configs={}),
+            r"dictionary_learning_standard \(or _new, _gated, _topk",
+        ),
         (replace(dictionary("AutoEncoder", "bias"), configs={}), "reny_topk:16 or reny_standard"),
         (replace(dictionary_gated(), configs={}), "reny_gated or dictionary_learning_gated"),
         (replace(eleuther({}), configs={}), "sparsify:32 or saeuron:32"),

@@ -15,9 +15,10 @@ from pathlib import Path
 import pytest
 
 from project_files import ROOT
-from sae.files import lock, small_json
+from sae.files import lock, whole
 from sae.files.lock import locked
 from sae.files.small_json import UnreadableError, update_json, write_json
+from sae.files.whole import UnwritableError
 from sae.naming.label_store import LabelStore
 from sae.naming.labels import Label
 from sae.steering.calibration_file import read_calibrations, update_calibrations
@@ -171,9 +172,9 @@ def test_access_that_is_denied_for_a_moment_is_tried_again(tmp_path: Path, monke
         return replace(self, target)
 
     monkeypatch.setattr(Path, "replace", sometimes)
-    with pytest.raises(PermissionError):
+    with pytest.raises(UnwritableError, match=r"^x\.json: it cannot be written \(Access is denied\)"):
         write_json(tmp_path / "x.json", {"a": 1})
     denied.clear()
-    monkeypatch.setattr(small_json, "TRIES", 4)
+    monkeypatch.setattr(whole, "TRIES", 4)
     write_json(tmp_path / "x.json", {"a": 1})
     assert json.loads((tmp_path / "x.json").read_text()) == {"a": 1}

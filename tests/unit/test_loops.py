@@ -5,6 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from sae.dictionary.sae_set import Member
+from sae.finding.features import FeatureReader, Together
 from sae.finding.listening import mean_activations
 from sae.naming import labelling
 from sae.naming.labelling import WordTally, tally_resumable, tally_words
@@ -21,7 +23,7 @@ from sae.steering.calibration import (
 )
 from sae.steering.draw import Drawn
 from sae.steering.edits import Edit
-from sae.steering.record import LARGE_DELTA
+from sae.steering.summary import LARGE_DELTA
 from small_saes import small_sae
 
 SITE = parse_location("transformer_blocks.1", "image")
@@ -45,9 +47,10 @@ class Shifted:
         self.plain[:2] = torch.tensor([100.0, -100.0])
         self.plain = self.plain.view(1, 1, 8, 8)
 
-    def __call__(self, intervention, random_direction, on_step):
+    def __call__(self, interventions, random_direction, on_step):
         assert random_direction is None
         on_step(1.0, None)
+        intervention = next(iter(interventions), None)
         self.asked.append(intervention)
         if intervention is None:
             return Drawn(self.plain, 0.0)
@@ -93,6 +96,29 @@ def test_progress_counts_drawings_of_the_most_there_may_be() -> None:
     calibrate_features(draw, [Edit(2), Edit(3)], "add", steering, lambda *now: told.append(now))
     assert told == [(number, 1 + 2 * MOST_READINGS, None) for number in range(1, len(draw.asked) + 1)]
     assert 2 < len(draw.asked) <= 1 + 2 * MOST_READINGS
+
+
+class ShiftedTogether(Shifted):
+    """The same, which draws up to `size` at once."""
+
+    def __init__(self, slope: float, ratio: float, size: int) -> None:
+        super().__init__(slope, ratio)
+        self.size, self.runs = size, []
+
+    def most(self):
+        return self.size
+
+    def together(self, several, on_step):
+        self.runs.append(len(several))
+        return [self(*one, on_step) for one in several]
+
+
+def test_features_that_can_be_drawn_together_are(monkeypatch) -> None:
+    edits, steering = [Edit(2), Edit(9), Edit(3), Edit(4)], alone(small_sae("relu"), SITE, "add")
+    one, two = Shifted(20.0, 0.01), ShiftedTogether(20.0, 0.01, 4)
+    assert calibrate_features(two, edits, "add", steering) == calibrate_features(one, edits, "add", steering)
+    assert sum(two.runs) == len(two.asked) == len(one.asked)
+    assert two.runs[:3] == [4, 1, 4] and two.runs[-1] == 3  # with the unsteered one; feature 9 is soon at its end
 
 
 def test_mistakes_cost_no_drawing_and_cancel_goes_through() -> None:
@@ -198,17 +224,49 @@ def test_nothing_is_saved_before_the_first_run(tmp_path: Path) -> None:
     assert not path.exists()
 
 
-def test_means_over_the_tokens_and_steps_of_the_prompts_side() -> None:
-    sae, told = small_sae("relu"), []
-    x = torch.randn(2, 3, 4, 5, sae.d_in, generator=torch.Generator().manual_seed(0))  # prompt, step, rows, tokens
+class Listening:
+    """A model whose tokens at each step of each prompt are known; it runs `most` prompts together."""
 
-    def listen(prompt, see, on_step):
-        for step, tokens in enumerate(x[int(prompt)], 1):
-            see(tokens, Moment(1 / step, (UNCOND, COND), 0, 2, 10))
-            on_step(step / 3, step)
+    def __init__(self, x: torch.Tensor, most: int) -> None:
+        self.x, self.most, self.ran = x, most, []  # prompt, step, side, rows, tokens, d_in
 
-    means = mean_activations(listen, sae, SITE)(["0", "1"], lambda *now: told.append(now))
-    expected = torch.stack([sae.encode(prompt[:, 2:]).mean((0, 1, 2)) for prompt in x])
-    assert means.shape == (2, sae.d_sae) and torch.allclose(means, expected, atol=1e-6)
-    assert [shown for _, shown in told] == [1, 2, 3, 1, 2, 3]
-    assert [share for share, _ in told] == pytest.approx([1 / 6, 2 / 6, 3 / 6, 4 / 6, 5 / 6, 1.0])
+    def parts(self, prompts):
+        return [prompts[first : first + self.most] for first in range(0, len(prompts), self.most)]
+
+    def __call__(self, prompts, sees, on_step):
+        self.ran.append(list(prompts))
+        chosen = self.x[[int(prompt) for prompt in prompts]]
+        for step in range(chosen.shape[1]):
+            tokens = chosen[:, step].transpose(0, 1).flatten(0, 2)  # a side, and in it the prompts with their rows
+            for see in sees:
+                see(tokens, Moment(1 / (step + 1), (UNCOND, COND), 0, 2, 10))
+            on_step((step + 1) / chosen.shape[1], step)
+        return chosen[:, -1, 1, :, :1, :4].flatten(0, 1)
+
+
+@pytest.mark.parametrize("kind", ["relu", "topk"])
+@pytest.mark.parametrize("most", [1, 2, 3])
+def test_means_over_the_tokens_and_steps_of_the_prompts_side(kind: str, most: int) -> None:
+    sae, told, heard = small_sae(kind), [], []
+    x = torch.randn(3, 3, 2, 2, 5, sae.d_in, generator=torch.Generator().manual_seed(0))
+    listen = Listening(x, most)
+    see = mean_activations(listen, [Member(sae, 0, SITE)], lambda *run: heard.append(run))
+    means = see(["0", "1", "2"], lambda *now: told.append(now))
+    expected = torch.stack([sae.encode(prompt[:, 1]).mean((0, 1, 2)) for prompt in x])
+    assert means.shape == (3, sae.d_sae) and torch.allclose(means, expected, atol=1e-6)
+    sizes = [len(part) for part in listen.ran]
+    assert max(sizes) == most and [prompt for part in listen.ran for prompt in part] == ["0", "1", "2"]
+    ends = torch.tensor(sizes).cumsum(0).tolist()
+    shares = [(end - size * (1 - step / 3)) / 3 for end, size in zip(ends, sizes, strict=True) for step in (1, 2, 3)]
+    assert [share for share, _ in told] == pytest.approx(shares)
+    for number, (prompt, latent, [reader]) in enumerate(heard):
+        assert prompt == str(number) and torch.equal(latent, x[number, -1, 1, :, :1, :4])
+        strongest = sae.encode(x[number, 1:, 1]).amax((0, 2))  # the first call is on noise
+        torch.testing.assert_close(reader.peaks.peaks().strength, strongest.relu())
+
+
+def test_rows_that_are_no_equal_part_for_each_prompt_are_refused() -> None:
+    sae = small_sae("relu")
+    together = Together([FeatureReader(sae, SITE) for _ in range(2)])
+    with pytest.raises(ValueError, match=r"^model: a part of a batch has 3 rows for 2 prompts that run together"):
+        together(torch.zeros(3, 5, sae.d_in), Moment(1.0, (COND,), 0, 2, 10))

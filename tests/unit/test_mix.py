@@ -1,15 +1,19 @@
 """FeatureMixer's value: what a panel's JSON means, and 30 texts that it refuses."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
 
+from sae.dictionary.owner import Owner
 from sae.dictionary.statistics import FeatureStatistics
 from sae.steering.edits import Calibration, Edit
-from sae.steering.mix import EMPTY, parse_mix
+from sae.steering.mix import EMPTY, beyond_mix, mix_of, parse_mix
+from sae.steering.recipe import NeededSae, Recipe
 
 RANGE = {"method": "add", "low": 0.1, "clear": 0.2, "high": 0.4}
+OWNER = Owner("ab" * 16, "ours")
 STATISTICS = FeatureStatistics(None, torch.tensor([0.0, 2.0, 3.0]), None, 10)
 
 
@@ -44,6 +48,17 @@ def test_a_panel_that_is_off_is_muted() -> None:
     assert not parse_mix(rows({"feature": 1}), 8).muted
 
 
+def test_rows_on_solo_steer_alone_whether_they_are_on_or_not() -> None:
+    text = rows({"feature": 1}, {"feature": 2, "solo": True, "on": False}, {"feature": 3, "solo": False})
+    assert [edit.feature for edit in parse_mix(text, 8)] == [2]
+
+
+def test_the_strength_of_all_multiplies_that_of_each_row() -> None:
+    mix = {"strength": -0.5, "rows": [{"feature": 1, "strength": 3, "unit": "max"}, {"feature": 2}]}
+    assert [edit.strength for edit in parse_mix(json.dumps(mix), 8)] == [-1.5, -0.5]
+    assert [edit.strength for edit in parse_mix(json.dumps({**mix, "strength": 0}), 8)] == [0, 0]
+
+
 @pytest.mark.parametrize(
     ("text", "told"),
     [
@@ -57,6 +72,8 @@ def test_a_panel_that_is_off_is_muted() -> None:
         (rows({"feature": -1}), "names feature -1"), (rows({"feature": 1.5}), "names feature 1.5"),
         (rows({"feature": True}), "names feature True"), (rows({"feature": "../x"}), "names feature '../x'"),
         (rows({"feature": 1, "on": "yes"}), "on must be true or false"), (rows({"feature": 1, "name": 3}), "a text"),
+        (rows({"feature": 1, "solo": 1}), "solo too"), ('{"rows": [], "strength": "2"}', "strength is '2'"),
+        ('{"rows": [], "strength": null}', "strength is None"),
         (rows({"feature": 1, "strength": "2"}), "strength is '2'"), (rows({"feature": 1, "strength": 1e300}), "finite"),
         (rows({"feature": 1, "strength": True}), "finite number"), (rows({"feature": 1, "max": []}), "max is []"),
         (rows({"feature": 1, "unit": "volts"}), "'volts' is not a unit"),
@@ -75,3 +92,31 @@ def test_hostile_texts_are_refused_in_one_sentence(text: str, told: str) -> None
     assert told in message
     assert len(message) < 300
     assert "\n" not in message
+
+
+RECIPE = Recipe(
+    features=(Edit(3, 0.5, 1.25, 4.0, 0.1), Edit(2, -1.0, unit="max", max=2.0)),
+    sae=NeededSae("ab" * 32, "x"), location="transformer_blocks.0", stream="text", method="swap", strength=1.5,
+    unit="mean", start_percent=0.1, end_percent=0.9, apply_to="cond", replaces=(Edit(5),), names={3: "<b>", 5: "y"},
+)  # fmt: skip
+
+
+def test_a_recipe_in_the_panel_steers_as_it_did() -> None:
+    mix = mix_of(RECIPE, OWNER)
+    assert [row.get("name") for row in mix["rows"]] == ["<b>", None]
+    edits = parse_mix(json.dumps(mix), 8, owner=OWNER)
+    assert edits == [Edit(3, 0.75, 1.25, 4.0, 0.1, "mean"), Edit(2, -1.5, max=2.0, unit="max")]
+    assert edits.warnings == ()  # each row says whose its numbers are
+    with pytest.raises(ValueError, match="mix: row 1 and its feature 3 belong to ours"):
+        parse_mix(json.dumps(mix), 8, owner=Owner("cd" * 16, "theirs"))
+    with pytest.raises(ValueError, match="recipe: it has 501 features, but a panel has up to 500 rows"):
+        mix_of(replace(RECIPE, features=(Edit(1),) * 501), OWNER)
+
+
+def test_what_a_panel_cannot_hold_of_a_recipe_is_told() -> None:
+    assert beyond_mix(RECIPE) == (
+        "It was saved with method swap, location transformer_blocks.0, stream text, percent 0.1 to 0.9, apply_to cond, "
+        "replaces with the features 5."
+    )
+    plain = replace(RECIPE, method="add", replaces=(), start_percent=0.0, end_percent=1.0, apply_to="both")
+    assert beyond_mix(plain) == "It was saved with method add, location transformer_blocks.0, stream text."

@@ -38,7 +38,7 @@ def model():
 def run(reach: Reach, entered=(), reached=()) -> None:
     """One call of the model."""
     for block in entered:
-        reach.enter(block)
+        reach.enter(block, MOMENT.sigma)
     for block in reached:
         reach.reach(block)
     reach.call()
@@ -72,9 +72,12 @@ def test_counts_of_many_threads_add_up() -> None:
     x, seen = torch.zeros(1, 4, 2), []
     tap = CountedTap(Observer(reach.site, lambda x, moment: seen.append(x)), reach, 1)
     with ThreadPoolExecutor(8) as pool:
-        for future in [pool.submit(lambda: (tap.enter(), tap(x, MOMENT), reach.call())) for _ in range(400)]:
+        calls = [
+            pool.submit(lambda step=step: (tap.enter(float(step)), tap(x, MOMENT), reach.call())) for step in range(400)
+        ]
+        for future in calls:
             future.result()
-    assert reach.calls == reach._reached[1] == reach._entered[1] == len(seen) == 400
+    assert reach.calls == reach._reached[1] == len(reach._entered[1]) == len(seen) == 400
     assert reach._reached[0] == 0 and seen[0] is x
 
 

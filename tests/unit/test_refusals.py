@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from layouts import D, F, K, linear, matrices
+from links import link
 from sae.dictionary.statistics import read_statistics
 from sae.formats import load
 
@@ -78,6 +79,15 @@ def test_pickles_that_hold_no_sae(content: Any, message: str, tmp_path: Path) ->
 def test_other_content_under_the_name(data: bytes, message: str, tmp_path: Path) -> None:
     (tmp_path / "ae.pt").write_bytes(data)
     assert message in sentence(tmp_path / "ae.pt")
+
+
+def test_a_name_in_the_archive_that_is_no_text(tmp_path: Path) -> None:
+    path = pickled(tmp_path, linear("bias", "encoder.bias"))
+    content = bytearray(path.read_bytes())
+    assert content[30:].split(b"/", 1)[1].startswith(b"data.pkl")  # behind the first member's own header
+    content[30] = 0xF9
+    path.write_bytes(content)
+    assert "cannot be read (its pickle cannot be read)" in sentence(path)
 
 
 def test_files_of_very_old_torch_are_refused(tmp_path: Path) -> None:
@@ -176,7 +186,7 @@ def test_links_that_lead_out_are_not_followed(linked: str, tmp_path: Path) -> No
     save_file({name: torch.ones(F) for name in ("mean", "max", "density")}, models / "ae.stats.safetensors")
     assert load(path, within=[models]).statistics is not None
     shutil.move(models / linked, outside / linked)
-    (models / linked).symlink_to(outside / linked)
+    link(models / linked, outside / linked)
     assert f"{linked} is a link that leads out of the model folders" in sentence(path, within=[models])
     assert load(path, within=[models, outside]).d_sae == F
     assert load(path).d_sae == F, "the library by itself follows links, as the Hub's cache needs"

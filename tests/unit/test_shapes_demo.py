@@ -8,7 +8,7 @@ from plain_hooks import hooked
 pytest.importorskip("diffusers")
 
 from lab.judge.reader import read_pictures
-from lab.judge.steer import contrast, draw_steered, drawing_of, tally_prompt
+from lab.judge.steer import contrast, draw_steered, drawing_of, effect, tally_prompt
 from sae.demo.files import SAE_NAMES, TEXT_SAE, WEIGHTS, load_decoder, load_sae, load_transformer
 from sae.demo.latents import encode_pictures
 from sae.demo.model import embed_prompts, noise_for, pack, sample, unpack, word_vectors
@@ -153,29 +153,70 @@ def test_what_the_loops_draw_is_what_plain_hooks_draw(transformer, decoder):
         ):
             return sample(transformer, [PROMPT], [4], 3)
 
-    steered = draw(steering, None, lambda *now: told.append(now))
+    steered = draw([steering], None, lambda *now: told.append(now))
     assert torch.allclose(steered.result, hand_made(unit), atol=1e-4)
     assert steered.ratio == pytest.approx(0.4, rel=1e-4)
     assert told == [(1 / 3, None), (2 / 3, None), (1.0, None)]
     direction = torch.randn(sae.d_in, generator=torch.Generator().manual_seed(3))
-    control = draw(steering, 3, lambda *now: None)
+    control = draw([steering], 3, lambda *now: None)
     assert torch.allclose(control.result, hand_made(direction / direction.norm()), atol=1e-4)
     plain = sample(transformer, [PROMPT], [4], 3)
     assert not torch.allclose(control.result, plain, atol=0.1)
-    assert torch.equal(draw(None, None, lambda *now: None).result, plain)
-    pictures = drawing_of(transformer, [PROMPT], [4], 3, decoder)(None, None, lambda *now: None).result
+    assert torch.equal(draw((), None, lambda *now: None).result, plain)
+    pictures = drawing_of(transformer, [PROMPT], [4], 3, decoder)((), None, lambda *now: None).result
     with torch.no_grad():
         assert torch.equal(pictures, decoder(plain))
 
 
 def test_a_cancelled_drawing_leaves_no_hook(transformer):
     draw = drawing_of(transformer, [PROMPT], [4], steps=3)
-    plain = draw(None, None, lambda *now: None).result
+    plain = draw((), None, lambda *now: None).result
     steering = Intervention(Steering(load_sae(TEXT_SAE), [Edit(31)], "add", 0.4, "token_norm"), load_sae(TEXT_SAE).site)
 
     def cancel(share, shown):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        draw(steering, None, cancel)
-    assert torch.equal(draw(None, None, lambda *now: None).result, plain)
+        draw([steering], None, cancel)
+    assert torch.equal(draw((), None, lambda *now: None).result, plain)
+
+
+def test_what_swap_cannot_find_is_told(transformer):
+    """The features of green against red, taken out while the prompt says green, and while it says red."""
+    sae = load_sae(TEXT_SAE)
+    tallies = {
+        colour: tally_prompt(transformer, sae, PROMPT.with_colour(colour), [0]) for colour in ("red", "green", "blue")
+    }
+    green = feature_list(contrast(tallies["green"], tallies["red"], 8))
+    blue = feature_list(contrast(tallies["blue"], tallies["green"], 8))
+    steering = Steering(sae, blue, "swap", 1.0, replaces=green)
+    told = {}
+    for colour in ("green", "red"):
+        prompt = Prompt(colour, "circle", "left", "small", "white")
+        _, record = draw_steered(transformer, [prompt], [3], [Intervention(steering, site_from_name(TEXT_SAE))])
+        told[colour] = record.summary()
+    assert told["green"].presence["replaces"] == pytest.approx(0.84, abs=0.1) and told["green"].warnings == []
+    assert told["red"].steps == 8 and told["red"].presence["replaces"] < 0.05 and told["red"].mean_ratio < 0.01
+    [warning] = told["red"].warnings
+    assert warning.startswith("The features in 'replaces' hardly fire here, at 2.5% of their own mean")
+
+
+def test_features_by_their_effect_change_the_colour(transformer, decoder):
+    """Of 32 candidates the 4 that act most, from each side; a feature's effect is the same in any company."""
+    sae = load_sae(TEXT_SAE)
+    tallies = {colour: tally_prompt(transformer, sae, PROMPT.with_colour(colour), [0]) for colour in ("red", "blue")}
+    chosen = {}
+    for here, there in (("red", "blue"), ("blue", "red")):
+        found = contrast(tallies[here], tallies[there], 32)
+        sides = transformer, sae, PROMPT.with_colour(here), PROMPT.with_colour(there)
+        chosen[here] = effect(*sides, found, 4)
+        alone = effect(*sides, [row for row in found if row.feature == chosen[here][1].feature], 4)
+        assert [row.effect for row in alone] == pytest.approx([chosen[here][1].effect], rel=1e-3)
+        assert chosen[here][0].effect > chosen[here][1].effect > chosen[here][2].effect > 0
+    features, replaces = feature_list(chosen["blue"]), feature_list(chosen["red"])
+    steering = Steering(sae, features, "swap", 1.0, replaces=replaces)
+    prompts = [
+        Prompt("red", *words) for words in [("square", "left", "big", "grey"), ("circle", "top", "small", "black")]
+    ]
+    latents, _ = draw_steered(transformer, prompts, [1, 2], [Intervention(steering, site_from_name(TEXT_SAE))])
+    assert [picture.colour for picture in read(decoder, latents)] == ["blue", "blue"]

@@ -81,7 +81,7 @@ def test_ranges_and_lists(written, blocks, shown):
     ("location", "stream", "message"),
     [
         ("", "auto", "location: '' is not a place in FLUX"),
-        ("blocks.3", "auto", "location: 'blocks.3' is not a place in FLUX"),
+        ("steps.3", "auto", "location: 'steps.3' is not a place in FLUX or another known model"),
         ("unet.down_blocks.2", "auto", "is not a place in FLUX"),
         ("transformer_blocks", "auto", "is not a place in FLUX"),
         ("transformer_blocks.-1", "auto", "is not a place in FLUX"),

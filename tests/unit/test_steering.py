@@ -202,6 +202,25 @@ def test_swap_has_the_closed_form(kind: str, x: Tensor, statistics: FeatureStati
     assert silent.any() and not swap(kind, statistics).delta(x)[silent].any()
 
 
+@every_kind
+def test_presence_is_what_fires_over_its_own_mean(kind: str, x: Tensor, statistics: FeatureStatistics) -> None:
+    f, over_all = dense_codes(kind, x), statistics.mean * statistics.density
+    replaced = (f[..., 3] + 5 * f[..., 17]) / (over_all[3] + 5 * over_all[17])
+    for method, expected in [("swap", replaced), ("scale", f[..., IDS].sum(-1) / over_all[IDS].sum())]:
+        steering = (
+            swap(kind, statistics)
+            if method == "swap"
+            else Steering(small_sae(kind, statistics=statistics), EDITS, method)
+        )
+        change = steering.change(x)
+        close(change.presence, expected)
+        assert torch.equal(change.delta, steering.delta(x)) and change.presence.max() > 0
+    assert torch.isnan(Steering(small_sae(kind), EDITS, "boost_if_active").change(x).presence).all()
+    measured = [Edit(k, 1.0, mean=2.0, density=0.25) for k in IDS]
+    close(Steering(small_sae(kind), measured, "boost_if_active").change(x).presence, f[..., IDS].sum(-1) / 1.5)
+    assert all(Steering(small_sae(kind), measured, m).change(x).presence is None for m in ("add", "set", "surgery"))
+
+
 def test_swap_on_average_is_the_natural_difference(x: Tensor) -> None:
     """Where the replaced feature fires with its mean, it goes and the other comes with its mean over all tokens."""
     f = dense_codes("relu", x)[..., 3]

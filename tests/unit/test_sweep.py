@@ -4,50 +4,49 @@ import numpy as np
 import pytest
 import torch
 
+from sae.dictionary.sae_set import Member, SaeSet, members_at
 from sae.drawing.pixels import from_image, to_image
 from sae.drawing.sheet import GAP, GREY, HEAD, LARGEST, SIDE, GrowingSheet
 from sae.places.site import parse_location
-from sae.steering.delta import Steering
 from sae.steering.draw import Drawn
 from sae.steering.edits import Edit
-from sae.steering.intervention import Intervention
-from sae.steering.sweep import RANDOM_SEED, draw_cells, plan
+from sae.steering.places import Wanted
+from sae.steering.sweep import RANDOM_SEED, draw_rows, parse_strengths, plan, rows_of
 from small_saes import small_sae
 
 SITE = parse_location("transformer_blocks.1", "image")
+SAE = small_sae("relu")
 EDITS = [Edit(1), Edit(2, 0.5)]
 STRENGTHS = [0.1, -0.4]
+ROWS = rows_of(SAE, [[Member(SAE, 0, SITE)]], Wanted(EDITS, "add"))
 
 
 class Cancelled(BaseException):
     """What a host raises where its user presses Cancel; ComfyUI's is no Exception either."""
 
 
-def draw(intervention, random_direction, on_step):
+def draw(interventions, random_direction, on_step):
     """Two steps, then a flat picture whose channels say what was asked for."""
     on_step(0.5, "half")
     on_step(1.0, "whole")
-    edit = None if intervention is None else intervention.steering.edits[0]
+    edits = [edit for item in interventions for edit in item.steering.edits]
     told = [
-        0.0 if edit is None else edit.feature / 10,
-        0.0 if edit is None else intervention.steering.strength * edit.strength,
+        sum(edit.feature for edit in edits) / 10,
+        sum(item.steering.strength * edit.strength for item in interventions for edit in item.steering.edits),
         -1.0 if random_direction is None else float(random_direction),
     ]
     return Drawn(torch.tensor(told).view(1, 3, 1, 1).expand(1, 3, 4, 6), 0.0)
 
 
-def steering(cell):
-    return Intervention(Steering(small_sae("relu"), [cell.edit], "add", cell.strength), SITE)
-
-
 def test_each_row_begins_unsteered_and_ends_with_the_control():
-    cells = plan(EDITS, STRENGTHS, True)
-    drawn = [(row, picture[0, :, 0, 0].tolist()) for row, picture in draw_cells(draw, cells, steering)]
+    cells = plan(3, STRENGTHS, True)
+    drawn = [(row, picture[0, :, 0, 0].tolist()) for row, picture in draw_rows(draw, ROWS, cells)]
     plain, control = [0.0, 0.0, -1.0], float(RANDOM_SEED)
     expected = [
-        (0, plain), (1, plain),
-        (0, [0.1, 0.1, -1.0]), (0, [0.1, -0.4, -1.0]), (0, [0.1, -0.4, control]),
-        (1, [0.2, 0.05, -1.0]), (1, [0.2, -0.2, -1.0]), (1, [0.2, -0.2, control]),
+        (0, plain), (1, plain), (2, plain),
+        (0, [0.3, 0.15, -1.0]), (0, [0.3, -0.6, -1.0]), (0, [0.3, -0.6, control]),  # both features together
+        (1, [0.1, 0.1, -1.0]), (1, [0.1, -0.4, -1.0]), (1, [0.1, -0.4, control]),
+        (2, [0.2, 0.05, -1.0]), (2, [0.2, -0.2, -1.0]), (2, [0.2, -0.2, control]),
     ]  # fmt: skip
     assert [row for row, _ in drawn] == [row for row, _ in expected]
     assert [told for _, told in drawn] == [pytest.approx(told) for _, told in expected]
@@ -55,8 +54,8 @@ def test_each_row_begins_unsteered_and_ends_with_the_control():
 
 def test_every_step_is_told_and_the_unsteered_picture_is_drawn_once():
     told = []
-    list(draw_cells(draw, plan(EDITS, STRENGTHS, False), steering, lambda *now: told.append(now)))
-    assert told == [(half / 2, 5, "whole" if half % 2 == 0 else "half") for half in range(1, 11)]
+    list(draw_rows(draw, ROWS, plan(3, STRENGTHS, False), lambda *now: told.append(now)))
+    assert told == [(half / 2, 7, "whole" if half % 2 == 0 else "half") for half in range(1, 15)]
 
 
 def test_pictures_come_one_by_one_until_it_is_cancelled():
@@ -66,10 +65,65 @@ def test_pictures_come_one_by_one_until_it_is_cancelled():
 
     found = []
     with pytest.raises(Cancelled):
-        for row, picture in draw_cells(draw, plan(EDITS, STRENGTHS, True), steering, cancel):
+        for row, picture in draw_rows(draw, ROWS, plan(3, STRENGTHS, True), cancel):
             found.append((row, picture))
-    assert [row for row, _ in found] == [0, 1, 0]
-    assert float(found[2][1][0, 1, 0, 0]) == pytest.approx(0.1)
+    assert [row for row, _ in found] == [0, 1, 2, 0]
+    assert float(found[3][1][0, 1, 0, 0]) == pytest.approx(0.15)
+
+
+def test_the_plan_is_row_by_row_with_the_control_last():
+    assert [tuple(cell) for cell in plan(2, parse_strengths("0.1; -0.5"), True)] == [
+        (0, 0, 0.1, False), (0, 1, -0.5, False), (0, 2, -0.5, True),
+        (1, 0, 0.1, False), (1, 1, -0.5, False), (1, 2, -0.5, True),
+    ]  # fmt: skip
+    with pytest.raises(ValueError, match="strengths: 100 rows by 4 strengths are 401 pictures; a sheet has 400"):
+        plan(100, [1.0, 2.0, 3.0, 4.0], False)
+
+
+def swap_by_hand(x, features, replaced, strength):
+    """Δ of `swap` for x (tokens, d_in), from codes and directions alone: everything out, `features` in."""
+    codes, natural = SAE.encode(x), lambda edit: edit.strength * edit.mean * edit.density
+    level = sum(edit.strength * codes[:, edit.feature] for edit in replaced) / sum(map(natural, replaced))
+    put_in = sum(natural(edit) * SAE.direction([edit.feature])[0] for edit in features)
+    out = sum(
+        (edit.strength * codes[:, edit.feature]).unsqueeze(-1) * SAE.direction([edit.feature])[0] for edit in replaced
+    )
+    return strength * (level.unsqueeze(-1) * put_in - out), strength * out
+
+
+def test_each_row_of_a_swap_takes_everything_out_and_the_rows_add_up_to_the_first():
+    x = torch.randn(6, SAE.d_in, generator=torch.Generator().manual_seed(3))
+    features = [Edit(1, 0.9, 2.0, 3.0, 0.5), Edit(2, 0.4, 1.5, 2.0, 0.2), Edit(5, 1.0, 0.7, 2.0, 0.9)]
+    replaced = [Edit(3, 0.8, 1.0, 2.0, 0.4), Edit(4, 1.0, 2.5, 4.0, 0.3)]
+    together, *alone = rows_of(SAE, [[Member(SAE, 0, SITE)]], Wanted(features, "swap", 1.0, "auto", replaced))
+    assert [row.wanted.features for row in alone] == [[edit] for edit in features]
+    found = []
+    for row, edits in zip([together, *alone], [features, *([edit] for edit in features)], strict=True):
+        [intervention] = row.at(1.5)
+        found.append(intervention.steering.delta(x))
+        expected, out = swap_by_hand(x, edits, replaced, 1.5)
+        assert torch.allclose(found[-1], expected, atol=1e-5)
+    assert float(out.norm()) > 0.1
+    assert torch.allclose(found[0], sum(found[1:]) + 2 * out, atol=1e-5)  # n - 1 = 2
+
+
+def test_of_a_set_all_act_together_and_each_feature_at_its_own_place():
+    saes = [small_sae("relu").at(parse_location(f"transformer_blocks.{block}.attn", "image")) for block in (0, 1, 2)]
+    both, d_sae = SaeSet(saes, "both"), SAE.d_sae
+    known = {"mean": 1.0, "max": 2.0, "density": 0.5}
+    features = [Edit(1, **known), Edit(d_sae + 2, **known), Edit(2 * d_sae + 3, **known)]
+    replaced = [Edit(4, **known), Edit(2 * d_sae + 4, **known)]  # the second member has nothing to take out
+
+    def sites(rows):
+        return [[(item.site.blocks, item.steering.features) for item in row.at(1.0)] for row in rows]
+
+    found = sites(rows_of(both, [members_at(both, "auto", "auto")], Wanted(features, "swap", 1.0, "auto", replaced)))
+    first, third = ((0,), [1]), ((2,), [3])
+    assert found == [[first, third], [first], [third]]
+    parts = [members_at(both, f"transformer_blocks.{block}.attn", "auto") for block in (1, 2)]
+    assert sites(rows_of(both, parts, Wanted(features, "add"))) == [[((1,), [2])], [third]]  # one feature at each
+    with pytest.raises(ValueError, match=r"^replaces: no place of both has both features"):
+        rows_of(both, parts[:1], Wanted(features, "swap", 1.0, "auto", replaced))
 
 
 def inside(sheet, row, column, height, width):

@@ -8,13 +8,16 @@ from torch import nn
 
 pytest.importorskip("diffusers")
 
-from lab.kandinsky import train
+from lab.kandinsky import embed_sae, train
 from lab.kandinsky.losses import ClipLoss, MovqLoss, PriorLoss, UnetLoss, drawings, shuffled_caption
-from lab.kandinsky.models import build_clip, build_movq, build_prior, build_unet, prior_pipeline
+from lab.kandinsky.models import EMBED_WIDTH, build_clip, build_movq, build_prior, build_unet, prior_pipeline
 from lab.kandinsky.words import build_tokenizer
 from lab.train.loop import fit
+from sae.demo.kandinsky.files import EMBED_SAE
 from sae.demo.shapes import Prompt, parse_prompt, training_prompts
 from sae.drawing.pixels import to_image
+from sae.formats import load
+from sae.training.topk import TopKConfig
 
 
 def seeded():
@@ -104,9 +107,11 @@ def test_the_pool_has_a_row_for_each_drawing(pool):
     assert pool.embeds.shape == (70, 64) and pool.latents.shape == (70, 4, 16, 16) and pool.blank.shape == (1, 64)
 
 
-def test_an_sae_of_the_embeddings_is_written_with_its_statistics(folder, monkeypatch):
-    monkeypatch.setattr(train, "DRAWINGS", 2)
-    monkeypatch.setattr(train, "FRESH_DRAWINGS", 1)
-    train.train_sae(folder, features=32, k=4, steps=10, rate=1e-3)
-    names = {file.name for file in (folder / train.SAE_NAME).iterdir()}
+def test_an_sae_of_the_embeddings_is_written_with_its_statistics(tmp_path, monkeypatch):
+    monkeypatch.setattr(embed_sae, "DRAWINGS", 1)
+    monkeypatch.setattr(embed_sae, "FRESH_DRAWINGS", 1)
+    encoder = prior_pipeline(build_clip(), build_prior()).image_encoder
+    embed_sae.train_sae(encoder, tmp_path, TopKConfig(EMBED_WIDTH, d_sae=32, k=4, steps=10, batch_tokens=256))
+    names = {file.name for file in (tmp_path / EMBED_SAE).iterdir()}
     assert names == {"config.json", "model.safetensors", "model.stats.safetensors", "evaluation.json"}
+    assert load(tmp_path / EMBED_SAE / "model.safetensors").d_sae == 32

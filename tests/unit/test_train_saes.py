@@ -10,6 +10,7 @@ from torch.optim.swa_utils import AveragedModel
 from lab.train import collect
 from lab.train import saes as train_saes
 from lab.train.collect import TokenStore, collect_tokens
+from sae.demo.files import ATTENTION_SET, SAE_NAMES, TEXT_SAE
 from sae.demo.model import build_transformer, sample
 from sae.demo.shapes import Prompt
 from sae.formats import load
@@ -18,7 +19,7 @@ from sae.places.site import parse_location, site_from_name
 
 pytest.importorskip("diffusers")
 
-NAMES = list(train_saes.SITES)[:2]
+NAMES = [TEXT_SAE, "shapes-transformer_blocks.1-image"]
 MOMENT = Moment(1.0, (COND,), 5, 16, 16)
 
 
@@ -36,7 +37,14 @@ def transformer():
 
 
 def test_folder_names_tell_their_sites():
-    assert {name: site_from_name(name) for name in train_saes.SITES} == train_saes.SITES
+    """The set is every attention output of the picture's stream, and nothing else."""
+    sites = [site_from_name(name) for name in SAE_NAMES]
+    assert len(set(sites)) == len(SAE_NAMES) == 8 and None not in sites
+    found = [site_from_name(name) for name in ATTENTION_SET]
+    assert {(site.point, site.stream) for site in found} == {("attn", "image")}
+    assert [(site.kind, *site.blocks) for site in found] == [
+        ("double", 0), ("double", 1), ("single", 0), ("single", 1), ("single", 2), ("single", 3),
+    ]  # fmt: skip
 
 
 def test_store_takes_its_share_of_each_call_and_stops_when_full():
@@ -84,7 +92,7 @@ def test_command_writes_saes_that_load(transformer, tmp_path, monkeypatch):
     assert set(numbers) == set(NAMES)
     for name in NAMES:
         sae = load(tmp_path / "saes" / name / "model.safetensors")
-        assert sae.site == train_saes.SITES[name]
+        assert sae.site == site_from_name(name)
         assert site_from_name(sae.origin.hook) == sae.site  # the file tells it, not only the folder's name
         assert (sae.d_in, sae.d_sae, sae.statistics.tokens) == (128, 64, 500)
         assert numbers[name]["l0"] <= 4

@@ -12,41 +12,18 @@ from torch.nn.functional import normalize
 from sae.dictionary.statistics import FeatureStatistics
 from sae.formats import load
 from sae.places.site import parse_location
+from sae.training.config import TopKConfig
 from sae.training.evaluate import evaluate
 from sae.training.publish import export_topk
-from sae.training.topk import TopKConfig, TopKModel, geometric_median
+from sae.training.topk import TopKModel, geometric_median
 from sae.training.trainer import TopKTrainer
+from world import ACTIVE, BATCH, WIDTH, WORLD
 
-WIDTH, TRUE_FEATURES, ACTIVE, BATCH = 32, 64, 3, 512
 SITE = parse_location("transformer_blocks.1", "image")
 CONFIG = TopKConfig(
     d_in=WIDTH, d_sae=96, k=ACTIVE, steps=500, batch_tokens=BATCH, rate=3e-3, warmup_steps=20, dead_tokens=10_000
 )
 SMALL = TopKConfig(d_in=6, d_sae=10, k=2, steps=30, batch_tokens=16, dead_tokens=100, warmup_steps=5)
-
-
-class World:
-    """Tokens that are sums of three of 64 directions with strengths 0.5 to 1.5, an offset and a little noise."""
-
-    def __init__(self) -> None:
-        generator = torch.Generator().manual_seed(1234)
-        self.directions = normalize(torch.randn(TRUE_FEATURES, WIDTH, generator=generator), dim=1)
-        self.offset = 2 * torch.randn(WIDTH, generator=generator)
-
-    def batches(self, seed, count=10_000, size=BATCH):
-        generator = torch.Generator().manual_seed(seed)
-        for _ in range(count):
-            active = torch.rand(size, TRUE_FEATURES, generator=generator).topk(ACTIVE, dim=1).indices
-            strength = 0.5 + torch.rand(size, ACTIVE, generator=generator)
-            codes = torch.zeros(size, TRUE_FEATURES).scatter_(1, active, strength)
-            yield codes @ self.directions + self.offset + 0.01 * torch.randn(size, WIDTH, generator=generator)
-
-    def best_cosines(self, model):
-        """(64,): how close the nearest decoder direction comes to each true one."""
-        return (self.directions @ model.decoder.detach().T).amax(dim=1)
-
-
-WORLD = World()
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -104,3 +109,32 @@ def test_not_a_number_is_found_in_what_is_read_and_nowhere_else(tmp_path: Path) 
     for call in (lambda: sae.codes(torch.zeros(1, D_IN), [2]), lambda: sae.encode(torch.zeros(1, D_IN))):
         with pytest.raises(ValueError, match=r"mine/bad.safetensors: the tensor 'encoder' holds NaN"):
             call()
+
+
+@pytest.mark.parametrize("read", ["part", "rows"])
+def test_threads_that_come_at_once_read_once(read: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each of 8 threads waits for all others before it asks, and each reading of the file for a while."""
+    sae, threads = stored_sae(tmp_path, KINDS["relu"]), 8
+    source = sae.weights.tensors["encoder"].source
+    barrier = threading.Barrier(threads)
+
+    def slow(reading: Callable[..., Any]) -> Callable[..., Any]:
+        def wait(*args: Any) -> Any:
+            time.sleep(0.05)
+            return reading(*args)
+
+        return wait
+
+    for name in ("blocks", "columns"):
+        monkeypatch.setattr(source, name, slow(getattr(source, name)))
+
+    def ask() -> object:
+        barrier.wait()
+        return sae.part("encoder") if read == "part" else sae.weights.rows("encoder", [5, 4])
+
+    with ThreadPoolExecutor(threads) as pool:
+        found = [future.result() for future in [pool.submit(ask) for _ in range(threads)]]
+    assert all(one is found[0] for one in found)
+    again = stored_sae(tmp_path, KINDS["relu"])
+    again.part("encoder") if read == "part" else again.weights.rows("encoder", [5, 4])
+    assert bytes_read(sae) == bytes_read(again) > 0

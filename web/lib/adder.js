@@ -1,16 +1,21 @@
 // The field that adds features: a number, or words of a name with what is found for them below.
 import { el, short } from "./dom.js";
+import { showAt } from "./float.js";
+import { picture } from "./pictures.js";
 
 const PAUSE = 200; // milliseconds after the last key
 const MOST = 20; // found features that are listed
 
-/** `find` asks the server for {q} or {index}; `add` takes a feature; `count` is how many features there are. */
-export function createAdder({ find, add, count }) {
+/**
+ * `find` asks the server for {q} or {index}, `pictures` for those of features; `add` takes a feature; `count` is how many
+ * features there are.
+ */
+export function createAdder({ find, pictures, add, count }) {
   let timer;
   let found = [];
   let marked = -1;
   const id = `sae-steering-found-${Math.random().toString(36).slice(2)}`;
-  const options = el("ul", { className: "sae-steering-found", role: "listbox", id, hidden: true });
+  const options = el("ul", { className: "sae-steering sae-steering-float sae-steering-found", role: "listbox", id, popover: "manual" });
   const field = el("input", {
     className: "sae-steering-add", type: "text", placeholder: "add a feature: number or name", role: "combobox",
     "aria-label": "Add a feature by number or name", "aria-expanded": "false", "aria-controls": id, autocomplete: "off",
@@ -24,7 +29,7 @@ export function createAdder({ find, add, count }) {
   const hint = el("span", { className: "sae-steering-hint" });
 
   function close() {
-    options.hidden = true;
+    options.hidePopover();
     field.setAttribute("aria-expanded", "false");
   }
 
@@ -56,7 +61,20 @@ export function createAdder({ find, add, count }) {
     if (number && !found.length) hint.textContent = count() ? `This SAE has the features 0 to ${count() - 1}.` : "";
     else if (!found.length && !hint.textContent) hint.textContent = "No feature has that name.";
     show();
+    illustrate(found);
     return undefined;
+  }
+
+  /** Puts the pictures on which the listed features fire beside their names. */
+  async function illustrate(listed) {
+    const known = await pictures(listed.map(({ feature }) => feature)).catch(() => new Map()); // the words are enough
+    if (listed !== found) return;
+    listed.forEach(({ feature }, at) => {
+      const { pictures: shown = [], gallery } = known.get(feature) ?? {};
+      options.children[at].querySelector(".sae-steering-pictures").replaceChildren(
+        ...shown.map((one) => picture(one, gallery, feature)),
+      );
+    });
   }
 
   function show() {
@@ -67,13 +85,15 @@ export function createAdder({ find, add, count }) {
           "li",
           { role: "option", title: feature.note ?? "", onpointerdown: (event) => event.preventDefault(), onclick: () => take(feature) },
           el("b", { textContent: feature.feature }),
-          el("span", { textContent: feature.name ?? "no name" }),
+          el("span", { className: "sae-steering-called", textContent: feature.name ?? "no name" }),
+          el("span", { className: "sae-steering-pictures" }),
           el("small", { textContent: Number.isFinite(feature.score) ? short(feature.score) : "" }),
         ),
       ),
     );
-    options.hidden = !found.length;
-    field.setAttribute("aria-expanded", String(!options.hidden));
+    if (!found.length) return close();
+    showAt(options, field);
+    field.setAttribute("aria-expanded", "true");
     mark(0);
   }
 
@@ -87,7 +107,7 @@ export function createAdder({ find, add, count }) {
     } else if (event.key === "Enter") {
       event.preventDefault();
       clearTimeout(timer);
-      if (options.hidden) await look();
+      if (!options.matches(":popover-open")) await look();
       if (found[marked]) take(found[marked]);
     }
   }

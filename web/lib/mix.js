@@ -3,6 +3,7 @@
 export const EMPTY = '{"rows": []}';
 export const UNITS = {
   calibrated: "× clear",
+  auto: "× natural",
   max: "× max",
   mean: "× mean",
   raw: "activation",
@@ -10,30 +11,45 @@ export const UNITS = {
 };
 const LARGEST_DELTA = 0.5; // of the token's norm: beyond it the activation is destroyed, see sae/steering/record.py
 const BEYOND = 2; // how far past its own largest activation a slider goes
-const FIRST = { calibrated: 1, max: 0.5, mean: 1, raw: 1, token_norm: 0.1 };
+const FIRST = { calibrated: 1, auto: 1, max: 0.5, mean: 1, raw: 1, token_norm: 0.1 };
 
-/** {rows} of a text; a text that is none is kept as `broken`, and not touched until the user changes something. */
+/**
+ * {rows, strength} of a text, the strength being of all rows together. A text that is none is kept as `broken`, and not
+ * touched until the user changes something.
+ */
 export function parse(text) {
   try {
     const found = JSON.parse(text || EMPTY);
-    if (Array.isArray(found?.rows)) {
+    const { strength = 1 } = found ?? {};
+    if (Array.isArray(found?.rows) && Number.isFinite(strength)) {
       const rows = found.rows.filter((row) => row && typeof row === "object" && Number.isInteger(row.feature));
-      if (rows.length === found.rows.length) return { rows: rows.map((row) => ({ ...row })) };
+      if (rows.length === found.rows.length) return { rows: rows.map((row) => ({ ...row })), strength };
     }
   } catch {
     // told below, as for any other text that is no list of rows
   }
-  return { rows: [], broken: String(text) };
+  return { rows: [], strength: 1, broken: String(text) };
 }
 
-export function write(state) {
-  return state.broken ?? JSON.stringify({ rows: state.rows });
+export function write({ rows, strength, broken }) {
+  return broken ?? JSON.stringify(strength === 1 ? { rows } : { strength, rows });
+}
+
+/** Whether a row steers: it is on, and where rows are soloed it is one of them. */
+export function plays(row, rows) {
+  return rows.some((other) => other.solo) ? row.solo === true : row.on !== false;
+}
+
+/** As it was when it was added: on, alone with nobody, at the strength its unit begins with. */
+export function reset({ solo, ...row }) {
+  return { ...row, on: true, strength: FIRST[row.unit ?? unitsOf(row)[0]] ?? 1 };
 }
 
 /** The units that a row can be given in, the best first: only those for which something is known of the feature. */
 export function unitsOf(row) {
   const known = [];
   if (row.calibration) known.push("calibrated");
+  known.push("auto");
   if (row.max > 0) known.push("max");
   if (row.mean > 0 && row.max > 0) known.push("mean");
   if (row.max > 0) known.push("raw");
@@ -46,7 +62,7 @@ export function rangeOf(row) {
   const unit = row.unit ?? unitsOf(row)[0];
   let largest = LARGEST_DELTA;
   if (unit === "calibrated") largest = row.calibration ? row.calibration.high / row.calibration.clear : 1;
-  else if (unit === "max") largest = BEYOND;
+  else if (unit === "max" || unit === "auto") largest = BEYOND;
   else if (unit === "mean") largest = row.mean > 0 && row.max > 0 ? (BEYOND * row.max) / row.mean : BEYOND;
   else if (unit === "raw") largest = row.max > 0 ? BEYOND * row.max : BEYOND;
   const rounded = Number(Math.max(largest, 0.01).toPrecision(3));

@@ -2,24 +2,30 @@
 import { createAdder } from "./adder.js";
 import { el, shield } from "./dom.js";
 import { asOneChange, saeSource } from "./graph.js";
+import { meaningFor } from "./meaning.js";
 import { createRow } from "./mixer_row.js";
-import { EMPTY, merged, move, parse, rowOf, write } from "./mix.js";
+import { createTools } from "./mixer_tools.js";
+import { EMPTY, merged, move, parse, reset, rowOf, write } from "./mix.js";
 import { renamed } from "./names.js";
-import { findFeatures, rename } from "./server.js";
+import { featureCard, picturesOf } from "./pictures.js";
+import { acceptRecipes, createPresets } from "./presets.js";
+import { featuresOf, findFeatures, rename } from "./server.js";
+import { addElement, makeRoom } from "./widget.js";
 
-const ROW_HEIGHT = 34;
-const OTHER_HEIGHT = 74;
+const ROW_HEIGHT = 27;
+const TALL_ROW_HEIGHT = 52; // of two lines
+const NARROW = 470; // units of width below which a row takes two lines, as in sae_steering.css
+const OTHER_HEIGHT = 66;
+const TOOLS_HEIGHT = 28;
 const MOST_SHOWN = 8; // rows; beyond these the list scrolls
 const TYPE = "sae_steering.mix"; // no type of core's, which would take the widget over
 
 /** The widget of an input of type SAE_STEERING_MIX. */
 export function createMixer(node, name, preset = EMPTY) {
   const panel = new Mixer(node, preset);
-  const widget = node.addDOMWidget(name, TYPE, panel.element, {
+  const widget = addElement(node, name, TYPE, panel.element, () => panel.height, {
     getValue: () => write(panel.state),
     setValue: (value) => panel.load(value),
-    getMinHeight: () => panel.height,
-    margin: 6,
   });
   widget.saeSteeringPanel = panel;
   panel.changed = () => widget.callback?.(widget.value);
@@ -41,21 +47,36 @@ class Mixer {
     this.known = new Map(); // by feature: what the server told
     this.warnings = []; // of its last answer
     this.changed = () => {};
+    this.narrow = false;
+    this.meaningHeight = 0; // as it was last seen on the screen
+    this.tools = createTools(this);
     this.list = el("ol", { className: "sae-steering-rows", "aria-label": "Features" });
+    this.meaning = el("div", { className: "sae-steering-meaning sae-steering-quiet" });
     this.message = el("div", { className: "sae-steering-message", role: "status" });
     this.adder = createAdder({
       find: (words) => this.find(words),
+      pictures: (features) => picturesOf(this.source, features),
       add: (feature) => this.add(feature),
       count: () => this.count,
     });
+    const presets = createPresets(this);
     this.element = shield(
-      el("div", { className: "sae-steering sae-steering-mixer" }, this.adder, this.list, this.message),
+      el(
+        "div", { className: "sae-steering sae-steering-mixer" },
+        el("div", { className: "sae-steering-head" }, this.adder, presets), this.tools.element, this.list, this.meaning, this.message,
+      ),
     );
+    acceptRecipes(this.element, this);
+    const sizes = new ResizeObserver(() => this.measure());
+    for (const part of [this.list, this.meaning]) sizes.observe(part);
     this.render();
   }
 
   get height() {
-    return OTHER_HEIGHT + ROW_HEIGHT * Math.min(Math.max(this.state.rows.length, 1), MOST_SHOWN);
+    const { length } = this.state.rows;
+    const row = this.narrow ? TALL_ROW_HEIGHT : ROW_HEIGHT;
+    const rows = row * Math.min(Math.max(length, 1), MOST_SHOWN);
+    return OTHER_HEIGHT + (length && TOOLS_HEIGHT) + this.meaningHeight + rows;
   }
 
   /** Takes a value over, as it was saved, undone or pasted. */
@@ -84,9 +105,11 @@ class Mixer {
     return this.owner;
   }
 
-  render(focus) {
+  render(focus = this.held()) {
     const { rows, broken } = this.state;
     this.list.replaceChildren(...rows.map((row, at) => createRow(this, this.seen(row), at)));
+    this.tools.draw(this.state);
+    this.explain();
     if (broken !== undefined) this.tell("This value is no list of features; adding one replaces it.");
     else if (!rows.length) this.tell("Add a feature by number or name, or by a click in a table of features.");
     else this.tell("");
@@ -94,28 +117,56 @@ class Mixer {
     if (focus) this.list.querySelector(`[data-at="${focus.at}"] ${focus.what}`)?.focus();
   }
 
+  /** The control of a row that somebody works with the keyboard. */
+  held() {
+    const control = this.list.querySelector(":is([type=range], [type=checkbox], button):focus-visible");
+    if (!control) return undefined;
+    const what = control.className ? `.${control.className}` : "[type=checkbox]";
+    return { at: control.closest("li").dataset.at, what };
+  }
+
   seen(row) {
     return this.isForeign(row) ? row : merged(row, this.known.get(row.feature));
+  }
+
+  /** What hovers over a row: its pictures, and what is known of the feature. */
+  async cardOf(row) {
+    const { source } = this;
+    if (!source || this.isForeign(row)) return undefined;
+    const found = await picturesOf(source, [row.feature]).catch(() => undefined);
+    const note = this.known.get(row.feature)?.note;
+    return found && featureCard({ ...this.seen(row), note }, found.get(row.feature));
   }
 
   tell(text) {
     this.message.textContent = text;
   }
 
-  /** Makes the node as high as its rows need; whatever the user made larger stays. */
+  /** Tells what a strength does with the method that the panel's features are steered with. */
+  explain() {
+    const told = this.state.rows.length ? meaningFor(this.node) : "";
+    if (this.meaning.textContent !== told) this.meaning.textContent = told;
+  }
+
   fit() {
-    const { node } = this;
-    if (!node.widgets?.length || !node.computeSize) return;
-    const [, least] = node.computeSize();
-    if (node.size[1] < least) node.setSize([node.size[0], least]);
-    node.graph?.setDirtyCanvas?.(true, true);
+    if (this.element.clientWidth) this.meaningHeight = this.meaning.offsetHeight; // at once: it belongs to this step of undo
+    makeRoom(this.node, this.element, this.height);
+  }
+
+  /** Where the panel is narrow, rows and sentences take more lines, so it must be higher. */
+  measure() {
+    const [width, height] = [this.element.clientWidth, this.meaning.offsetHeight];
+    if (!width) return; // it is not on the screen
+    if (width < NARROW === this.narrow && height === this.meaningHeight) return;
+    this.narrow = width < NARROW;
+    this.meaningHeight = height;
+    this.fit();
   }
 
   /** One step of undo: changes the rows, and draws them anew. */
   change(edit, focus) {
     asOneChange(() => {
-      const rows = edit([...this.state.rows]);
-      this.state = { rows };
+      this.state = { rows: edit([...this.state.rows]), strength: this.state.strength };
       this.render(focus);
       this.changed();
     });
@@ -125,6 +176,44 @@ class Mixer {
   slide(at, strength) {
     this.state.rows[at] = { ...this.state.rows[at], strength };
     this.changed();
+  }
+
+  slideAll(strength) {
+    this.state = { ...this.state, strength };
+    this.changed();
+  }
+
+  strengthen(strength) {
+    asOneChange(() => {
+      this.slideAll(strength);
+      this.tools.draw(this.state);
+    });
+  }
+
+  setAll(change) {
+    this.change((rows) => rows.map((row) => ({ ...row, ...change })));
+  }
+
+  reset() {
+    asOneChange(() => {
+      this.state = { ...this.state, strength: 1 };
+      this.change((rows) => rows.map(reset));
+    });
+  }
+
+  /** Takes over what a recipe says, in place of all rows, and tells what else it says. */
+  async adopt(mix, told) {
+    asOneChange(() => {
+      this.state = parse(JSON.stringify(mix));
+      this.render();
+      this.changed();
+    });
+    await this.ask();
+    this.tell([told, ...this.warnings].join(" "));
+  }
+
+  solo(at) {
+    this.change((rows) => rows.map((row, index) => (index === at ? { ...row, solo: row.solo ? undefined : true } : row)));
   }
 
   add(feature) {
@@ -139,10 +228,10 @@ class Mixer {
     this.ask();
   }
 
-  set(at, change, focus) {
+  set(at, change) {
     // another unit rests on what is known of the feature, so that goes into the value with it
     const old = (row) => ("unit" in change ? this.seen(row) : row);
-    this.change((rows) => rows.map((row, index) => (index === at ? { ...old(row), ...change } : row)), focus);
+    this.change((rows) => rows.map((row, index) => (index === at ? { ...old(row), ...change } : row)));
   }
 
   remove(at) {
@@ -163,7 +252,11 @@ class Mixer {
   async find(query) {
     const { source } = this;
     if (!source) throw new Error("Connect an SAE, or run once, so that its names are known.");
-    const found = await findFeatures(source, query);
+    return this.heard(await findFeatures(source, query));
+  }
+
+  /** Takes over what an answer tells of the SAE; its features. */
+  heard(found) {
     this.warnings = found.warnings ?? [];
     if (found.fingerprint) this.know({ ...found, count: found.count ?? this.count, owner: found.owner ?? this.ownerOf(found) });
     return found.features;
@@ -176,11 +269,11 @@ class Mixer {
 
   /** Asks what is known of the rows' features now: names, statistics, ranges. What is not known stays as it is. */
   async ask() {
-    const { rows } = this.state;
-    if (!rows.length || !this.source) return;
+    const { state: { rows }, source } = this;
+    if (!rows.length || !source) return;
     let known;
     try {
-      known = await this.find({ index: rows.slice(0, 200).map((row) => row.feature).join(",") });
+      known = this.heard(await featuresOf(source, rows.map((row) => row.feature)));
     } catch (error) {
       this.tell(error.message);
       return;

@@ -1,53 +1,73 @@
-// One row of the panel: handle, switch, number of the feature, name, slider, strength, unit, remove.
+// One row of the panel: handle, switch, number of the feature, name, slider, strength, unit, solo, remove.
+import { explain } from "./card.js";
 import { el, short } from "./dom.js";
-import { rangeOf, UNITS, unitsOf } from "./mix.js";
+import { leave } from "./focus.js";
+import { plays, rangeOf, UNITS, unitsOf } from "./mix.js";
 
 export function createRow(mixer, row, at) {
   const called = row.name ? `feature ${row.feature}, ${row.name}` : `feature ${row.feature}`;
-  const [min, max, step] = rangeOf(row);
   const item = el("li", { className: "sae-steering-row", "data-at": at });
-  if (row.on === false) item.classList.add("sae-steering-off");
+  if (!plays(row, mixer.state.rows)) item.classList.add("sae-steering-off");
   if (mixer.isForeign(row)) {
     item.classList.add("sae-steering-foreign");
     item.title = `Its numbers were measured on ${row.owner.name}; remove it, or connect that SAE.`;
   }
-  const slider = el("input", {
-    className: "sae-steering-slider", type: "range", min, max, step, "aria-label": `Strength of ${called}`,
-    oninput: () => {
-      strength.value = short(slider.valueAsNumber);
-      mixer.slide(at, slider.valueAsNumber);
-    },
-    onchange: () => mixer.set(at, { strength: slider.valueAsNumber }, { at, what: ".sae-steering-slider" }),
+  const number = el("span", { className: "sae-steering-index", textContent: row.feature });
+  const name = el("input", {
+    className: "sae-steering-name", type: "text", value: row.name ?? "", placeholder: "no name", maxLength: 200,
+    "aria-label": `Name of feature ${row.feature}`,
+    onchange: (event) => mixer.rename(at, event.target.value.trim()),
   });
-  slider.value = row.strength ?? 1;
-  const strength = el("input", {
-    className: "sae-steering-number", type: "number", step: "any", value: short(row.strength ?? 1),
-    "aria-label": `Strength of ${called}`,
-    onchange: () => Number.isFinite(strength.valueAsNumber)
-      ? mixer.set(at, { strength: strength.valueAsNumber })
-      : mixer.render(),
-  });
+  for (const part of [number, name]) explain(part, () => mixer.cardOf(row));
   item.append(
     handle(mixer, item, at, called),
-    el("input", {
-      type: "checkbox", checked: row.on !== false, "aria-label": `Use ${called}`,
-      onchange: (event) => mixer.set(at, { on: event.target.checked }),
-    }),
-    el("span", { className: "sae-steering-index", textContent: row.feature }),
-    el("input", {
-      className: "sae-steering-name", type: "text", value: row.name ?? "", placeholder: "no name", maxLength: 200,
-      title: row.name ?? "", "aria-label": `Name of feature ${row.feature}`,
-      onchange: (event) => mixer.rename(at, event.target.value.trim()),
-    }),
-    slider,
-    strength,
+    switchOf(mixer, row, at, called),
+    number,
+    name,
+    ...strengthOf(mixer, row, at, called),
     unitChoice(mixer, row, at, called),
+    el("button", {
+      className: "sae-steering-solo", type: "button", textContent: "solo", title: "Only this one, and others on solo",
+      "aria-label": `Solo ${called}`, "aria-pressed": String(row.solo === true), onclick: () => mixer.solo(at),
+    }),
     el("button", {
       className: "sae-steering-remove", type: "button", textContent: "✕", title: "Remove", "aria-label": `Remove ${called}`,
       onclick: () => mixer.remove(at),
     }),
   );
   return item;
+}
+
+function switchOf(mixer, row, at, called) {
+  const box = el("input", {
+    type: "checkbox", checked: row.on !== false, "aria-label": `Use ${called}`,
+    onchange: () => mixer.set(at, { on: box.checked }),
+  });
+  leave(box);
+  return box;
+}
+
+/** The slider and its number, which goes beyond the slider's ends. */
+function strengthOf(mixer, row, at, called) {
+  const [min, max, step] = rangeOf(row);
+  const slider = el("input", {
+    className: "sae-steering-slider", type: "range", min, max, step, "aria-label": `Strength of ${called}`,
+    oninput: () => {
+      number.value = short(slider.valueAsNumber);
+      mixer.slide(at, slider.valueAsNumber);
+    },
+    onchange: () => mixer.set(at, { strength: slider.valueAsNumber }),
+  });
+  slider.value = row.strength ?? 1;
+  leave(slider);
+  const number = el("input", {
+    className: "sae-steering-number", type: "number", step: "any", value: short(row.strength ?? 1),
+    "aria-label": `Strength of ${called}`,
+    onchange: () => Number.isFinite(number.valueAsNumber)
+      ? mixer.set(at, { strength: number.valueAsNumber })
+      : mixer.render(),
+  });
+  return [slider, number];
 }
 
 function unitChoice(mixer, row, at, called) {

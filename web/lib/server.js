@@ -1,32 +1,76 @@
 // What the pack's routes know. Answers are plain JSON; a refusal carries one sentence.
 import { api } from "../../../scripts/api.js";
 
+const MOST_ASKED = 200; // features of one answer, as feature_queries.py has it
+
 async function answer(response) {
   const body = await response.json().catch(() => ({}));
   if (!response.ok) throw new Error(body.error ?? response.statusText);
   return body;
 }
 
+async function ask(route, query) {
+  const wanted = Object.entries(query).filter(([, value]) => value !== undefined && value !== "");
+  return answer(await api.fetchApi(`/sae_steering/${route}?${new URLSearchParams(wanted)}`));
+}
+
+async function send(route, content) {
+  const headers = { "Content-Type": "application/json" };
+  return answer(await api.fetchApi(`/sae_steering/${route}`, { method: "POST", headers, body: JSON.stringify(content) }));
+}
+
 /** Features of an SAE: those of `index`, else those whose label has the words of `q`. */
-export async function findFeatures(source, query) {
-  const wanted = Object.entries({ ...source, ...query }).filter(([, value]) => value !== undefined && value !== "");
-  return answer(await api.fetchApi(`/sae_steering/features?${new URLSearchParams(wanted)}`));
+export function findFeatures(source, query) {
+  return ask("features", { ...source, ...query });
+}
+
+/** As findFeatures, by their numbers, however many: asked in parts as large as the server's answers. */
+export async function featuresOf(source, numbers) {
+  const parts = [];
+  for (let first = 0; first < numbers.length; first += MOST_ASKED) {
+    parts.push(await findFeatures(source, { index: numbers.slice(first, first + MOST_ASKED).join(",") }));
+  }
+  const all = (what) => parts.flatMap((part) => part[what] ?? []);
+  return { ...parts.at(-1), features: all("features"), warnings: [...new Set(all("warnings"))] };
+}
+
+/** A page of all features of an SAE, with pictures: `many` after `first` of those that `q` means, in the order `sort`. */
+export function browseFeatures(source, query) {
+  return ask("browse", { ...source, ...query });
+}
+
+/** The pictures on which features fire most: {gallery, pictures, owner}. */
+export function featurePictures(source, features) {
+  return ask("pictures", { ...source, index: features.join(",") });
 }
 
 /** Names a feature for good; an empty name removes the label. */
-export async function rename(fingerprint, feature, name) {
-  const body = JSON.stringify({ fingerprint, labels: { [feature]: name === "" ? null : name } });
-  const headers = { "Content-Type": "application/json" };
-  return answer(await api.fetchApi("/sae_steering/labels", { method: "POST", headers, body }));
+export function rename(fingerprint, feature, name) {
+  return send("labels", { fingerprint, labels: { [feature]: name === "" ? null : name } });
+}
+
+/** The recipes in output/sae/recipes, those that fit the SAE first. */
+export function listRecipes(source) {
+  return ask("recipes", source ?? {});
+}
+
+/** The value of a panel that a recipe makes: of its `name` in the folder, or of its text, `recipe`. */
+export function openRecipe(source, recipe) {
+  return send("preset", { source, ...recipe });
+}
+
+/** A picture that lies in a folder of ComfyUI's output, small. */
+export function outputPicture(folder, filename) {
+  const query = new URLSearchParams({ filename, subfolder: folder, type: "output", preview: "webp;75" });
+  return api.apiURL(`/view?${query}`);
 }
 
 /** Reports of the steering nodes in one prompt, by node. */
 export async function reports(promptId) {
-  const query = new URLSearchParams({ prompt_id: promptId });
-  return (await answer(await api.fetchApi(`/sae_steering/reports?${query}`))).reports;
+  return (await ask("reports", { prompt_id: promptId })).reports;
 }
 
-/** Earlier prompts, newest first: {id, workflow, nodes, outputs}. */
+/** Earlier prompts, newest first: {id, workflow, nodes, outputs, cached}; `cached` nodes did not run in it. */
 export async function history(count) {
   const entries = Object.entries(await answer(await api.fetchApi(`/history?max_items=${count}`)));
   return entries.reverse().map(([id, entry]) => ({
@@ -34,5 +78,6 @@ export async function history(count) {
     workflow: entry.prompt?.[3]?.extra_pnginfo?.workflow?.id,
     nodes: entry.prompt?.[2] ?? {},
     outputs: entry.outputs ?? {},
+    cached: new Set((entry.status?.messages ?? []).flatMap(([kind, told]) => (kind === "execution_cached" ? told.nodes : []))),
   }));
 }

@@ -1,25 +1,30 @@
 // A table of features that fire: rank, number, name, where, how strongly, on how many tokens.
 // A click adds a feature to a panel.
-import { app } from "../../../scripts/app.js";
 import { el, short } from "./dom.js";
-import { executionNodes } from "./graph.js";
-import { panelOf } from "./mixer.js";
 import { nameCell, refreshNames } from "./names.js";
+import { picture } from "./pictures.js";
+import { take } from "./take.js";
 
 export function drawTable(node, payload) {
   const rows = Array.isArray(payload.rows) ? payload.rows : [];
   const largest = Math.max(...rows.map((row) => row.value), 1e-12);
   const pictured = rows.some((row) => row.heat);
+  const shown = rows.some((row) => row.pictures?.length); // on which pictures of the gallery it fires most
+  const placed = rows.some((row) => row.place); // of a set of SAEs
   const told = el("div", { className: "sae-steering-message", role: "status" });
-  const head = ["#", "feature", "name", pictured ? "where" : undefined, payload.contrast ? "difference" : "activation", "tokens", ""];
+  const tell = (text) => (told.textContent = text);
+  const measure = payload.effect ? "effect" : payload.contrast ? "difference" : "activation";
+  const head = ["#", "feature", placed ? "place" : undefined, "name", shown ? "fires on" : undefined, pictured ? "where" : undefined, measure, "tokens", ""];
   queueMicrotask(() => refreshNames({ ...payload, rows }));
   const body = rows.map((row, rank) =>
     el(
       "tr",
-      { title: row.note ?? "", onclick: () => add(payload, row, told) },
+      { title: row.note ?? "", onclick: () => take(payload, row, tell) },
       cell(rank + 1, "sae-steering-quiet"),
       cell(row.feature, "sae-steering-index"),
+      placed ? cell(row.place ?? "", "sae-steering-quiet") : undefined,
       nameCell(cell(row.name ?? "", "sae-steering-called"), row.feature),
+      shown ? el("td", {}, ...(row.pictures ?? []).map((one) => picture(one, payload.gallery, row.feature))) : undefined,
       pictured ? el("td", {}, row.heat ? thumbnail(row.heat, row.feature) : "") : undefined,
       el("td", { className: "sae-steering-bar" }, bar(row.value / largest), el("span", { textContent: short(row.value) })),
       cell(`${short(100 * row.share)} %`, "sae-steering-quiet"),
@@ -52,30 +57,6 @@ function bar(share) {
   const inner = el("i");
   inner.style.width = `${Math.max(0, Math.min(1, share)) * 100}%`;
   return el("span", { className: "sae-steering-gauge" }, inner);
-}
-
-/** Puts the feature into the selected panel, else into one of the same SAE, else into the only one there is. */
-async function add(payload, row, told) {
-  const panels = [...executionNodes().values()].map((node) => ({ node, panel: panelOf(node) })).filter(({ panel }) => panel);
-  const chosen =
-    panels.find(({ node }) => app.canvas?.selected_nodes?.[node.id] === node) ??
-    panels.find(({ panel }) => panel.fingerprint === payload.fingerprint) ??
-    panels.find(({ panel }) => panel.fingerprint === undefined);
-  if (!chosen) {
-    told.textContent = panels.length
-      ? "The panels here belong to other SAEs; select the one you mean, or add another."
-      : "There is no Feature Mixer in this workflow; add one, then click again.";
-    return;
-  }
-  const { panel, node } = chosen;
-  const owner = panel.source ? await panel.whose(row.feature).catch(() => undefined) : undefined;
-  if (owner && payload.owner && owner.identity !== payload.owner.identity) {
-    told.textContent = `This table is of ${payload.owner.name}, but ${node.title} has ${owner.name}.`;
-    return;
-  }
-  told.textContent = `Feature ${row.feature} is in ${node.title}.`;
-  panel.know(payload);
-  panel.add(row);
 }
 
 /** Where on the picture it fires, a pixel a token. */

@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from typing import Any
 
 import comfy.utils
 import latent_preview
+import torch
 from comfy.model_patcher import ModelPatcher as Model
 from torch import Tensor
 
-from ...dictionary.autoencoder import SparseAutoencoder
-from ...places.moment import Moment
+from ...dictionary.sae_set import Member
 from ...places.progress import OnProgress, OnStep
-from ...places.site import Site
-from ...steering.draw import Drawn
+from ...steering.draw import Drawn, Steered
 from ...steering.intervention import Intervention
-from ...steering.record import RunSummary
+from ...steering.summary import RunSummary
+from .room import MOST_RUNS, runs_at_once
 from .sampling import Sampling, sample
-from .steering import observe, steer
+from .steering import steer, steer_each
+from .watching import See, Watched
 
 log = logging.getLogger(__name__)
 
@@ -58,14 +60,33 @@ class Drawing:
     vae: Any = None
     _told: set[str] = field(default_factory=set, repr=False)
 
-    def __call__(self, intervention: Intervention | None, random_direction: int | None, on_step: OnStep) -> Drawn:
+    def __call__(
+        self, interventions: Sequence[Intervention], random_direction: int | None, on_step: OnStep
+    ) -> Drawn:  # fmt: skip
         reports: list[RunSummary] = []
         model = self.model
-        if intervention is not None:
-            model = steer(model, intervention, reports.append, random_direction)
+        if interventions:
+            model = steer(model, interventions, reports.append, random_direction)
+        return self._drawn(self._sampled(model, on_step), reports[-1] if reports else None)
+
+    def most(self) -> int:
+        return runs_at_once(self.model, self.latent["samples"].shape) if self.how.steady else 1
+
+    def together(self, several: Sequence[Steered], on_step: OnStep) -> list[Drawn]:
+        if len(several) == 1:
+            return [self(*several[0], on_step)]
+        reports: list[RunSummary] = []
+        model = steer_each(self.model, several, reports.extend)
+        latents = self._sampled(model, on_step, len(several)).chunk(len(several))
+        told = [report if one.interventions else None for one, report in zip(several, reports, strict=True)]
+        return [self._drawn(latent, report) for latent, report in zip(latents, told, strict=True)]
+
+    def _sampled(self, model: Model, on_step: OnStep, runs: int = 1) -> Tensor:
         callback = heard(on_step, None if self.vae is None else self.model)
-        latent = sample(model, self.positive, self.latent, self.how, callback, self.negative)
-        ratio = self._checked(reports[-1]) if reports else 0.0
+        return sample(model, self.positive, self.latent, self.how, callback, self.negative, runs)
+
+    def _drawn(self, latent: Tensor, report: RunSummary | None) -> Drawn:
+        ratio = 0.0 if report is None else self._checked(report)
         if self.vae is None:
             return Drawn(latent.float(), ratio)
         return Drawn(self.vae.decode(latent)[..., :3].movedim(-1, 1).float().cpu(), ratio)
@@ -73,7 +94,7 @@ class Drawing:
     def _checked(self, report: RunSummary) -> float:
         """The run's mean ‖Δ‖/‖x‖; ValueError where nothing was steered because the place was never reached."""
         report.check_reached()
-        for sentence in sorted({*report.unreached} - self._told):
+        for sentence in sorted({*report.told, *report.unreached} - self._told):
             self._told.add(sentence)
             log.warning("%s", sentence)
         return report.mean_ratio
@@ -87,20 +108,61 @@ def first_of_batch(latent: dict[str, Any]) -> dict[str, Any]:
 
 
 class Listening:
-    """The `Listen` of a MODEL: runs prompts, all with one observed clone of it."""
+    """The `Listen` of a MODEL: runs prompts, all with one clone of it that is observed at the members' sites."""
 
     def __init__(
-        self, model: Model, clip: Any, sae: SparseAutoencoder, site: Site, latent: dict[str, Any], how: Sampling
+        self, model: Model, clip: Any, members: Sequence[Member], latent: dict[str, Any], how: Sampling
     ) -> None:
-        self.clip, self.latent, self.how = clip, latent, how
-        self.model = observe(model, site, self._show, sae)
-        self._see: Callable[[Tensor, Moment], None] | None = None
+        self.model, self.clip, self.latent, self.how = model, clip, latent, how
+        self._kept: dict[str, Any] = {}
+        self.watched = Watched(model, [(member.site, member.sae) for member in members])
 
-    def __call__(self, prompt: str, see: Callable[[Tensor, Moment], None], on_step: OnStep) -> None:
-        self._see = see
-        conditioning = self.clip.encode_from_tokens_scheduled(self.clip.tokenize(prompt))
-        sample(self.model, conditioning, self.latent, self.how, heard(on_step))
+    def most(self) -> int:
+        return runs_at_once(self.model, self.latent["samples"].shape) if self.how.steady else 1
 
-    def _show(self, x: Tensor, moment: Moment) -> None:
-        if self._see is not None:
-            self._see(x, moment)
+    def parts(self, prompts: Sequence[str]) -> Iterator[Sequence[str]]:
+        """Those that follow each other and are encoded to one part of the same shape go together."""
+        for shapes, alike in groupby(prompts, lambda prompt: shapes_of(self._encoded(prompt))):
+            part = list(alike)
+            yield from [part] if len(shapes) == 1 else [[prompt] for prompt in part]
+
+    def __call__(self, prompts: Sequence[str], sees: Sequence[See], on_step: OnStep) -> Tensor:
+        pictures = len(self.latent["samples"])
+        conditioning = joined([self._encoded(prompt) for prompt in prompts], pictures)
+        with self.watched.showing(sees) as model:
+            return sample(model, conditioning, self.latent, self.how, heard(on_step), runs=len(prompts))
+
+    def _encoded(self, prompt: str) -> Any:
+        if prompt not in self._kept:
+            while len(self._kept) >= MOST_RUNS:
+                del self._kept[next(iter(self._kept))]
+            self._kept[prompt] = encoded(self.clip, prompt)
+        return self._kept[prompt]
+
+
+def encoded(clip: Any, text: str) -> Any:
+    """The text's CONDITIONING, as CLIP Text Encode makes it."""
+    return clip.encode_from_tokens_scheduled(clip.tokenize(text))
+
+
+def shapes_of(conditioning: Any) -> Any:
+    """What conditionings must have alike to be `joined`: how many parts they have, their shapes, and all else."""
+    return [
+        (cross.shape, {k: v.shape if isinstance(v, Tensor) else str(v) for k, v in extras.items()})
+        for cross, extras in conditioning
+    ]
+
+
+def joined(conditionings: Sequence[Any], pictures: int = 1) -> Any:
+    """Conditionings of one part and shape each as one for a batch that has so many pictures of each, in their order."""
+
+    def rows(values: Sequence[Any]) -> Any:
+        if not isinstance(values[0], Tensor):
+            return values[0]
+        return torch.cat([value.repeat_interleave(pictures, 0) for value in values])
+
+    if len(conditionings) == 1:
+        return conditionings[0]
+    parts = [part for [part] in conditionings]
+    crosses, extras = zip(*parts, strict=True)
+    return [[rows(crosses), {key: rows([one[key] for one in extras]) for key in extras[0]}]]

@@ -17,6 +17,7 @@ from torch import Tensor
 from ...dictionary.autoencoder import SparseAutoencoder
 from ...embeddings.editing import chosen_tokens, with_tokens
 from ...embeddings.spot import AUTO, Spot, Target, spot_for
+from ...embeddings.taps import tap_at
 
 VISION_TARGETS: tuple[Target, ...] = ("image_embeds", "last_hidden_state", "penultimate_hidden_states")
 POOLED: Target = "pooled_output"
@@ -53,10 +54,10 @@ def _of_text(tokens: Tensor, extra: Mapping[str, Any]) -> dict[Target, Tensor]:
     return {POOLED: pooled, TOKENS: tokens} if isinstance(pooled, Tensor) else {TOKENS: tokens}
 
 
-def spot_in(embed: Any, sae: SparseAutoencoder, target: str = AUTO, tokens: str = "all") -> Spot:
+def spot_in(embed: Any, sae: SparseAutoencoder, target: str = AUTO, tokens: str = "all", tap: str = AUTO) -> Spot:
     """The tensor of this embedding that the SAE reads; ValueError where none fits, in any of its entries."""
     places = [
-        spot_for(sae, {name: tensor.shape[-1] for name, tensor in tensors.items()}, target, tokens)
+        spot_for(sae, {name: tensor.shape[-1] for name, tensor in tensors.items()}, target, tokens, tap)
         for tensors in tensors_of(embed)
     ]
     return places[0]
@@ -65,7 +66,8 @@ def spot_in(embed: Any, sae: SparseAutoencoder, target: str = AUTO, tokens: str 
 def read(embed: Any, spot: Spot, words: Words | None = None) -> Tensor:
     """The chosen tokens (batch, tokens, width) of every entry, on one device; entries are put in a row."""
     parts = [
-        chosen_tokens(tensors[spot.target].detach(), spot.target, spot.tokens, words) for tensors in tensors_of(embed)
+        chosen_tokens(_part(tensors[spot.target].detach(), spot), spot.target, spot.tokens, words)
+        for tensors in tensors_of(embed)
     ]
     if len(parts) == 1:
         return parts[0]
@@ -93,9 +95,22 @@ def edited(embed: Any, spot: Spot, edit: Edit, words: Words | None = None) -> An
 
 def _edited(x: Tensor, spot: Spot, edit: Edit, words: Words | None) -> Tensor:
     with torch.no_grad():
-        chosen = chosen_tokens(x.detach(), spot.target, spot.tokens, words)
+        part = _part(x.detach(), spot)
+        chosen = chosen_tokens(part, spot.target, spot.tokens, words)
         result = edit(chosen)
-        return x if result is chosen else with_tokens(x.detach(), result, spot.tokens, words)
+        if result is chosen:
+            return x
+        changed = with_tokens(part, result, spot.tokens, words)
+        if spot.tap is None:
+            return changed
+        whole = x.detach().clone()
+        _part(whole, spot).copy_(changed)
+        return whole
+
+
+def _part(x: Tensor, spot: Spot) -> Tensor:
+    """The hidden state that is meant, of (batch, tokens, several side by side); a view."""
+    return x if spot.tap is None else x[..., spot.tap.start : spot.tap.start + spot.tap.width]
 
 
 Tokenized = Mapping[str, Sequence[Sequence[tuple[Any, ...]]]]  # encoder -> chunks of (token, weight, word id)
@@ -105,14 +120,21 @@ def word_positions(tokenize: Callable[[str], Tokenized], text: str, length: int)
     """Number of a word, from 1 -> positions of its tokens among the `length` token embeddings of this text.
 
     `tokenize` is `clip.tokenize(text, return_word_ids=True)`. Its word ids only tell text from start, end and padding,
-    so words are found by their prefixes: both CLIP and T5 cut a text at its blanks first.
+    so words are found by their prefixes: CLIP, T5 and language models cut a text at its blanks first. A language model
+    wraps the text into a template, which stands before and behind each prefix too; some leave its begin out of the
+    embeddings.
     """
     if set(text) & set("()"):
         raise ValueError("text: its words cannot be counted while weights in parentheses stand in it; leave them out.")
     words = text.split()
-    places = _text_positions(tokenize(text))
-    ends = [len(_text_positions(tokenize(" ".join(words[:count])))) for count in range(len(words) + 1)]
-    if places and (ends[-1] != len(places) or places[-1] >= length):
+    tokens = _tokens_of(tokenize(text))
+    left_out = max(0, len(tokens) - length)
+    places = [position - left_out for position, token in enumerate(tokens) if token[2] > 0]
+    prefixes = [_own(tokenize(" ".join(words[:count]))) for count in range(len(words) + 1)]
+    before = _same_start(prefixes[0], prefixes[-1])
+    ends = [before + len(prefix) - len(prefixes[0]) for prefix in prefixes]
+    outside = any(not 0 <= position < length for position in places[before : ends[-1]])
+    if len(prefixes[-1]) != len(places) or outside:
         raise ValueError(
             f"text: it has {len(places)} tokens, which are not those of this conditioning ({length}); write the text "
             "that was encoded."
@@ -120,7 +142,58 @@ def word_positions(tokenize: Callable[[str], Tokenized], text: str, length: int)
     return {number + 1: places[first:last] for number, (first, last) in enumerate(pairwise(ends))}
 
 
-def _text_positions(tokenized: Tokenized) -> list[int]:
-    """Where the text's own tokens stand; T5's list where there is one, for it makes the token embeddings."""
+def token_words(clip: Any, text: str, length: int) -> list[str]:
+    """Of the first of `length` token embeddings the word that each belongs to, as far as the text reaches.
+
+    A word of several tokens stands at its first, "" at the others and at the start. As `word_positions`; an encoder
+    that has `token_words` of its own is asked.
+    """
+    if hasattr(clip, "token_words"):
+        return clip.token_words(text)
+    places = word_positions(lambda part: clip.tokenize(part, return_word_ids=True), text, length)
+    found = [""] * (1 + max((max(positions) for positions in places.values() if positions), default=-1))
+    for word, positions in zip(text.split(), places.values(), strict=True):
+        if positions:
+            found[positions[0]] = word
+    return found
+
+
+def _tokens_of(tokenized: Tokenized) -> list[tuple[Any, ...]]:
+    """All tokens; T5's list where there is one, for it makes the token embeddings."""
     chunks = next((tokenized[name] for name in tokenized if "t5" in name), next(iter(tokenized.values())))
-    return [position for position, token in enumerate(chain.from_iterable(chunks)) if token[2] > 0]
+    return list(chain.from_iterable(chunks))
+
+
+def _own(tokenized: Tokenized) -> list[Any]:
+    """The tokens of the text and its template, without start, end and padding."""
+    return [token[0] for token in _tokens_of(tokenized) if token[2] > 0]
+
+
+def _same_start(one: Sequence[Any], other: Sequence[Any]) -> int:
+    """How many tokens both begin with: those of the template before the text."""
+    pairs = zip(one, other, strict=False)
+    return next(
+        (at for at, (a, b) in enumerate(pairs) if not (isinstance(a, int) and a == b)), min(len(one), len(other))
+    )
+
+
+def text_mean(clip: Any, text: str, embed: Any, spot: Spot) -> Tensor:
+    """(batch, width): the mean over a text's own tokens, without its template, start, end and padding."""
+    length = tensors_of(embed)[0][TOKENS].shape[1]
+    words = word_positions(lambda part: clip.tokenize(part, return_word_ids=True), text, length)
+    return read(embed, spot)[:, sorted(chain.from_iterable(words.values()))].mean(1)
+
+
+def text_tokens(embed: Any, tap: str) -> Tensor:
+    """(tokens, width): a conditioning's tokens at the hidden state `tap`, or whole with `all`; ValueError for no tap.
+
+    Without padding, where the conditioning tells it.
+    """
+    parts = []
+    for tokens, extra in embed:
+        mask = extra.get("attention_mask")
+        told = isinstance(mask, Tensor) and mask.shape == tokens.shape[:2]
+        chosen = tokens.detach()[mask.bool().to(tokens.device)] if told else tokens.detach().flatten(0, 1)
+        part = tap_at(chosen.shape[-1], tap)
+        parts.append(chosen if part is None else chosen[:, part.start : part.start + part.width])
+    return torch.cat(parts)

@@ -1,58 +1,203 @@
-"""What a MODEL of ComfyUI is: whether it can be steered, how deep and wide it is, and what may leave patches out."""
+"""What a MODEL of ComfyUI is: its family, how deep and wide it is, whether an SAE fits, what may leave patches out."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from operator import attrgetter
 from typing import Any
 
 from comfy.model_patcher import ModelPatcher as Model
 from torch import nn
 
 from ...dictionary.directions import Directions
+from ...dictionary.origin import TrainedOn
+from ...dictionary.sae_set import AnySae, Member, SaeSet, check_sites, members_at
+from ...embeddings.spot import home_of
+from ...places.families import FAMILIES, Family
 from ...places.site import Depth, Site
+from .identity import identity_of
+
+
+def family_of(model: Model) -> Family:
+    """The family's row; ValueError names what came where none is known, or where the model ignores patches."""
+    network = model.get_model_object("diffusion_model")
+    name = type(network).__name__
+    if "nunchaku" in (type(network).__module__ + name).lower():
+        raise ValueError("model: it is a nunchaku FLUX, which ignores patches; load FLUX with core's UNETLoader.")
+    family = family_in(model.model, network)
+    if family is None:
+        known = ", ".join(family.name for family in FAMILIES)
+        raise ValueError(f"model: it is a {name}, but steering knows {known} only; connect one of these.")
+    return family
+
+
+def family_in(base: Any, network: nn.Module) -> Family | None:
+    """The family of core's model object and the network inside it.
+
+    Classes of other packs count as the class of core that they come from; a class of core is no other.
+    """
+    core = (found for found in type(base).__mro__ if found.__module__.split(".")[0] == "comfy")
+    name = next((found.__name__ for found in core), "")
+    whole = getattr(network, "_orig_mod", network)  # a compiled module keeps the plain one there
+    classes = {found.__name__ for found in type(whole).__mro__}
+    for family in FAMILIES:
+        if name in family.models and family.network in classes and hasattr(whole, family.marked_by or "forward"):
+            return family
+    return None
 
 
 def transformer_of(model: Model) -> nn.Module:
-    """The FLUX inside a MODEL; ValueError names what came where it is none, or one that ignores patches."""
-    transformer = model.get_model_object("diffusion_model")
-    name = type(transformer).__name__
-    if "nunchaku" in (type(transformer).__module__ + name).lower():
-        raise ValueError("model: it is a nunchaku FLUX, which ignores patches; load FLUX with core's UNETLoader.")
-    parts = ("double_blocks", "single_blocks", "hidden_size", "patch_size")
-    # HunyuanVideo has these parts too, but its patches have three sides and its tokens lie otherwise.
-    if not all(hasattr(transformer, part) for part in parts) or not isinstance(transformer.patch_size, int):
-        raise ValueError(f"model: it is a {name}, but steering works inside FLUX models only; connect a FLUX model.")
-    return transformer
+    """The network inside a MODEL; ValueError where its family is not known."""
+    family_of(model)
+    return model.get_model_object("diffusion_model")
 
 
 def depth_of(model: Model) -> Depth:
-    transformer: Any = transformer_of(model)
-    return Depth(len(transformer.double_blocks), len(transformer.single_blocks))
+    network = transformer_of(model)
+    return Depth(**{stack.kind: len(getattr(network, stack.comfyui)) for stack in family_of(model).stacks})
 
 
-def check_fit(model: Model, sae: Directions, site: Site) -> None:
-    """Raises ValueError where the model lacks the site or its width is not the SAE's."""
-    site.check(depth_of(model))
-    width = transformer_of(model).hidden_size
-    if width != sae.d_in:
+def width_of(model: Model) -> int:
+    """Width of the blocks' tokens."""
+    return int(attrgetter(family_of(model).width)(transformer_of(model)))
+
+
+def patch_of(family: Family, network: nn.Module) -> tuple[int, int]:
+    """Frames, and latent cells each way, that a token covers."""
+    patch = getattr(network, family.patch)
+    return (1, int(patch)) if isinstance(patch, int) else (int(patch[0]), int(patch[-1]))
+
+
+def check_fit(model: Model, sae: Directions | None, site: Site) -> Site:
+    """The site as the model's family calls it; ValueError where model, SAE and site do not belong together."""
+    family = family_of(model)
+    if sae is not None:
+        _check_family(family, sae)
+    here = family.place(site, depth_of(model))
+    width = width_of(model)
+    if sae is not None and width != sae.d_in:
         raise ValueError(
             f"sae: {sae.name} was trained on activations of width {sae.d_in}, but this model's blocks have width "
             f"{width}; use an SAE that was trained on this model."
         )
+    return here
+
+
+def members_in(model: Model, sae: AnySae, location: str, stream: str) -> list[Member]:
+    """The places that `location` and `stream` mean, each with its SAE, as the model's family calls them.
+
+    ValueError as `members_at` and `check_fit`, which is also asked of each member of a set, and for an SAE of
+    embeddings.
+    """
+    if location.strip() in ("", "auto"):
+        _check_level(sae)
+    family, depth, members = family_of(model), depth_of(model), members_at(sae, location, stream)
+    for member in members:
+        _check_family(family, member.sae)
+    check_sites(sae, members, family, depth)
+    return [replace(member, site=check_fit(model, member.sae, member.site)) for member in members]
+
+
+def _check_family(family: Family, sae: Directions) -> None:
+    trained = trained_on(sae)
+    if trained is not None and trained.family != family.name:
+        raise ValueError(
+            f"sae: {sae.name} was trained on {trained.family}, but this model is {family.name}; use an SAE that was "
+            f"trained on {family.name}."
+        )
+
+
+def _check_level(sae: AnySae) -> None:
+    home = None if isinstance(sae, SaeSet) or sae.site is not None else home_of(sae)
+    if home is not None:
+        raise ValueError(
+            f"sae: {sae.name} is of embeddings ({home[0]}), which are no place in a model; use Top Embed Features and "
+            "CLIP Embed Steer with it."
+        )
+
+
+def elsewhere_lines(model: Model, members: Sequence[Member]) -> list[str]:
+    """A line for each SAE that is used at another place than its own, which it tells."""
+    family, depth, lines = family_of(model), depth_of(model), []
+    for member in members:
+        own = member.sae.site
+        here = family.place(own, depth) if own is not None and family.takes(own, depth) else own
+        if here not in (None, member.site):
+            lines.append(
+                f"{member.sae.name} belongs to {here}, but is used at {member.site}; elsewhere its features may mean "
+                "nothing."
+            )
+    return lines
+
+
+def trained_on(sae: Directions | SaeSet) -> TrainedOn | None:
+    """None for directions of which nothing is known."""
+    return getattr(sae, "trained_on", None)
+
+
+def family_lines(model: Model, sae: Directions | SaeSet) -> list[str]:
+    """What is not known, or not the same, of the model that the SAE was trained on."""
+    family, trained = family_of(model), trained_on(sae)
+    if trained is None:
+        return [f"Nothing tells on which family of models {sae.name} was trained; {family.name} is taken for granted."]
+    if trained.identity and trained.identity != identity_of(model):
+        return [
+            f"{sae.name} was trained on another checkpoint of {family.name}; on a fine-tune or with a LoRA its "
+            "features may fit less well: Inspect SAE measures it."
+        ]
+    return []
 
 
 def host_warnings(model: Model) -> list[str]:
     """Known ways in which a MODEL may leave patches out."""
-    found = []
-    transformer = transformer_of(model)
-    if _has_foreign_forward(model, transformer):
-        found.append("Another node replaced this model's forward pass; it may leave steering out.")
-    if any("cache" in str(key).lower() for key in model.model_options.get("transformer_options", {})):
+    found = foreign_forward(model)
+    if step_caches(model):
         found.append("A step cache is active on this model; the steps that it skips are not steered.")
     return found
 
 
+def foreign_forward(model: Model) -> list[str]:
+    """A sentence where another node replaced the forward pass."""
+    if _has_foreign_forward(model, transformer_of(model)):
+        return ["Another node replaced this model's forward pass; it may leave steering out."]
+    return []
+
+
+def step_caches(model: Model) -> list[str]:
+    """What looks like a step cache among the model's options."""
+    return _caches(model.model_options.get("transformer_options", {}))
+
+
+def step_skippers(options: Mapping[str, Any]) -> list[str]:
+    """What may leave out steps of a run, by its `model_options`: step caches, and whoever calls the model instead."""
+    found = options.get("transformer_options", {})
+    wrappers = [str(key) for keyed in found.get("wrappers", {}).values() for key in keyed]
+    caller = options.get("model_function_wrapper")
+    others = [] if caller is None else [whose(caller)]
+    return list(dict.fromkeys([*_caches(found), *(key for key in wrappers if _CACHE in key.lower()), *others]))
+
+
+_CACHE = "cache"
+
+
+def _caches(options: Mapping[str, Any]) -> list[str]:
+    return [str(key) for key in options if _CACHE in str(key).lower()]
+
+
+def whose(patch: Any) -> str:
+    """Module and name of a function or of an object's class."""
+    named = patch if hasattr(patch, "__qualname__") else type(patch)
+    return f"{named.__module__}.{named.__qualname__}"
+
+
 def _has_foreign_forward(model: Model, transformer: nn.Module) -> bool:
-    """Whether somebody replaced `forward_orig`: on the class, on the instance or by an object patch."""
-    own = getattr(getattr(type(transformer), "forward_orig", None), "__module__", "comfy.")
+    """Whether somebody replaced `forward_orig`: on the class, on the instance or by an object patch.
+
+    Where an object patch is taken back, core leaves the class's own method on the instance.
+    """
+    own = getattr(type(transformer), "forward_orig", None)
+    here = vars(transformer).get("forward_orig")
+    replaced = here is not None and getattr(here, "__func__", here) is not own
     patched = any("forward_orig" in key for key in model.object_patches)
-    return patched or "forward_orig" in vars(transformer) or not own.startswith("comfy.")
+    return patched or replaced or not getattr(own, "__module__", "comfy.").startswith("comfy.")

@@ -23,7 +23,7 @@ def patcher_of(module: nn.Module, handles: MutableMapping[Any, Any], name: Any) 
     """The module's one ModelPatcher, kept in `handles`: ComfyUI takes a module that outlives it for a leak."""
     if name not in handles:
         devices = comfy.model_management.get_torch_device(), comfy.model_management.unet_offload_device()
-        handles[name] = ModelPatcher(module, *devices)
+        handles.setdefault(name, ModelPatcher(module, *devices))  # the first of two threads' stays
     return handles[name]
 
 

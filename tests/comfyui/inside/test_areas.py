@@ -7,8 +7,6 @@ import comfy.sample
 import comfy.samplers
 import pytest
 import torch
-from comfy import context_windows
-from comfy.patcher_extension import WrappersMP
 from comfy_extras import nodes_perpneg
 
 import nodes as core
@@ -17,91 +15,20 @@ from sae_steering_pack.sae.hosts.comfyui.areas import AREAS_KEY, PICTURE_KEY, Ar
 from sae_steering_pack.sae.hosts.comfyui.steering import observe
 from sae_steering_pack.sae.places.moment import Crop
 from sae_steering_pack.sae.places.site import parse_location
-from tiny_flux import Watch, conditioning, dense_codes, make_sae, run_node, sample, steer
-
-BLOCK = ("transformer_blocks.0", "image")
-JOINT = ("single_transformer_blocks.0", "joint")
-STRENGTH = 0.2
-
-
-def area(seed, height, width, top, left, strength=1.0):
-    """A prompt for a part of the picture, in latent cells, as ConditioningSetArea makes it."""
-    return core.ConditioningSetArea().append(conditioning(seed), 8 * width, 8 * height, 8 * left, 8 * top, strength)[0]
-
-
-def left_half(height, width):
-    mask = torch.zeros(1, 8 * height, 8 * width)
-    mask[:, :, : 4 * width] = 1
-    return mask
-
-
-def speckled(height, width, count=1):
-    """Another value for each latent cell."""
-    cells = torch.rand(count, height, width, generator=torch.Generator().manual_seed(6))
-    return cells.repeat_interleave(8, 1).repeat_interleave(8, 2)
-
-
-class Calls(Watch):
-    """Beside the tokens of each call, the latents that the model was given."""
-
-    def __init__(self, kind):
-        super().__init__(kind)
-        self.latents = []
-
-    def on(self, model):
-        watched = super().on(model)
-        watched.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, "calls", self._see)
-        return watched
-
-    def _see(self, executor, x, *args, **kwargs):
-        self.latents.append(x.clone())
-        return executor(x, *args, **kwargs)
-
-
-def compared(model, steered, kind="double", **run):
-    """Each row of each call of one step: (its latent, share of the token norm by which each token was moved)."""
-    plain, changed = Calls(kind), Calls(kind)
-    sample(plain.on(model), steps=1, **run)
-    sample(changed.on(steered), steps=1, **run)
-    assert len(plain.latents) == len(changed.latents) == len(plain.tokens)
-    rows = []
-    for latent, after, before in zip(plain.latents, changed.tokens, plain.tokens, strict=True):
-        share = (after - before).norm(dim=-1) / before.norm(dim=-1)
-        rows += [(one, moved) for one, moved in zip(latent, share, strict=True)]
-    return rows
-
-
-def places_of(latent, size, batch=1, seed=7):
-    """(picture, top, left) at which this crop lies in the noise that sampling starts from."""
-    noise = torch.randn((batch, 16, *size), generator=torch.manual_seed(seed))
-    height, width = latent.shape[-2:]
-    found = [
-        (number, top, left)
-        for number, picture in enumerate(noise)
-        for top in range(size[0] - height + 1)
-        for left in range(size[1] - width + 1)
-        if torch.allclose(picture[:, top : top + height, left : left + width], latent, atol=1e-6)
-    ]
-    assert len(found) == 1
-    return found[0]
-
-
-def pixel_means(mask, top, left, height, width):
-    """Mean of the mask under each token of a crop: a token has up to 2 × 2 cells, a cell 8 × 8 pixels."""
-    crop = mask[8 * top : 8 * (top + height), 8 * left : 8 * (left + width)]
-    rows = [[cells.mean() for cells in band.split(16, dim=1)] for band in crop.split(16, dim=0)]
-    return torch.tensor(rows).flatten()
-
-
-def check(rows, mask, size, batch=1):
-    """Every row was steered by the mask's mean under its own tokens; returns the places that were seen."""
-    places = []
-    for latent, share in rows:
-        picture, top, left = places_of(latent, size, batch)
-        expected = STRENGTH * pixel_means(mask[picture if len(mask) > 1 else 0], top, left, *latent.shape[-2:])
-        assert torch.allclose(share[-len(expected) :], expected, atol=1e-5)
-        places.append((top, left, *latent.shape[-2:]))
-    return places
+from steered_rows import (
+    BLOCK,
+    JOINT,
+    STRENGTH,
+    Calls,
+    area,
+    check,
+    compared,
+    left_half,
+    pixel_means,
+    places_of,
+    speckled,
+)
+from tiny_flux import conditioning, dense_codes, make_sae, run_node, sample, steer
 
 
 def test_an_area_where_the_mask_is_not_is_left_alone(model, sae):
@@ -193,54 +120,6 @@ def test_areas_in_percent_and_around_a_mask(model, sae):
     assert sorted(check(rows, mask, (16, 16))) == [(5, 2, 9, 9), (10, 4, 4, 8)]
 
 
-def in_tiles(model):
-    """Another node's wrapper that gives the model two halves of what it was given, one after the other."""
-    cut = model.clone()
-
-    def halves(apply, call):
-        x = call["input"].chunk(2, dim=-1)
-        return torch.cat([apply(tile, call["timestep"], **call["c"]) for tile in x], dim=-1)
-
-    cut.set_model_unet_function_wrapper(halves)
-    return cut
-
-
-def in_windows(model):
-    """Core's windows over the latent's rows: prompts are calculated on parts of what the run samples."""
-    handler = context_windows.IndexListContextHandler(
-        context_windows.get_matching_context_schedule(context_windows.ContextSchedules.STATIC_STANDARD),
-        context_windows.get_matching_fuse_method(context_windows.ContextFuseMethods.FLAT),
-        context_length=8, context_overlap=0, dim=2,
-    )  # fmt: skip
-    cut = model.clone()
-    cut.model_options["context_handler"] = handler
-    return cut
-
-
-@pytest.mark.parametrize("cut", [in_tiles, in_windows])
-@pytest.mark.parametrize("place", [BLOCK, JOINT], ids=lambda place: place[1])
-@pytest.mark.parametrize("side", ["both", "cond"])
-def test_parts_whose_place_is_not_known_are_left_alone_and_that_is_told(model, sae, cut, place, side):
-    """Even where the mask has the proportions of the part. Without a mask every part is steered, as it is."""
-    reports, run, divided = [], {"size": (16, 16), "cfg": 2.0, "negative": conditioning(4)}, cut(model)
-    mask = left_half(16, 8) if cut is in_tiles else left_half(16, 16)
-    steered = steer(divided, sae, *place, strength=STRENGTH, mask=mask, side=side, report=reports.append)
-    assert torch.equal(sample(steered, **run), sample(divided, **run))
-    assert reports[0].steps == 0
-    (warning,) = reports[0].warnings
-    assert warning.startswith("The mask was not used everywhere: the model was given parts of the picture whose place")
-    everywhere = sample(steer(divided, sae, *place, strength=STRENGTH, side=side, report=reports.append), **run)
-    assert reports[1].steps == 2 and reports[1].warnings == []
-    assert not torch.allclose(everywhere, sample(divided, **run), atol=1e-3)
-
-
-def test_a_part_that_is_not_steered_anyway_is_no_loss(model, sae):
-    """The tiles are whole prompts' halves on the prompt's side, and the steering is for the other one."""
-    reports = []
-    sample(steer(in_tiles(model), sae, *BLOCK, mask=left_half(8, 8), side="uncond", report=reports.append))
-    assert reports[0].warnings == []
-
-
 def test_a_prompt_with_three_lists(model, sae):
     """Perp-Neg calculates a third, empty prompt beside the two sides."""
     mask, positive = speckled(16, 16), area(2, 8, 8, 8, 8) + area(3, 8, 8, 0, 4)
@@ -273,24 +152,26 @@ def test_a_flux_with_one_latent_cell_a_token():
         "cond_or_uncond": [0],
         "uuids": [1],
     }
-    assert crops_of(latent, options, 1) == (Crop(6, 10, 18, 22),)
-    assert crops_of(latent, options, 2) == (Crop(3, 5, 9, 11),)
-    assert crops_of(latent, {**options, "uuids": [2]}, 2) == crops_of(latent, {**options, "uuids": []}, 2) == (None,)
-    assert crops_of(latent, {}, 2) == ()  # a call outside of a run
+    assert crops_of(latent, options, 1, 1) == (Crop(6, 10, 18, 22),)
+    assert crops_of(latent, options, 2, 1) == (Crop(3, 5, 9, 11),)
+    assert (
+        crops_of(latent, {**options, "uuids": [2]}, 2, 1) == crops_of(latent, {**options, "uuids": []}, 2, 1) == (None,)
+    )
+    assert crops_of(latent, {}, 2, 1) == ()  # a call outside of a run
 
 
 def test_one_prompt_with_two_areas_of_one_size_has_no_place():
     conds = [[{"area": (4, 6, 3, 5), "uuid": 1}, {"area": (4, 6, 0, 0), "uuid": 1}, {"area": (4, 4, 0, 0), "uuid": 1}]]
     options = {AREAS_KEY: Areas.of(conds, torch.zeros(1, 16, 9, 11)), "cond_or_uncond": [0], "uuids": [1]}
-    assert crops_of(torch.zeros(1, 16, 4, 6), options, 2) == (None,)
-    assert crops_of(torch.zeros(1, 16, 4, 4), options, 2) == (Crop(0, 0, 9, 11),)
+    assert crops_of(torch.zeros(1, 16, 4, 6), options, 2, 1) == (None,)
+    assert crops_of(torch.zeros(1, 16, 4, 4), options, 2, 1) == (Crop(0, 0, 9, 11),)
 
 
 def test_packed_latents_are_whole():
     """Several latents of one run are packed into one row, (batch, 1, numbers); they have no areas."""
     packed = torch.zeros(1, 1, 1000)
     options = {PICTURE_KEY: size_of(packed), AREAS_KEY: Areas.of([[{"area": (4, 6, 3, 5), "uuid": 1}]], packed)}
-    assert crops_of(packed, options, 2) == ()
+    assert crops_of(packed, options, 2, 1) == ()
 
 
 @pytest.mark.parametrize("positive", [area(2, 8, 8, 8, 8), conditioning(2) + area(3, 8, 10, 3, 2)], ids=["one", "two"])
@@ -310,13 +191,11 @@ def test_a_reader_counts_the_tokens_of_the_whole_pictures_mask(model, positive):
     assert torch.allclose(reader.tally.mean, codes.mean(0), rtol=1e-4, atol=1e-6)
 
 
-def test_a_reader_without_a_token_and_one_without_a_place(model):
+def test_a_reader_without_a_token(model):
     sae, site = make_sae(), parse_location("transformer_blocks.0", "image")
     reader = FeatureReader(sae, site, left_half(16, 16))
     sample(observe(model, site, reader, sae), area(2, 8, 8, 8, 8), steps=1, size=(16, 16))
     assert reader.tally.tokens == 0
-    with pytest.raises(ValueError, match=r"^mask: the model is given parts of the picture whose place is not known"):
-        sample(observe(in_tiles(model), site, FeatureReader(sae, site, left_half(8, 8)), sae), steps=1)
 
 
 def test_the_heat_of_features_is_of_the_whole_picture(model):

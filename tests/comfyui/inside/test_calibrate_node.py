@@ -14,7 +14,7 @@ from sae_steering_pack.sae.steering.calibration import CLEAR, UNRELATED, VISIBLE
 from sae_steering_pack.sae.steering.calibration_file import read_calibrations
 from sae_steering_pack.sae.steering.edits import Calibration, Edit, FeatureList
 from sae_steering_pack.sae.steering.measured import Measured, Setting
-from sae_steering_pack.sae.steering.record import LARGE_DELTA
+from sae_steering_pack.sae.steering.summary import LARGE_DELTA
 from tiny_flux import run_node
 
 LATENT = {"samples": torch.zeros(1, 16, 16, 16)}
@@ -116,7 +116,8 @@ def test_each_model_and_place_has_its_own_range(calibrate, offered, shapes) -> N
     assert some_of(offered(shapes[0])[0], mine)
     assert some_of(offered(other)[0], theirs)
     assert some_of(offered(shapes[0], "transformer_blocks.1")[0], elsewhere)
-    assert offered(other, "transformer_blocks.1") == ({}, [])
+    none, [line] = offered(other, "transformer_blocks.1")
+    assert none == {} and "is used at transformer_blocks.1 (text)" in line
 
 
 def test_steering_with_a_range_of_another_model_is_told(calibrate, node_classes, shapes) -> None:

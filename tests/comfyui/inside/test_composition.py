@@ -8,8 +8,8 @@ from comfy.patcher_extension import WrappersMP
 from comfy_api.torch_helpers import set_torch_compile_wrapper
 from comfy_extras.nodes_torch_compile import skip_torch_compile_dict
 
-from sae_steering_pack.sae.hosts.comfyui.blocks import with_taps
-from sae_steering_pack.sae.hosts.comfyui.model import host_warnings
+from sae_steering_pack.sae.hosts.comfyui.blocks import tapped
+from sae_steering_pack.sae.hosts.comfyui.model import family_of, host_warnings
 from sae_steering_pack.sae.hosts.comfyui.steering import KEY
 from sae_steering_pack.sae.places.moment import Moment
 from sae_steering_pack.sae.steering.record import SteeringRecord
@@ -84,9 +84,8 @@ def slot_of(model, steering, previous=None):
     key = (f"{steering.site.kind}_block", steering.site.blocks[0])
     options = {"patches_replace": {"dit": {} if previous is None else {key: previous}}}
     tap = steering.begin(SteeringRecord())
-    return with_taps(options, model.model.diffusion_model, [tap], Moment(0.5, (0,), 6, 8, 8))["patches_replace"]["dit"][
-        key
-    ]
+    with tapped(options, model.model.diffusion_model, family_of(model), [tap], Moment(0.5, (0,), 6, 8, 8)) as composed:
+        return composed["patches_replace"]["dit"][key]
 
 
 def test_neither_arguments_nor_a_result_of_another_patch_are_written_to(model, sae):
@@ -121,7 +120,8 @@ def test_the_options_of_a_call_are_copied(model, sae):
     slot = object()
     options = {"patches_replace": {"dit": {("double_block", 0): slot}, "other": {}}, "sigmas": torch.ones(1)}
     tap = intervention(sae, "transformer_blocks.0-1").begin(SteeringRecord())
-    composed = with_taps(options, model.model.diffusion_model, [tap], Moment(0.5, (0,), 6, 8, 8))
+    with tapped(options, model.model.diffusion_model, family_of(model), [tap], Moment(0.5, (0,), 6, 8, 8)) as composed:
+        pass
     assert options["patches_replace"] == {"dit": {("double_block", 0): slot}, "other": {}}
     assert set(composed["patches_replace"]["dit"]) == {("double_block", 0), ("double_block", 1)}
 
@@ -196,8 +196,8 @@ NUNCHAKU = type("ComfyFluxWrapper", (torch.nn.Module,), {"__module__": "custom_n
 @pytest.mark.parametrize(
     ("stranger", "message"),
     [
-        (torch.nn.Linear(2, 2), "model: it is a Linear, but steering works inside FLUX models only; connect a FLUX"),
-        (Blocks(), "model: it is a Blocks, but steering works inside FLUX models only; connect a FLUX"),
+        (torch.nn.Linear(2, 2), "model: it is a Linear, but steering knows FLUX.1, FLUX.2, Chroma"),
+        (Blocks(), "model: it is a Blocks, but steering knows FLUX.1, FLUX.2, Chroma"),
         (NUNCHAKU(), "model: it is a nunchaku FLUX, which ignores patches; load FLUX with core's UNETLoader."),
     ],
     ids=lambda value: type(value).__name__,

@@ -13,7 +13,7 @@ from embeds import conditioning, sae_for, tensors_for, vision
 from sae_steering_pack.nodes.shared.feature_names import label_store
 from sae_steering_pack.sae.dictionary.fingerprint import fingerprint
 from sae_steering_pack.sae.dictionary.statistics import FeatureStatistics
-from sae_steering_pack.sae.hosts.comfyui.embeddings import word_positions
+from sae_steering_pack.sae.hosts.comfyui.embeddings import token_words, word_positions
 from sae_steering_pack.sae.naming.labels import Label
 from sae_steering_pack.sae.steering.edits import Edit, FeatureList
 from tiny_flux import run_node
@@ -52,6 +52,9 @@ def test_words_are_those_of_cores_tokenizers(made, key, length):
     taken = [position for positions in found.values() for position in positions]
     assert taken == sorted(set(taken)) and len(taken) > 7
     assert taken[0] == (1 if key == "l" else 0)
+    words = token_words(clip_of(tokenizer), TEXT, length)
+    assert [word for word in words if word] == TEXT.split() and len(words) == taken[-1] + 1
+    assert [words[positions[0]] for positions in found.values()] == TEXT.split()
 
 
 def test_tokens_of_words_are_steered(steer):
@@ -96,9 +99,9 @@ def test_fluxs_pooled_vector_is_steered_with_a_warning(steer):
 
 def test_what_fails_is_told_on_the_node(steer):
     statistics = FeatureStatistics(None, None, torch.tensor([1.0, 0.0] * 20), 10)
-    lines = steer(vision(), sae_for(1280, statistics=statistics), strength=0.9).ui["text"]
-    assert lines[0] == "add feature 3 × 1: ‖Δ‖/‖x‖ 0.9."
-    assert any(line.startswith("Δ reached 0.9 of the token norm") for line in lines)
+    lines = steer(vision(), sae_for(1280, statistics=statistics), strength=1.2).ui["text"]
+    assert lines[0] == "add feature 3 × 1: ‖Δ‖/‖x‖ 1.2."
+    assert any(line.startswith("Δ reached 1.2 of the token norm") for line in lines)
     assert any(line.startswith("Dead in this SAE, it never fired while it was measured: feature 3.") for line in lines)
     assert "nothing changed, the strength is neutral" in steer(vision(), sae_for(1280), strength=0.0).ui["text"][0]
 

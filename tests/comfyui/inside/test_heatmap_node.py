@@ -76,3 +76,21 @@ def test_cancel_ends_it_and_the_model_stays_as_it_was(heatmap, model):
         heatmap(model, make_sae(), [3], (8, 8), steps=4)
     assert not model.wrappers.get("apply_model")
     assert [hook for module in model.model.modules() for hook in module._forward_hooks] == []
+
+
+def test_the_words_of_the_prompt_stand_below_the_bars(node_classes):
+    model, _, sae, *_, clip = run_node(node_classes["LoadShapesDemo"]).result[:6]
+    heatmap = node_classes["FeatureHeatmap"]
+    [prompt] = run_node(node_classes["ShapesPrompt"], text="red circle left big white").result
+    features = FeatureList(Edit(k) for k in range(4))
+    shared = {
+        "model": model, "sae": sae, "features": features, "positive": prompt, "image": torch.zeros(1, 128, 128, 3),
+        "latent": {"samples": torch.zeros(1, 16, 16, 16)}, "percent": 0.5, "steps": 1, "threshold": 0.3, "seed": 1,
+        "location": "auto", "stream": "auto",
+    }  # fmt: skip
+    plain = run_node(heatmap, **shared).result[0]
+    named = run_node(heatmap, **shared, clip=clip, text="big red circle left white").result[0]
+    assert plain.shape == named.shape and not torch.equal(plain[:, 150:], named[:, 150:])
+    assert clip.token_words("big red circle on a white ground") == ["red", "circle", "–", "big", "white"]
+    with pytest.raises(ValueError, match="clip: text is given, but what encoded it is not connected"):
+        run_node(heatmap, **shared, text="red circle")

@@ -31,5 +31,5 @@ def test_the_pack_imports_quietly_and_quickly_and_pulls_in_nothing_heavy(tmp_pat
     assert result.returncode == 0, result.stderr
     seconds, heavy = result.stderr.split("\n")[-3:-1]
     assert result.stdout == ""
-    assert float(seconds) < 1
+    assert float(seconds) < 3  # of processor time, on a busy machine too
     assert heavy == ""

@@ -60,7 +60,7 @@ def test_the_facts_are_those_of_the_file(inspect, shapes, number):
     weights = WEIGHTS / name / "model.safetensors"
     assert facts["fingerprint (SHA-256)"] == hashlib.sha256(weights.read_bytes()).hexdigest()
     assert facts["layout"] == "RE-N-Y TopK" and facts["width (d_in)"] == "128"
-    assert facts["features (d_sae)"] == str([256, 1024, 1024][number])
+    assert facts["features (d_sae)"] == str([256, 512, 1024][number])
     assert facts["site"] == str(sae.site)
     assert facts["statistics"].startswith("mean, max, density over")
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import comfy.model_management
 import pytest
 import torch
@@ -12,6 +14,7 @@ from sae_steering_pack.nodes.shared.model_folder import output_folder
 from sae_steering_pack.sae.demo.files import load_transformer
 from sae_steering_pack.sae.demo.shapes import read_prompt
 from sae_steering_pack.sae.dictionary.fingerprint import fingerprint
+from sae_steering_pack.sae.hosts.comfyui import room
 from sae_steering_pack.sae.naming.labelling import SOURCE, WordTally
 from sae_steering_pack.sae.naming.labels import Label
 from tiny_flux import run_node
@@ -20,6 +23,8 @@ LATENT = {"samples": torch.zeros(1, 16, 16, 16)}
 WORDS = ["red", "blue", "circle", "big"]
 CONTEXTS = ["{} square left small white", "{} cross top big grey", "{} green triangle center black"]
 
+SHIPPED = "sae_steering_pack.nodes.shared.label_tables.shipped_labels"
+
 
 @pytest.fixture(scope="module")
 def shapes(node_classes):
@@ -27,7 +32,9 @@ def shapes(node_classes):
 
 
 @pytest.fixture
-def label(node_classes, shapes):
+def label(node_classes, shapes, monkeypatch):
+    monkeypatch.setattr(SHIPPED, lambda sae: None)  # whose names come from 48 contexts
+
     def run(**more):
         inputs = {
             "model": shapes[0], "clip": shapes[5], "sae": shapes[2], "latent_image": LATENT,
@@ -40,6 +47,18 @@ def label(node_classes, shapes):
     label_store().path(fingerprint(shapes[2])).unlink(missing_ok=True)
 
 
+def test_names_from_more_contexts_stay_and_nothing_is_saved_unasked(node_classes, label, shapes, monkeypatch) -> None:
+    sae, store = shapes[2], label_store()
+    assert "features named" in label(save=False) and not store.path(fingerprint(sae)).is_file()
+    monkeypatch.undo()
+    before = labels_of(sae)
+    told = label()
+    assert {label.contexts for label in before.values()} == {48}
+    assert {k: labels_of(sae)[k] for k in before} == before
+    kept = re.search(r"(\d+) kept the name that somebody gave or that more contexts found", told)
+    assert kept and 100 < int(kept[1]) <= len(before)
+
+
 def test_names_equal_those_that_diffusers_gives(label, shapes) -> None:
     sae = shapes[2]
     tally = WordTally.new(WORDS, CONTEXTS, sae.d_sae)
@@ -48,7 +67,7 @@ def test_names_equal_those_that_diffusers_gives(label, shapes) -> None:
     table = label()
     stored = label_store().labels(fingerprint(sae))
     # ComfyUI draws its noise otherwise, so the two agree where a feature follows the text, not in every digit
-    for row in activations(load_transformer(), sae, prompts, [0] * len(prompts), 2):
+    for row in activations(load_transformer(), [sae], prompts, [0] * len(prompts), 2)[0]:
         tally.add(row)
     expected = tally.labels(0.85)
     alike = [stored[k].name == expected[k].name for k in stored if k in expected]
@@ -66,7 +85,8 @@ def test_names_of_people_stay(label, shapes) -> None:
     assert "kept the name that somebody gave" in told
 
 
-def test_cancel_keeps_what_is_done_and_resume_ends_the_same(label, shapes) -> None:
+def test_cancel_keeps_what_is_done_and_resume_ends_the_same(label, shapes, monkeypatch) -> None:
+    monkeypatch.setattr(room, "MOST_RUNS", 1)  # as the wrapped models below run: notes tell rounded numbers
     sae = shapes[2]
     whole = label()
     names = label_store().labels(fingerprint(sae))
@@ -134,7 +154,7 @@ def test_embeddings_are_named_by_their_directions(node_classes) -> None:
     label_store().path(fingerprint(sae)).unlink()
     assert {"red", "blue", "green", "yellow", "orange", "purple"} <= set(named)
     assert named["red"].note.startswith("closest to red 0.")
-    assert "of 40 features named" in table
+    assert "of 128 features named" in table
 
 
 def test_an_encoder_of_another_width_or_without_projection(node_classes, shapes) -> None:

@@ -9,6 +9,7 @@ import torch
 
 from sae_steering_pack.nodes.shared.feature_names import calibration_path, label_store
 from sae_steering_pack.sae.dictionary.fingerprint import fingerprint
+from sae_steering_pack.sae.hosts.comfyui import room
 from sae_steering_pack.sae.steering.calibration import MOST_READINGS
 from sae_steering_pack.sae.steering.edits import Edit, FeatureList
 from tiny_flux import run_node
@@ -42,23 +43,37 @@ def told(monkeypatch):
     return found
 
 
+@pytest.fixture(params=[1, 4])
+def most(request, monkeypatch):
+    """How many runs go into one batch."""
+    monkeypatch.setattr(room, "MOST_RUNS", request.param)
+    return request.param
+
+
+def bar(runs, most):
+    """Where it stands after each step of so many runs, up to `most` of them at once."""
+    sizes = [min(most, runs - first) for first in range(0, runs, most)]
+    return [first * most * STEPS + size * step for first, size in enumerate(sizes) for step in range(1, STEPS + 1)]
+
+
 @pytest.fixture
 def text(node_classes):
     return node_classes["ShapesPrompt"].execute("red square left big white").result[0]
 
 
-def test_a_sweep_tells_every_step_with_a_preview(node_classes, shapes, text, told) -> None:
+def test_a_sweep_tells_every_step_with_a_preview(node_classes, shapes, text, told, most) -> None:
     run_node(
         node_classes["SteeringSweep"], model=shapes[0], vae=shapes[1], sae=shapes[2], method="add", unit="token_norm",
         features=FeatureList([Edit(3)]), strengths="0.2", controls=True, positive=text, negative=text,
         latent_image={"samples": torch.zeros(2, 16, 16, 16)}, seed=4, steps=STEPS, cfg=1.0, sampler_name="euler",
         scheduler="simple", denoise=1.0, location="auto", stream="auto",
     )  # fmt: skip
-    total = 3 * STEPS
-    assert told == [(step, total, ("JPEG", (1, 16, 16, 16))) for step in range(1, total + 1)]
+    shown = ("JPEG", (min(most, 3), 16, 16, 16))
+    assert told == [(done, 3 * STEPS, shown) for done in bar(3, most)]
 
 
-def test_a_calibration_tells_every_step_of_the_most_it_may_take(node_classes, shapes, text, told) -> None:
+def test_a_calibration_tells_every_step_of_the_most_it_may_take(node_classes, shapes, text, told, monkeypatch) -> None:
+    monkeypatch.setattr(room, "MOST_RUNS", 1)
     run_node(
         node_classes["CalibrateStrength"], model=shapes[0], sae=shapes[2], features=FeatureList([Edit(31)]),
         positive=text, latent_image=LATENT, seed=4, steps=STEPS, method="add", location="auto", stream="auto",
@@ -68,7 +83,7 @@ def test_a_calibration_tells_every_step_of_the_most_it_may_take(node_classes, sh
     assert told == [(step, (1 + MOST_READINGS) * STEPS, None) for step in range(1, len(told) + 1)]
 
 
-def test_labelling_tells_every_step_of_all_words(node_classes, shapes, told) -> None:
+def test_labelling_tells_every_step_of_all_words(node_classes, shapes, told, most) -> None:
     words, contexts = ["red", "blue", "big"], ["{} square", "{} circle"]
     run_node(
         node_classes["LabelFeatures"], model=shapes[0], clip=shapes[5], sae=shapes[2], latent_image=LATENT,
@@ -76,5 +91,5 @@ def test_labelling_tells_every_step_of_all_words(node_classes, shapes, told) -> 
         stream="auto",
     )  # fmt: skip
     label_store().path(fingerprint(shapes[2])).unlink()
-    total = len(words) * len(contexts) * STEPS
-    assert told == [(step, total, None) for step in range(1, total + 1)]
+    runs = len(words) * len(contexts)
+    assert told == [(done, runs * STEPS, None) for done in bar(runs, most)]

@@ -139,7 +139,7 @@ def test_an_sae_that_outlives_its_graph_is_no_leak_for_comfyui(model, sae):
 def test_an_intervention_keeps_no_caches_of_its_own(model, sae):
     """The object that the node holds is the same before and after a run."""
     steering = intervention(sae, *BLOCK, method="scale", strength=2.0)
-    sample(host.steer(model, steering, lambda summary: None))
+    sample(host.steer(model, [steering], lambda summary: None))
     assert steering.steering._cache == {}
 
 

@@ -64,6 +64,9 @@ def test_a_panel_that_is_off_leaves_everything_bit_identical(node_classes, shape
     node = steer(node_classes, shapes, features, method="set")
     assert torch.equal(drawn(node.result[0], text), drawn(shapes[0], text))
     assert node.ui == {"text": ["Every feature is switched off, so nothing is steered."]}
+    bypassed = steer(node_classes, shapes, None, method="set")
+    assert bypassed.result[0] is shapes[0]
+    assert bypassed.ui == {"text": ["No features are connected, so nothing is steered."]}
     prior, _, sae = node_classes["LoadShapesKandinsky"].execute().result
     embed = run_node(
         node_classes["KandinskyPrior"], prior=prior, text="red square", negative_text="", steps=2, guidance=1.0, seed=0

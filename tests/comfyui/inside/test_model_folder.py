@@ -44,13 +44,20 @@ def test_both_folders_are_listed_whatever_comes_first(folders, steps):
     assert sae_path("a.safetensors") == folders / "models" / "sae" / "a.safetensors"
     assert sae_path("b.safetensors") == folders / "other" / "b.safetensors"
     paths, extensions = folder_paths.folder_names_and_paths["sae"]
-    assert len(paths) == 2 and set(extensions) == {".safetensors", ".pt", ".pth", ".bin"}
+    assert len(paths) == 3 and set(extensions) == {".safetensors", ".pt", ".pth", ".bin", ".npz"}
 
 
 def test_file_types_of_another_pack_stay(folders):
     folder_paths.folder_names_and_paths["sae"] = ([str(folders / "other")], {".gguf"})
     register()
-    assert set(folder_paths.folder_names_and_paths["sae"][1]) == {".gguf", ".safetensors", ".pt", ".pth", ".bin"}
+    assert set(folder_paths.folder_names_and_paths["sae"][1]) == {
+        ".gguf",
+        ".safetensors",
+        ".pt",
+        ".pth",
+        ".bin",
+        ".npz",
+    }
 
 
 @pytest.mark.parametrize(
@@ -84,6 +91,6 @@ def test_a_file_that_has_gone_since_it_was_listed(folders, monkeypatch):
 def test_an_empty_folder_says_what_to_do(folders):
     (folders / "models" / "sae").rename(folders / "moved")
     register()
-    kinds = r"\.safetensors, \.pt, \.pth, \.bin"
+    kinds = r"\.safetensors, \.pt, \.pth, \.bin, \.npz"
     with pytest.raises(ValueError, match=rf"choose one after putting a weight file \({kinds}\) there"):
         sae_path("a.safetensors")

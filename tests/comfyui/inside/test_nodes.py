@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 from pathlib import Path
 
 import folder_paths
@@ -10,11 +11,12 @@ import torch
 from safetensors.torch import save_file
 
 import nodes as core
-from sae_steering_pack.nodes import flux_activation_steer
 from sae_steering_pack.sae.dictionary.statistics import FeatureStatistics
 from sae_steering_pack.sae.places.site import parse_location
 from sae_steering_pack.sae.steering.edits import Edit, FeatureList
 from tiny_flux import D_SAE, WIDTH, conditioning, make_sae, run_node, sae_tensors, sample, steer
+
+STEERED = "sae_steering_pack.nodes.shared.steered.show_on_node"
 
 LATENT = {"samples": torch.zeros(1, 4, 8, 8)}
 NAME = "cc3m-transformer_blocks.0-1-k8/model.safetensors"
@@ -138,7 +140,7 @@ def test_auto_takes_the_place_of_the_sae(steer_node, model, checkpoint, load):
 def shown(monkeypatch):
     """What the node shows after a run."""
     found = []
-    monkeypatch.setattr(flux_activation_steer, "show_on_node", lambda node_id, report: found.append((node_id, report)))
+    monkeypatch.setattr(STEERED, lambda node_id, report: found.append((node_id, report)))
     return found
 
 
@@ -242,8 +244,39 @@ def test_mistakes_are_told_in_one_sentence(steer_node, sae, inputs, message):
     ],
     ids=["size", "batch"],
 )
-def test_a_mask_that_does_not_fit_the_picture_stops_the_run_and_nothing_stays(steer_node, model, sae, mask, message):
-    before = ksampler(model)
-    with pytest.raises(ValueError, match=f"^{message}"):
-        ksampler(steer_node(sae, mask=mask).result[0])
-    assert torch.equal(ksampler(model), before)
+def test_a_mask_that_does_not_fit_ends_the_run_before_its_first_step_and_its_node_tells(
+    steer_node, model, sae, shown, mask, message
+):
+    before, calls = ksampler(model), []
+    counted = model.clone()
+    counted.set_model_unet_function_wrapper(lambda f, kwargs: calls.append(1) or f(kwargs["input"], kwargs["timestep"]))
+    steered = steer_node(sae, model=counted, mask=mask).result[0]
+    with pytest.raises(ValueError, match=rf"^Activation Steer \(node 17\): {message}"):
+        ksampler(steered)
+    assert calls == [] and torch.equal(ksampler(model), before)
+    [(node, report)] = shown
+    assert node == "17" and re.match(message, report["text"])
+    unsteered = ksampler(steer_node(sae, mask=mask, strength=0.0).result[0])  # where nothing is steered, any will do
+    assert torch.equal(unsteered, before)
+
+
+def test_another_place_than_the_saes_own_is_told(steer_node):
+    own = make_sae().at(parse_location("transformer_blocks.1", "image"))
+    assert steer_node(own, location="auto").ui["text"][1:] == []
+    assert steer_node(own, location="double_blocks.1").ui["text"][1:] == []  # another name of the same place
+    for location, stream, place in (
+        ("transformer_blocks.0", "auto", "transformer_blocks.0 (image)"),
+        ("auto", "text", "transformer_blocks.1 (text)"),
+        ("transformer_blocks.0-1", "image", "transformer_blocks.0-1 (image)"),
+    ):
+        assert steer_node(own, location=location, stream=stream).ui["text"][1:] == [
+            f"tiny belongs to transformer_blocks.1 (image), but is used at {place}; elsewhere its features may mean "
+            "nothing."
+        ]
+
+
+def test_an_sae_of_embeddings_is_sent_to_its_own_nodes(steer_node):
+    with pytest.raises(
+        ValueError, match=r"^sae: clip image_embeds is of embeddings \(image_embeds\).* CLIP Embed Steer"
+    ):
+        steer_node(make_sae(name="clip image_embeds"), location="auto")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from contextlib import contextmanager
 from types import SimpleNamespace
 
 import pytest
@@ -12,8 +13,9 @@ from aiohttp.test_utils import TestClient, TestServer
 from server import PromptServer
 
 from sae_steering_pack.nodes.shared.feature_names import calibration_path, label_store
+from sae_steering_pack.nodes.shared.feature_queries import FeatureQueries
 from sae_steering_pack.nodes.shared.messages import KEY, MOST
-from sae_steering_pack.nodes.shared.routes import add_routes, find_features
+from sae_steering_pack.nodes.shared.routes import add_routes
 from sae_steering_pack.nodes.shared.sae_sources import SOURCES, SaeSources, Use, introduce, note_use
 from sae_steering_pack.sae.demo.files import TEXT_SAE, load_sae
 from sae_steering_pack.sae.dictionary.fingerprint import fingerprint
@@ -82,7 +84,7 @@ def test_the_ranges_are_those_of_what_a_graph_last_steered_with() -> None:
         update_calibrations(calibration_path(MARK), MARK, {31: range_}, setting)
 
     def told():
-        found = find_features(sources, query)
+        found = FeatureQueries(sources).find(query)
         return [(c["method"], c["high"]) for c in found["features"][0].get("calibrations", [])], found["warnings"]
 
     offered, [warning] = told()
@@ -142,7 +144,7 @@ def test_an_sae_that_only_its_fingerprint_tells() -> None:
 def test_an_sae_that_a_graph_has_had_is_known_by_its_fingerprint() -> None:
     sources, sae = SaeSources(), load_sae(TEXT_SAE)
     sources.seen[MARK] = sae
-    found = find_features(sources, {"fingerprint": MARK, "index": "31"})
+    found = FeatureQueries(sources).find({"fingerprint": MARK, "index": "31"})
     assert found["count"] == 256
     assert found["features"][0]["max"] == pytest.approx(float(sae.statistics.max[31]))
     del sae
@@ -226,6 +228,56 @@ def test_a_broken_label_file_is_set_aside_and_told() -> None:
     assert path.read_text() == "{broken"
     assert "set aside" in json.loads(rename(GOOD)[1])["warnings"][0]
     assert path.with_name(path.name + ".broken").read_text() == "{broken"
+
+
+@contextmanager
+def full_disk():
+    """No file may grow any more: the system itself refuses the write."""
+    resource = pytest.importorskip("resource", reason="limits of POSIX")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@contextmanager
+def blocked_folder():
+    """A file where the folder of labels should be."""
+    folder = label_store().folder
+    aside = folder.with_name("aside")
+    folder.rename(aside)
+    folder.write_text("")
+    try:
+        yield
+    finally:
+        folder.unlink()
+        aside.rename(folder)
+
+
+@pytest.mark.parametrize("fault", [full_disk, blocked_folder])
+def test_a_disk_that_refuses_is_told_and_the_old_file_stays(fault) -> None:
+    assert rename(GOOD)[0] == 200
+    before = label_store().path(MARK).read_bytes()
+    with fault():
+        status, text = rename({**GOOD, "labels": {"1": "y" * 150}})
+    assert status == 500
+    assert json.loads(text)["error"].startswith(f"{MARK}.json: ")
+    assert label_store().path(MARK).read_bytes() == before
+    assert rename({**GOOD, "labels": {"1": "y"}})[0] == 200
+
+
+def test_a_folder_that_vanishes_while_it_is_listed_is_a_sentence(monkeypatch) -> None:
+    def gone(query):
+        raise FileNotFoundError(2, "No such file or directory")
+
+    monkeypatch.setattr(SaeSources, "open", lambda self, query: gone(query))
+    status, found = features(**SHAPES, index="1")
+    assert status == 500
+    assert found["error"] == (
+        "files: one of them cannot be read or written (No such file or directory); look into its folder."
+    )
 
 
 def test_reports_of_a_prompt_and_their_limit() -> None:

@@ -53,6 +53,14 @@ def test_core_sampling_draws_what_diffusers_draws(shapes, conditioning):
     assert torch.allclose(vae.decode(drawn), expected, atol=2e-3)
 
 
+def test_the_set_has_every_attention_output_of_the_picture(shapes):
+    found = shapes[6]
+    sites = [f"transformer_blocks.{n}.attn (image)" for n in range(2)]
+    sites += [f"single_transformer_blocks.{n}.attn (image)" for n in range(4)]
+    assert [str(member.site) for member in found.members] == sites
+    assert found.members[1].sae.owner == shapes[3].owner
+
+
 def test_saes_know_their_sites(shapes):
     sites = [str(sae.site) for sae in shapes[2:5]]
     assert sites == ["transformer_blocks.0 (text)", "transformer_blocks.1.attn (image)", "transformer_blocks.1 (image)"]

@@ -11,15 +11,17 @@ from PIL import Image
 
 from sae_steering_pack.nodes.shared.model_folder import output_folder
 from sae_steering_pack.sae.drawing.sheet import GAP, HEAD, SIDE
+from sae_steering_pack.sae.hosts.comfyui import room
 from sae_steering_pack.sae.hosts.comfyui.steering import steer
 from sae_steering_pack.sae.steering.delta import Steering
 from sae_steering_pack.sae.steering.edits import Edit, FeatureList
 from sae_steering_pack.sae.steering.intervention import Intervention
-from sae_steering_pack.sae.steering.sweep import parse_strengths, plan
 from tiny_flux import run_node
 
 LATENT = {"samples": torch.zeros(2, 16, 16, 16)}
 FEATURES = [3, 9]
+EDITS = [Edit(FEATURES[0]), Edit(FEATURES[1], 0.5)]
+ROWS = [EDITS, EDITS[:1], EDITS[1:]]  # all together, then each alone
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +36,7 @@ def sweep(node_classes, shapes):
     def run(**more):
         inputs = {
             "model": shapes[0], "vae": shapes[1], "sae": shapes[2], "method": "add", "unit": "token_norm",
-            "features": FeatureList([Edit(FEATURES[0]), Edit(FEATURES[1], 0.5)]), "strengths": "0.2, 0.4",
+            "features": FeatureList(EDITS), "strengths": "0.2, 0.4",
             "controls": True, "positive": text, "negative": text, "latent_image": LATENT, "seed": 4, "steps": 3,
             "cfg": 1.0, "sampler_name": "euler", "scheduler": "simple", "denoise": 1.0, "location": "auto",
             "stream": "auto",
@@ -51,6 +53,11 @@ def cell(sheet, row, column, side=128):
     return (inner * 255).round()
 
 
+def alike(one, other):
+    """Pictures that were drawn in one batch differ from single ones by rounding: by one level at most."""
+    return bool((one - other).abs().max() <= 1)
+
+
 def drawn(model, vae, text):
     empty = torch.zeros(1, 16, 16, 16)
     noise = comfy.sample.prepare_noise(empty, 4)
@@ -58,34 +65,56 @@ def drawn(model, vae, text):
     return (vae.decode(latent)[0, 1:-1, 1:-1] * 255).round()
 
 
-def steered(shapes, edit, strength, random=None):
-    steering = Steering(shapes[2], [edit], "add", strength, "token_norm")
+def steered(shapes, edits, strength, random=None, **more):
+    how = {"method": "add", "unit": "token_norm", **more}
+    steering = Steering(shapes[2], edits, strength=strength, **how)
     reports = []
-    return steer(shapes[0], Intervention(steering, shapes[2].site), reports.append, random), reports
+    return steer(shapes[0], [Intervention(steering, shapes[2].site)], reports.append, random), reports
 
 
 def test_every_cell_is_the_picture_of_the_single_nodes(sweep, shapes):
     sheet = sweep().result[0]
-    assert sheet.shape == (1, HEAD + 2 * (128 + GAP) + GAP, SIDE + 4 * (128 + GAP) + GAP, 3)
+    assert sheet.shape == (1, HEAD + 3 * (128 + GAP) + GAP, SIDE + 4 * (128 + GAP) + GAP, 3)
     plain = drawn(shapes[0], shapes[1], sweep.text)
-    for row, edit in enumerate((Edit(FEATURES[0]), Edit(FEATURES[1], 0.5))):
-        assert torch.equal(cell(sheet, row, 0), plain)
+    for row, edits in enumerate(ROWS):
+        assert alike(cell(sheet, row, 0), plain)
         for column, strength in enumerate((0.2, 0.4), 1):
-            model, _ = steered(shapes, edit, strength)
+            model, _ = steered(shapes, edits, strength)
             expected = drawn(model, shapes[1], sweep.text)
-            assert torch.equal(cell(sheet, row, column), expected)
-            assert not torch.equal(expected, plain)
-        control, reports = steered(shapes, edit, 0.4, random=7)
-        assert torch.equal(cell(sheet, row, 3), drawn(control, shapes[1], sweep.text))
-        assert reports[0].mean_ratio == pytest.approx(0.4 * edit.strength, rel=1e-3)
+            assert alike(cell(sheet, row, column), expected)
+            assert not alike(expected, plain)
+        control, reports = steered(shapes, edits, 0.4, random=7)
+        assert alike(cell(sheet, row, 3), drawn(control, shapes[1], sweep.text))
+        if row:
+            assert reports[0].mean_ratio == pytest.approx(0.4 * edits[0].strength, rel=1e-3)
+
+
+def test_with_replaces_each_row_swaps(sweep, shapes):
+    known = {"mean": 2.0, "max": 4.0, "density": 0.3}
+    edits = [Edit(edit.feature, edit.strength, **known) for edit in EDITS]
+    out = FeatureList([Edit(31, 1.0, **known)], owner=shapes[2].owner)
+    features = FeatureList(edits, owner=shapes[2].owner)
+    sheet = sweep(features=features, replaces=out, method="auto", unit="auto", strengths="1").result[0]
+    for row, chosen in enumerate((edits, edits[:1], edits[1:])):
+        how = {"method": "swap", "unit": "auto", "replaces": out}
+        expected = drawn(steered(shapes, chosen, 1.0, **how)[0], shapes[1], sweep.text)
+        assert alike(cell(sheet, row, 1), expected)
+        control, _ = steered(shapes, chosen, 1.0, random=7, **how)
+        assert alike(cell(sheet, row, 2), drawn(control, shapes[1], sweep.text))
+    with pytest.raises(ValueError, match="replaces: only 'swap' takes features out, but the method is 'add'"):
+        sweep(features=features, replaces=out)
+    with pytest.raises(ValueError, match="replaces: 'swap' needs the features to take out"):
+        sweep(features=features, method="swap")
 
 
 def test_large_pictures_are_made_smaller_and_controls_can_be_left_out(sweep):
-    sheet = sweep(strengths="0.3", controls=False, latent_image={"samples": torch.zeros(1, 16, 80, 64)}).result[0]
-    assert sheet.shape == (1, HEAD + 2 * (512 + GAP) + GAP, SIDE + 2 * (410 + GAP) + GAP, 3)
+    small = {"strengths": "0.3", "controls": False, "features": FeatureList(EDITS[:1])}
+    sheet = sweep(**small, latent_image={"samples": torch.zeros(1, 16, 80, 64)}).result[0]
+    assert sheet.shape == (1, HEAD + 512 + GAP + GAP, SIDE + 2 * (410 + GAP) + GAP, 3)
 
 
-def test_cancel_keeps_what_is_done(sweep, shapes):
+def test_cancel_keeps_what_is_done(sweep, shapes, monkeypatch):
+    monkeypatch.setattr(room, "MOST_RUNS", 1)
     calls = []
 
     def cancel(module, inputs):
@@ -118,7 +147,7 @@ def test_cancel_keeps_what_is_done(sweep, shapes):
         ({"strengths": " , "}, "strengths: ' , ' is no list of finite numbers"),
         ({"strengths": "1, inf"}, "is no list of finite numbers"),
         ({"features": FeatureList()}, "features: the list is empty"),
-        ({"strengths": ",".join(["0.1"] * 300)}, "are 603 pictures; a sheet has 400 at most"),
+        ({"strengths": ",".join(["0.1"] * 300)}, "3 rows by 300 strengths are 904 pictures; a sheet has 400"),
         ({"unit": "max", "features": FeatureList([Edit(10**6)])}, "features: feature 1000000 does not exist"),
         ({"location": "transformer_blocks.9"}, "location: transformer_blocks.9"),
     ],
@@ -128,20 +157,12 @@ def test_mistakes_are_told_in_one_sentence(sweep, more, sentence):
         sweep(**more)
 
 
-def test_the_plan_is_row_by_row_with_the_control_last():
-    cells = plan([Edit(1), Edit(2)], parse_strengths("0.1; -0.5"), True)
-    assert [(c.row, c.column, c.edit.feature, c.strength, c.random) for c in cells] == [
-        (0, 0, 1, 0.1, False), (0, 1, 1, -0.5, False), (0, 2, 1, -0.5, True),
-        (1, 0, 2, 0.1, False), (1, 1, 2, -0.5, False), (1, 2, 2, -0.5, True),
-    ]  # fmt: skip
-
-
 def test_several_places_give_a_row_for_each(sweep, shapes) -> None:
     places = "transformer_blocks.0; transformer_blocks.1"
     sheet = sweep(location=places, stream="text", controls=False).result[0]
-    for row, place in enumerate(("transformer_blocks.0", "transformer_blocks.1")):
+    for number, place in enumerate(("transformer_blocks.0", "transformer_blocks.1")):
         alone = sweep(location=place, stream="text", controls=False).result[0]
-        for feature in (0, 1):
+        for row, here in ((0, number), (1, 2 + 2 * number), (2, 3 + 2 * number)):  # the two that go together first
             for column in (0, 1, 2):
-                assert torch.equal(cell(sheet, 2 * row + feature, column), cell(alone, feature, column))
-    assert not torch.equal(cell(sheet, 0, 2), cell(sheet, 2, 2))
+                assert alike(cell(sheet, here, column), cell(alone, row, column))
+    assert not alike(cell(sheet, 0, 2), cell(sheet, 1, 2))

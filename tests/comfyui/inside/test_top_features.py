@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from plain_hooks import hooked
+from sae_steering_pack.sae.places.site import parse_location
 from tiny_flux import (
     D_SAE,
     conditioning,
@@ -148,6 +149,24 @@ def test_latents_of_another_size_and_batch(find, sae):
     assert len(features) == 6
 
 
+def test_another_place_than_the_saes_own_is_told(find):
+    own = make_sae().at(parse_location(*BLOCK))
+    [quiet, told] = (find(sae=own, stream=stream).ui["sae_steering"][0]["lines"] for stream in ("auto", "text"))
+    assert quiet == [] and told == [
+        "tiny belongs to transformer_blocks.1 (image), but is used at transformer_blocks.1 (text); elsewhere its "
+        "features may mean nothing."
+    ]
+
+
+def test_an_sae_of_embeddings_is_sent_to_its_own_nodes(find):
+    sentence = (
+        "sae: the image_embeds is of embeddings (image_embeds), which are no place in a model; use Top Embed Features "
+        "and CLIP Embed Steer with it."
+    )
+    with pytest.raises(ValueError, match=f"^{re.escape(sentence)}$"):
+        find(sae=make_sae(name="the image_embeds"), location="auto")
+
+
 def test_progress_counts_every_step_of_both_runs(find, monkeypatch):
     told = []
     monkeypatch.setattr(comfy.utils, "PROGRESS_BAR_HOOK", lambda *told_now, **_: told.append(told_now))
@@ -188,7 +207,10 @@ def test_cancel_is_noticed_within_a_step(find, model, monkeypatch):
     [
         ({"location": "auto"}, r"location: this SAE's file does not tell where .* give the location"),
         ({"location": "transformer_blocks.7"}, r"location: transformer_blocks\.7 names block 7, but .* are 0 to 1"),
-        ({"location": "transformer_blocks.one"}, r"location: 'transformer_blocks.one' is not a place in FLUX; write"),
+        (
+            {"location": "transformer_blocks.one"},
+            r"location: 'transformer_blocks.one' is not a place in FLUX or another",
+        ),
         ({"stream": "joint"}, r"stream: double blocks such as .* keep image and text apart; use image or text"),
         ({"stream": "text", "mask": torch.ones(1, 64, 64)}, r"mask: .* but the text stream is read; use the image"),
         ({"mask": torch.zeros(1, 64, 64)}, r"mask: it is empty, so there is no token to read; paint"),

@@ -8,10 +8,11 @@ import pytest
 import torch
 
 from fused import fused, without_last
-from sae_steering_pack.nodes import flux_activation_steer
 from sae_steering_pack.sae.places.moment import Schedule
 from sae_steering_pack.sae.steering.edits import Edit, FeatureList
 from tiny_flux import conditioning, latent, make_sae, relative_difference, run_node, sample, steer
+
+STEERED = "sae_steering_pack.nodes.shared.steered.show_on_node"
 
 ATTENTION = "transformer_blocks.1.attn"
 BYPASSED = (
@@ -109,7 +110,7 @@ def test_a_run_that_breaks_off_in_its_first_call_says_nothing(model, sae):
 
 def test_the_node_and_the_log_say_it(node_classes, model, flux, sae, monkeypatch, caplog):
     shown = []
-    monkeypatch.setattr(flux_activation_steer, "show_on_node", lambda node_id, report: shown.append(report))
+    monkeypatch.setattr(STEERED, lambda node_id, report: shown.append(report))
     with fused(flux.double_blocks[1].img_attn.proj):
         node = run_node(
             node_classes["FluxActivationSteer"], model=model, sae=sae, features=FeatureList([Edit(3)]), method="add",

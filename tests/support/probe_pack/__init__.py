@@ -1,5 +1,6 @@
 """Nodes for the tests alone: core's own classes in small sizes, and a look at the tensors that travel over wires."""
 
+import time
 from pathlib import Path
 
 import comfy.clip_vision
@@ -63,6 +64,30 @@ class TinyStyleModel(io.ComfyNode):
         return io.NodeOutput(comfy.sd.StyleModel(model))
 
 
+class NoteForwards(io.ComfyNode):
+    """A MODEL that writes the rows of each call before it and takes at least `seconds` for it."""
+
+    @classmethod
+    def define_schema(cls):
+        inputs = [io.Model.Input("model"), io.String.Input("name"), io.Float.Input("seconds", default=0.0)]
+        return io.Schema(node_id="ProbeNoteForwards", inputs=inputs, outputs=[io.Model.Output()])
+
+    @classmethod
+    def execute(cls, model, name, seconds):
+        folder = Path(folder_paths.get_output_directory()) / "probe"
+        folder.mkdir(exist_ok=True)
+
+        def call(apply, args):
+            with (folder / name).open("a") as file:
+                file.write(f"{args['input'].shape[0]}\n")
+            time.sleep(seconds)
+            return apply(args["input"], args["timestep"], **args["c"])
+
+        noted = model.clone()
+        noted.set_model_unet_function_wrapper(call)
+        return io.NodeOutput(noted)
+
+
 class SaveTensors(io.ComfyNode):
     """Writes what a CLIP_VISION_OUTPUT or a CONDITIONING holds, the vision outputs inside a conditioning too."""
 
@@ -77,6 +102,21 @@ class SaveTensors(io.ComfyNode):
         folder.mkdir(exist_ok=True)
         save_file({key: tensor.clone().contiguous() for key, tensor in _tensors(what)}, folder / f"{name}.safetensors")
         return io.NodeOutput(ui={"text": [name]})
+
+
+class RandomConditioning(io.ComfyNode):
+    """A prompt of random numbers, of the width that a tiny model reads."""
+
+    @classmethod
+    def define_schema(cls):
+        inputs = [io.Int.Input("width"), io.Int.Input("tokens"), io.Int.Input("seed")]
+        return io.Schema(node_id="ProbeConditioning", inputs=inputs, outputs=[io.Conditioning.Output()])
+
+    @classmethod
+    def execute(cls, width, tokens, seed):
+        random = torch.Generator().manual_seed(seed)
+        text, pooled = torch.randn(1, tokens, width, generator=random), torch.randn(1, 16, generator=random)
+        return io.NodeOutput([[text, {"pooled_output": pooled}]])
 
 
 def _tensors(what, prefix=""):
@@ -94,7 +134,7 @@ def _tensors(what, prefix=""):
 
 class Probes(ComfyExtension):
     async def get_node_list(self):
-        return [TinyClipVision, TinyStyleModel, SaveTensors]
+        return [TinyClipVision, TinyStyleModel, NoteForwards, SaveTensors, RandomConditioning]
 
 
 async def comfy_entrypoint():

@@ -1,0 +1,104 @@
+"""One change with all that is known of it before it is steered, and how each row of the evidence steers it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from torch import Tensor
+from torch.nn import functional
+
+from sae.demo.files import ATTENTION_SAE, ATTENTION_SET, IMAGE_SAE, TEXT_SAE
+from sae.demo.shapes import PICTURE_SIZE, Prompt
+from sae.dictionary.autoencoder import SparseAutoencoder
+from sae.finding.effect import CANDIDATES
+from sae.finding.features import RankedFeature, feature_list
+from sae.finding.heatmap import HeatReader, on_picture, region_of
+from sae.places.site import Site
+from sae.steering.delta import Steering
+from sae.steering.edits import Method
+from sae.steering.intervention import Intervention
+
+from ..judge.reader import shape_masks
+from ..judge.steer import contrast
+from .changes import FINDING, Change, saying
+from .heat import THRESHOLD
+from .rows import FEATURES, Row
+from .seen import Seen
+
+MASK_MARGIN = 4  # pixels around the shape, for its antialiased rim
+PLACES: dict[str, tuple[str, ...]] = {
+    "text": (TEXT_SAE,),
+    "attention": (ATTENTION_SAE,),
+    "image": (IMAGE_SAE,),
+    "set": ATTENTION_SET,
+    "text and set": (TEXT_SAE, *ATTENTION_SET),
+}
+HEAT_SAE = IMAGE_SAE  # whose features mark the region that is steered
+
+Found = Mapping[tuple[str, int], Mapping[str, Seen]]  # (word, prompts of the search) -> SAE's name -> what was seen
+# Of one SAE's name, of what one prompt has over another, those that act most: as many as are wanted.
+ByEffect = Callable[[str, Prompt, Prompt, list[RankedFeature], int], list[RankedFeature]]
+
+
+@dataclass(frozen=True)
+class Case:
+    """A change, what was seen of its words, and the unsteered pictures (batch, 3, 128, 128) with their heat."""
+
+    saes: Mapping[str, SparseAutoencoder]
+    found: Found
+    change: Change
+    pictures: Tensor
+    heat: HeatReader
+    by_effect: ByEffect
+
+    def interventions(self, row: Row) -> list[Intervention]:
+        """What the row steers with, at each of its places."""
+        names = PLACES[row.where]
+        if row.method != "scale, set":
+            return [self._steer(name, row.method, row.strength, row) for name in names]
+        out_and_in = [("scale", 0.0, True), ("set", row.strength, False)]
+        return [self._steer(name, *act[:2], row, of_source=act[2]) for name in names for act in out_and_in]
+
+    def differences(self, row: Row) -> dict[Site, Tensor]:
+        """Mean activations of the target's prompt less those of the source's, times the row's strength."""
+        sides = [self._sides(name, row) for name in PLACES[row.where]]
+        return {here.site: row.strength * (here.mean - there.mean) for here, there in sides}
+
+    def _sides(self, name: str, row: Row) -> tuple[Seen, Seen]:
+        """What was seen of the target and of the source."""
+        here, there = (self.found[word, row.prompts][name] for word in (self.change.target, self.change.source))
+        return here, there
+
+    def _ranked(self, name: str, row: Row, target: bool) -> list[RankedFeature]:
+        here, there = self._sides(name, row) if target else self._sides(name, row)[::-1]
+        if row.rank == "mean":
+            return contrast(here.tally, there.tally, row.count)
+        words = (self.change.target, self.change.source) if target else (self.change.source, self.change.target)
+        prompt, baseline = (saying(FINDING[0], self.change.slot, word) for word in words)
+        return self.by_effect(name, prompt, baseline, contrast(here.tally, there.tally, CANDIDATES), row.count)
+
+    def _steer(self, name: str, method: Method, strength: float, row: Row, of_source: bool = False) -> Intervention:
+        """With the features of the target against the source, or the reverse, as TopActivatingFeatures finds them."""
+        here, _ = self._sides(name, row)
+        gained, lost = (feature_list(self._ranked(name, row, target)) for target in (True, False))
+        features, replaces = (lost, gained) if of_source else (gained, lost)
+        steering = Steering(self.saes[name], features, method, strength, row.unit, replaces if method == "swap" else ())
+        picture = here.site.stream != "text"
+        return Intervention(steering, here.site, row.schedule, mask=self._region(row) if picture else None)
+
+    def _region(self, row: Row) -> Tensor | None:
+        """(batch, 128, 128): the unsteered shape with a small margin, or where the source's features are hot."""
+        if row.region == "shape":
+            width = 2 * MASK_MARGIN + 1
+            return functional.max_pool2d(shape_masks(self.pictures), width, 1, MASK_MARGIN).squeeze(1)
+        if row.region == "heat":
+            return region_of(on_picture(self.heat.cells, (PICTURE_SIZE, PICTURE_SIZE)), THRESHOLD)
+        return None
+
+
+def heat_of_source(saes: Mapping[str, SparseAutoencoder], found: Found, change: Change) -> HeatReader:
+    """FeatureHeatmap's reader for the features that the source has over the target."""
+    here, there = (found[word, 1][HEAT_SAE] for word in (change.source, change.target))
+    features = [row.feature for row in contrast(here.tally, there.tally, FEATURES)]
+    return HeatReader(saes[HEAT_SAE], here.site, features)

@@ -1,0 +1,61 @@
+"""What is seen at the SAEs' sites while a prompt is drawn: which features fire, and the tokens' mean."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from sae.demo.model import sample
+from sae.demo.shapes import Prompt
+from sae.dictionary.autoencoder import SparseAutoencoder
+from sae.finding.contrast import MeanReader
+from sae.finding.features import FeatureReader, FeatureTally
+from sae.hosts.diffusers import capture
+from sae.places.moment import Moment
+from sae.places.site import Site, resolve_site
+
+from ..judge.steer import STEPS
+
+if TYPE_CHECKING:
+    from diffusers import FluxTransformer2DModel
+
+
+class Seen:
+    """One prompt at one SAE's site: the `see` of an Observer."""
+
+    def __init__(self, sae: SparseAutoencoder) -> None:
+        self.site: Site = resolve_site("auto", "auto", sae.site)
+        self._reader = FeatureReader(sae, self.site)
+        self._tokens = MeanReader(self.site, by_token=self.site.stream == "text")
+
+    def __call__(self, x: Tensor, moment: Moment) -> None:
+        self._reader(x, moment)
+        self._tokens(x, moment)
+
+    @property
+    def tally(self) -> FeatureTally:
+        return self._reader.tally
+
+    @property
+    def mean(self) -> Tensor:
+        """Mean over pictures and steps: of a text token by token (tokens, d_in), of a picture over all (1, d_in)."""
+        mean = self._tokens.mean.float()
+        return mean if self.site.stream == "text" else mean.unsqueeze(0)
+
+
+def see_prompts(
+    transformer: FluxTransformer2DModel,
+    saes: Mapping[str, SparseAutoencoder],
+    prompts: Sequence[Prompt],
+    seeds: Sequence[int],
+) -> dict[str, Seen]:
+    """By SAE's name, all in one run: as many prompts as seeds."""
+    found = {name: Seen(sae) for name, sae in saes.items()}
+    with ExitStack() as stack:
+        for seen in found.values():
+            stack.enter_context(capture(transformer, seen.site, seen))
+        sample(transformer, prompts, seeds, STEPS)
+    return found

@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+from typing import Any
+
+from comfy_api.latest import io, ui
+
+from ..sae.commands.keeping import keep_tokens
+from ..sae.hosts.comfyui.model import Model
+from ..sae.places.site import parse_sites
+from ..sae.training.collect import Collection
+from .shared.model_folder import output_folder
+from .shared.saving import named_folder
+from .shared.sockets import CATEGORY, seed_input
+from .shared.training import Shards, activity_inputs, activity_of, host_of, lines_in, whole_number
+
+
+class CollectActivations(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="CollectActivations",
+            display_name="Collect Activations",
+            category=CATEGORY,
+            description=(
+                "Keeps a model's activations at one or several places, all from the same runs, to train SAEs on. "
+                "Cancel keeps what was collected; queue it again to go on."
+            ),
+            search_aliases=["activation dataset", "cache activations", "sae shards"],
+            inputs=[
+                *activity_inputs(),
+                io.String.Input(
+                    "sites",
+                    default="transformer_blocks.0:text",
+                    multiline=True,
+                    tooltip="A place a line, LOCATION:STREAM, such as transformer_blocks.0:text or "
+                    "single_transformer_blocks.9.attn:image. Inspect Model lists the places.",
+                ),
+                io.Int.Input(
+                    "tokens", default=60_000, min=1024, max=1_000_000_000, step=1,
+                    tooltip="Tokens of each place. Time and disk are told before anything is written.",
+                ),
+                io.String.Input(
+                    "name", default="my-tokens", tooltip="Their folder inside output/sae/tokens, which is made."
+                ),
+                whole_number("sampling_steps", "Calls of the model for each prompt.", 100, 8, 1),
+                seed_input("Seed of the noises.", optional=True, advanced=True),
+            ],
+            outputs=[
+                Shards.Output(display_name="shards", tooltip="For Train SAE, at any of these places."),
+                io.String.Output(display_name="report", tooltip="What was kept, and where."),
+            ],
+            hidden=[io.Hidden.unique_id],
+            is_output_node=True,
+        )  # fmt: skip
+
+    @classmethod
+    def execute(
+        cls,
+        model: Model,
+        clip: Any,
+        latent_image: dict[str, Any],
+        prompts: str,
+        sites: str,
+        tokens: int,
+        name: str,
+        sampling_steps: int = 8,
+        seed: int = 0,
+    ) -> io.NodeOutput:
+        activity = activity_of(model, clip, prompts, latent_image, sampling_steps)
+        places = {site.name: site for site in map(activity.place, parse_sites(lines_in(sites)).values())}
+        folder = named_folder(name, "name", output_folder() / "tokens")
+        report = keep_tokens(Collection(activity, places, tokens, seed), folder, host_of(cls), "name")
+        return io.NodeOutput(folder, report, ui=ui.PreviewText(report))
+
+
+NODES = [CollectActivations]

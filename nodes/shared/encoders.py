@@ -1,0 +1,66 @@
+"""What encodes texts and pictures on the nodes' sockets, as functions to embeddings (n, width) in float32."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from ...sae.drawing.pixels import from_image
+from ...sae.hosts.comfyui.identity import identity_of
+from ...sae.hosts.encoders import opened
+from ...sae.hosts.kandinsky import KandinskyHalf, embed_texts, encode_pictures
+from .kandinsky_sockets import load_parts
+
+TextEncoder = Callable[[Sequence[str]], Tensor]
+PictureEncoder = Callable[[Sequence[Path]], Tensor]
+
+
+def text_encoder(encoder: Any) -> TextEncoder:
+    """Of a CLIP that projects its pooled output, or of a prior: texts to the space of pictures."""
+    if isinstance(encoder, KandinskyHalf):
+        half = load_parts(encoder, "prior", ("text_encoder",))
+        return lambda texts: embed_texts(half, texts)
+    if not hasattr(encoder, "encode_from_tokens"):
+        raise ValueError(
+            "encoder: a CLIP VISION reads pictures, but these are texts; connect a CLIP or a prior of Kandinsky 2.2."
+        )
+
+    def encode(texts: Sequence[str]) -> Tensor:
+        return torch.cat([_pooled(encoder, text) for text in texts])
+
+    return encode
+
+
+def picture_encoder(encoder: Any) -> PictureEncoder:
+    """Of a CLIP VISION, or of a prior: files of pictures to their projected embeddings."""
+    if isinstance(encoder, KandinskyHalf):
+        half = load_parts(encoder, "prior", ("image_encoder",))
+        return lambda files: encode_pictures(half, opened(files)).image_embeds
+    if not hasattr(encoder, "encode_image"):
+        raise ValueError(
+            "encoder: a CLIP reads texts, but these are pictures; connect a CLIP VISION or a prior of Kandinsky 2.2."
+        )
+
+    def encode(files: Sequence[Path]) -> Tensor:
+        pictures = [encoder.encode_image(from_image(picture).unsqueeze(0)) for picture in opened(files)]
+        return torch.cat([picture["image_embeds"].float().cpu() for picture in pictures])
+
+    return encode
+
+
+def encoder_identity(encoder: Any, part: Literal["text_encoder", "image_encoder"]) -> str:
+    """Which encoder it is; of a prior the part, which is in use already."""
+    if isinstance(encoder, KandinskyHalf):
+        return f"Kandinsky-{part}-{identity_of(encoder.handles[part]).rpartition('-')[2]}"
+    return identity_of(encoder.patcher)
+
+
+def _pooled(clip: Any, text: str) -> Tensor:
+    pooled = clip.encode_from_tokens(clip.tokenize(text), return_pooled=True)[1]
+    if pooled is None:
+        raise ValueError("encoder: this CLIP gives no pooled output; use one with a projection, as SDXL's clip_g.")
+    return pooled.float().cpu()

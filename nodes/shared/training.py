@@ -1,0 +1,113 @@
+"""What the nodes share that train and measure SAEs: inputs, the model at work, and what ComfyUI tells and stops."""
+
+from __future__ import annotations
+
+import logging
+from functools import partial
+from pathlib import Path
+from typing import Any, get_args
+
+import comfy.model_management
+import folder_paths
+from comfy_api.latest import io, ui
+
+from ...sae.commands.making import Job, make_sae
+from ...sae.commands.waiting import Host
+from ...sae.formats import load
+from ...sae.hosts.comfyui.activity import Activity
+from ...sae.hosts.comfyui.drawing import progress_bar
+from ...sae.hosts.comfyui.model import Model
+from ...sae.hosts.comfyui.room import make_room
+from ...sae.places.progress import unheard
+from ...sae.training.collect import Collection
+from ...sae.training.config import TrainedAs
+from ...sae.training.source import Source
+from .messages import show_progress_text
+from .model_folder import KIND, output_folder
+from .saving import named_folder
+from .sockets import Sae
+
+log = logging.getLogger(__name__)
+
+Shards = io.Custom("SAE_SHARDS")  # the folder of what CollectActivations kept
+
+
+def prompts_input() -> io.String.Input:
+    return io.String.Input("prompts", default="", multiline=True, tooltip="A prompt a line; the more, the better.")
+
+
+def activity_inputs() -> list[io.Input]:
+    """The model at work, as `activity_of` takes it."""
+    return [
+        io.Model.Input("model", tooltip="A model of a known family, such as FLUX; it stays as it is."),
+        io.Clip.Input("clip", tooltip="Encodes the prompts, as for CLIP Text Encode."),
+        io.Latent.Input("latent_image", tooltip="Size of the pictures; with a batch, so many are drawn at once."),
+        prompts_input(),
+    ]
+
+
+def name_input() -> io.String.Input:
+    return io.String.Input("name", default="my-sae", tooltip="Its folder inside models/sae, which is made.")
+
+
+def whole_number(name: str, tooltip: str, most: int, default: int = 0, least: int = 0) -> io.Int.Input:
+    """One for experts."""
+    return io.Int.Input(
+        name, default=default, min=least, max=most, step=1, optional=True, advanced=True, tooltip=tooltip
+    )
+
+
+def architecture_input() -> io.Combo.Input:
+    return io.Combo.Input(
+        "architecture",
+        options=list(get_args(TrainedAs)),
+        default="topk",
+        optional=True,
+        advanced=True,
+        tooltip="topk: k a token. batchtopk: k on average. matryoshka: the same, and the first features do well alone.",
+    )
+
+
+def trained_outputs() -> list[io.Output]:
+    return [
+        Sae.Output(display_name="sae", tooltip="The trained SAE, with its place, statistics and owner."),
+        io.String.Output(display_name="report", tooltip="How well it does on tokens that it has not seen."),
+    ]
+
+
+def lines_in(text: str) -> list[str]:
+    """One a line; empty lines are none."""
+    return [line.strip() for line in text.splitlines() if line.strip()]
+
+
+def activity_of(model: Model, clip: Any, prompts: str, latent: dict[str, Any], steps: int) -> Activity:
+    """The model at work on the prompts of a text, one a line."""
+    return Activity(model, clip, lines_in(prompts), latent, steps, unheard)
+
+
+def training_folder() -> Path:
+    """Where tokens and checkpoints lie as long as a training is not done."""
+    return output_folder() / "training"
+
+
+def result_folder(name: str) -> tuple[Path, str]:
+    """Where a trained SAE goes, and how that is told; ValueError for a name that leads out."""
+    folder = named_folder(name, "name", Path(folder_paths.models_dir) / KIND)
+    return folder, f"models/{KIND}/{name.strip()}"
+
+
+def trained(job: Job, tokens: Collection | Source, name: str, node: type[io.ComfyNode]) -> io.NodeOutput:
+    """What a node gives that trains an SAE."""
+    path, report = make_sae(job, tokens, host_of(node))
+    return io.NodeOutput(load(path, name=f"{name.strip()}/{path.stem}"), report, ui=ui.PreviewText(report))
+
+
+def host_of(node: type[io.ComfyNode]) -> Host:
+    """ComfyUI as a training sees it; lines are told on the node and in the log."""
+    check = comfy.model_management.throw_exception_if_processing_interrupted
+    return Host(partial(_tell, node.__name__, node.hidden.unique_id), progress_bar(1), check, make_room)
+
+
+def _tell(node: str, node_id: str | None, line: str) -> None:
+    log.info("%s: %s", node, line)
+    show_progress_text(node_id, line)

@@ -1,0 +1,101 @@
+"""Other families than FLUX.1 over the HTTP API: core's loader, an SAE made on the model, and what is refused."""
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from comfy_client import PromptFailed
+from project_files import ROOT
+
+WRITER = ROOT / "tests" / "support" / "write_tiny_families.py"
+# family -> file, node of the empty latent, width of the prompt, how the place is written
+FAMILIES = {
+    "FLUX.2": ("tiny-flux-2", ("EmptyFlux2LatentImage", {"width": 64, "height": 64}), 64, "transformer_blocks.1"),
+    "Wan 2": (
+        "tiny-wan-2", ("EmptyHunyuanLatentVideo", {"width": 64, "height": 64, "length": 9}), 64, "blocks.1",
+    ),
+    "Stable Diffusion 3": (
+        "tiny-stable-diffusion-3", ("EmptySD3LatentImage", {"width": 64, "height": 64}), 64, "transformer_blocks.1",
+    ),
+    "Krea 2": ("tiny-krea-2", ("EmptySD3LatentImage", {"width": 64, "height": 64}), 80, "blocks.0"),
+}  # fmt: skip
+each_family = pytest.mark.parametrize("name", FAMILIES)
+
+
+@pytest.fixture(scope="module")
+def files(comfyui, server):
+    """Models and SAEs in the server's folders, written by ComfyUI's own classes; gone at the end."""
+    models = server.place.models
+    environment = {**os.environ, "COMFYUI_PATH": str(comfyui.root), "PYTHONPATH": str(WRITER.parent)}
+    done = subprocess.run(
+        [str(comfyui.python), str(WRITER), str(models)], env=environment, capture_output=True, text=True,
+        cwd=server.place.base,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+    yield
+    for file, *_ in FAMILIES.values():
+        (models / "diffusion_models" / f"{file}.safetensors").unlink()
+        shutil.rmtree(models / "sae" / file)
+
+
+def graph(name, strength=1.0, sae=None, location="auto"):
+    file, (empty, size), width, _ = FAMILIES[name]
+    return {
+        "1": {"class_type": "UNETLoader", "inputs": {"unet_name": f"{file}.safetensors", "weight_dtype": "default"}},
+        "2": {
+            "class_type": "LoadSAE",
+            "inputs": {
+                "sae_name": f"{FAMILIES[sae or name][0]}/model.safetensors", "location": "auto", "stream": "auto",
+            },
+        },
+        "3": {"class_type": "SAEFeature", "inputs": {"feature": 2, "strength": 1.0}},
+        "4": {
+            "class_type": "FluxActivationSteer",
+            "inputs": {
+                "model": ["1", 0], "sae": ["2", 0], "features": ["3", 0], "method": "add", "strength": strength,
+                "unit": "token_norm", "location": location, "stream": "auto", "start_percent": 0.0,
+                "end_percent": 1.0, "apply_to": "both",
+            },
+        },
+        "5": {"class_type": "ProbeConditioning", "inputs": {"width": width, "tokens": 6, "seed": 3}},
+        "6": {"class_type": empty, "inputs": {**size, "batch_size": 1}},
+        "7": {
+            "class_type": "KSampler",
+            "inputs": {
+                "model": ["4", 0], "seed": 5, "steps": 3, "cfg": 1.0, "sampler_name": "euler", "scheduler": "simple",
+                "positive": ["5", 0], "negative": ["5", 0], "latent_image": ["6", 0], "denoise": 1.0,
+            },
+        },
+        "8": {"class_type": "ProbeSaveTensors", "inputs": {"what": ["7", 0], "name": f"{file}-{strength:g}"}},
+        "9": {"class_type": "InspectModel", "inputs": {"model": ["1", 0]}},
+    }  # fmt: skip
+
+
+def drawn(server, name, strength):
+    path = Path(server.place.output) / "probe" / f"{FAMILIES[name][0]}-{strength:g}.safetensors"
+    return load_file(path)["samples"]
+
+
+@each_family
+def test_an_sae_made_on_the_model_steers_it(client, server, files, name):
+    entries = {strength: client.run(graph(name, strength)) for strength in (0.0, 0.5)}
+    plain, steered = drawn(server, name, 0.0), drawn(server, name, 0.5)
+    assert plain.isfinite().all() and steered.isfinite().all()
+    assert float((steered - plain).norm() / plain.norm()) > 0.01
+    reports = client.get_json(f"/sae_steering/reports?prompt_id={entries[0.5]['prompt'][1]}")["reports"]
+    assert reports["4"]["text"].startswith("Steered 3 steps") and FAMILIES[name][3] in reports["4"]["text"]
+    assert not [line for line in reports["4"]["warnings"] if "checkpoint" in line or "Nothing tells" in line]
+    told = entries[0.5]["outputs"]["9"]["text"][0]
+    assert told.startswith(f"Family: {name} (") and "Width: 128" in told
+    again = client.run(graph(name, 0.0))
+    assert again and torch.equal(drawn(server, name, 0.0), plain)
+
+
+def test_another_familys_sae_is_refused_by_name(client, files):
+    with pytest.raises(PromptFailed, match=r"was trained on Wan 2, but this model is FLUX\.2; use an SAE that was"):
+        client.run(graph("FLUX.2", sae="Wan 2", location="transformer_blocks.1"))

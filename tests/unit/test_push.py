@@ -1,0 +1,123 @@
+"""`add` without a Δ of its own against the plain formula, and what its record reads without one."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from sae.places.moment import COND, Moment
+from sae.places.site import parse_location
+from sae.steering.delta import Steering
+from sae.steering.edits import Edit
+from sae.steering.intervention import Intervention
+from sae.steering.push import CACHED, Push, held_sum, token_norms
+from sae.steering.record import SAMPLE, SteeringRecord
+from small_saes import D_IN, small_sae
+
+SITE = parse_location("transformer_blocks.1", "image")
+ROWS, COLUMNS = 20, 30
+MOMENT = Moment(0.5, (COND,), 0, 2 * ROWS, 2 * COLUMNS)
+EDITS = [Edit(7, 0.5), Edit(3, -1.5)]
+
+
+def tokens(dtype: torch.dtype = torch.float32) -> Tensor:
+    return (3 * torch.randn((2, ROWS * COLUMNS, D_IN), generator=torch.Generator().manual_seed(5))).to(dtype)
+
+
+def former(steering: Steering, x: Tensor) -> Tensor:
+    """Δ in float32, written out: s ‖x‖ d̂ or s · scale · d, summed over the edits in float64."""
+    total = torch.zeros(x.shape, dtype=torch.float64)
+    for edit, direction in zip(steering.edits, steering.sae.direction(steering.features).double(), strict=True):
+        if steering.unit == "token_norm":
+            total += edit.strength * x.double().norm(dim=-1, keepdim=True) * direction / direction.norm()
+        else:
+            total += edit.strength * steering.sae.token_scale(x).double() * direction
+    return total
+
+
+@pytest.mark.parametrize("mask", [None, torch.linspace(0, 1, 16 * ROWS).view(1, -1, 1).expand(1, -1, 16 * COLUMNS)])
+@pytest.mark.parametrize("kind", ["relu", "layer_norm", "unit decoder"])
+@pytest.mark.parametrize("unit", ["raw", "token_norm"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_add_is_the_former_formula(dtype, unit: str, kind: str, mask: Tensor | None, monkeypatch) -> None:
+    """Cut into pieces: float32 to its rounding, half precision as Δ rounded once and added."""
+    monkeypatch.setattr("sae.steering.push.CACHED", 7 * 2 * D_IN)
+    x = tokens(dtype)
+    steering, record = Steering(small_sae(kind), EDITS, "add", unit=unit), SteeringRecord()
+    steered = Intervention(steering, SITE, mask=mask).begin(record)(x, MOMENT)
+    weight = torch.ones(ROWS) if mask is None else mask[0, :, 0].view(ROWS, 16).mean(1)
+    delta = former(steering, x) * weight.repeat_interleave(COLUMNS).view(1, -1, 1)
+    if dtype == torch.float32:
+        torch.testing.assert_close(steered.double(), x.double() + delta, rtol=2e-6, atol=5e-6)
+    else:
+        bits = torch.finfo(dtype).eps
+        assert ((steered.double() - x.double() - delta).abs() <= bits * (delta.abs() + steered.double().abs())).all()
+    summary, inside = record.summary(), weight.repeat_interleave(COLUMNS) > 0
+    ratio = (delta.norm(dim=-1) / x.double().norm(dim=-1))[:, inside]
+    assert summary.mean_ratio == pytest.approx(float(ratio.mean()), rel=1e-5)
+    assert summary.max_ratio == pytest.approx(float(ratio.max()), rel=1e-5)
+
+
+def test_one_raw_edit_is_added_bit_for_bit_as_before() -> None:
+    for dtype in (torch.float32, torch.bfloat16, torch.float16):
+        x, steering = tokens(dtype), Steering(small_sae("relu"), EDITS[:1], "add", unit="raw")
+        steered = Intervention(steering, SITE).begin(SteeringRecord())(x, MOMENT)
+        assert torch.equal(steered, x + (0.5 * steering.sae.direction([7])).to(dtype))
+
+
+def test_gradients_pass_through() -> None:
+    """As where a pipeline of diffusers is trained through."""
+    x = tokens().requires_grad_()
+    steering = Steering(small_sae("relu"), EDITS[:1], "add", unit="raw")
+    Intervention(steering, SITE).begin(SteeringRecord())(x, MOMENT).sum().backward()
+    assert torch.equal(x.grad, torch.ones_like(x))
+
+
+def test_a_mix_of_units_goes_the_general_way() -> None:
+    x, mixed = tokens(), Steering(small_sae("relu"), [Edit(7, 0.5), Edit(3, -1.5, unit="raw")], "add")
+    assert mixed.push(x) is None
+    parts = (Steering(small_sae("relu"), [Edit(7, 0.5)]), Steering(small_sae("relu"), [Edit(3, -1.5)], unit="raw"))
+    steered = Intervention(mixed, SITE).begin(SteeringRecord())(x, MOMENT)
+    torch.testing.assert_close(
+        steered.double(), x.double() + sum(former(part, x) for part in parts), rtol=2e-6, atol=5e-6
+    )
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_safe_row_takes_no_finite_number_beyond_the_largest(dtype) -> None:
+    """The longest row that counts as safe, at tokens whose norm float32 cannot hold."""
+    largest = torch.finfo(dtype).max
+    x = torch.full((1, 4, D_IN), largest, dtype=dtype)
+    row = torch.full((D_IN,), 2.0**38)
+    steered, held = Push(token_norms(x).unsqueeze(-1), row, row.norm(), safe=True).added(x)
+    assert held is None and torch.equal(steered, x)
+
+
+def test_held_sum_leaves_sums_below_the_end_as_they_are() -> None:
+    x, delta = tokens(torch.float16), tokens() * 0.1
+    steered, held = held_sum(x, delta)
+    assert torch.equal(steered, x + delta.half()) and not held.any()
+    x[0, 5, 3] = 65504
+    delta[0, 5, 3] = 100
+    steered, held = held_sum(x, delta)
+    assert steered[0, 5, 3] == 65504 and held.nonzero().tolist() == [[0, 5]]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_norms_in_pieces(dtype) -> None:
+    x = torch.randn(2, 2 * CACHED // 3072, 3072).to(dtype)
+    torch.testing.assert_close(token_norms(x).double(), x.double().norm(dim=-1), rtol=2e-6, atol=0)
+
+
+def test_the_loss_by_rounding_is_read_inside_a_small_region() -> None:
+    """Fewer tokens than the sample, between many that are left alone."""
+    mask = torch.zeros(1, 16 * ROWS, 16 * COLUMNS)
+    mask[:, 64:96, 48:80] = 1
+    for strength, kept in ((1e-5, 0.1), (0.2, 0.999)):
+        record = SteeringRecord()
+        steering = Steering(small_sae("relu"), [Edit(7, strength)])
+        Intervention(steering, SITE, mask=mask).begin(record)(tokens(torch.bfloat16), MOMENT)
+        assert ROWS * COLUMNS > SAMPLE
+        summary = record.summary()
+        assert summary.kept < kept if strength < 1e-3 else summary.kept > kept
