@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ..dictionary.activations import ActiveList, SparseCodes
+from . import auxiliary
 from .config import TopKConfig
 from .distributed import OneProcess, Peers
 from .sparse import Chosen, choose_over_batch, choose_per_token, kept_codes, largest, sum_rows
@@ -92,15 +93,15 @@ class TopKModel(nn.Module):
             choose = choose_over_batch if self.config.over_batch else choose_per_token
             chosen = choose(before, self.config.k)
             variance = _variance(x, peers or OneProcess())
-        values = self._codes(x, before, chosen)
+        values = kept_codes(x, self.bias, self.encoder, self.encoder_bias, before, chosen).relu()
         nested = self._nested_errors(x, values, chosen)
         reconstruction = nested[-1].square().sum() / variance
         mean = sum((error.square().sum() / variance for error in nested[:-1]), reconstruction) / len(nested)
         count = int(dead.sum()) if dead_count is None else dead_count
-        auxiliary = self._auxiliary(x, before, nested[-1].detach(), dead, count) / variance
+        others = self._auxiliary(x, before, nested[-1].detach(), dead, count) / variance
         fired = _fired(chosen.features, values.detach(), len(dead))
         smallest = values.detach().masked_fill(values <= 0, torch.inf).amin()
-        return Losses(mean + self.config.aux_weight * auxiliary, reconstruction, auxiliary, fired, smallest)
+        return Losses(mean + self.config.aux_weight * others, reconstruction, others, fired, smallest)
 
     @torch.no_grad()
     def fit_to(self, x: Tensor) -> None:
@@ -146,9 +147,6 @@ class TopKModel(nn.Module):
             return self.config.products == "bfloat16"
         return self.encoder.is_cuda and torch.cuda.get_device_capability(self.encoder.device)[0] >= FIRST_WITH_BFLOAT16
 
-    def _codes(self, x: Tensor, before: Tensor, chosen: Chosen) -> Tensor:
-        return kept_codes(x, self.bias, self.encoder, self.encoder_bias, before, chosen).relu()
-
     def _nested_errors(self, x: Tensor, values: Tensor, chosen: Chosen) -> list[Tensor]:
         """What is left of x (n, d_in) after the first features alone, for each width; the last has all."""
         left, errors, done = x - self.bias, [], 0
@@ -167,9 +165,10 @@ class TopKModel(nn.Module):
         count = min(self.config.aux_features, dead_count)
         if count == 0 or self.config.aux_weight == 0:
             return error.new_zeros(())
-        chosen = choose_per_token(before.masked_fill(~dead, -torch.inf), count)
-        values = self._codes(x, before, chosen)
-        return (error - sum_rows(self.decoder, chosen.features, values, chosen.starts)).square().sum()
+        if x.is_cuda:
+            dtype = torch.bfloat16 if self._in_bfloat16 else torch.float32
+            return auxiliary.by_products(self, x, error, dead, count, dtype)
+        return auxiliary.by_rows(self, x, before, error, dead, count)
 
 
 def _fired(features: Tensor, values: Tensor, d_sae: int) -> Tensor:
