@@ -17,6 +17,7 @@ from ..dictionary.activations import ActiveList, SparseCodes
 from . import auxiliary
 from .config import TopKConfig
 from .distributed import OneProcess, Peers
+from .fused import have_kernels, reconstruct
 from .sparse import Chosen, choose_over_batch, choose_per_token, kept_codes, largest, sum_rows
 
 MEDIAN_ITERATIONS = 30
@@ -93,8 +94,7 @@ class TopKModel(nn.Module):
             choose = choose_over_batch if self.config.over_batch else choose_per_token
             chosen = choose(before, self.config.k)
             variance = _variance(x, peers or OneProcess())
-        values = kept_codes(x, self.bias, self.encoder, self.encoder_bias, before, chosen).relu()
-        nested = self._nested_errors(x, values, chosen)
+        values, nested = self._codes_and_errors(x, before, chosen)
         reconstruction = nested[-1].square().sum() / variance
         mean = sum((error.square().sum() / variance for error in nested[:-1]), reconstruction) / len(nested)
         count = int(dead.sum()) if dead_count is None else dead_count
@@ -146,6 +146,15 @@ class TopKModel(nn.Module):
         if self.config.products != "auto":
             return self.config.products == "bfloat16"
         return self.encoder.is_cuda and torch.cuda.get_device_capability(self.encoder.device)[0] >= FIRST_WITH_BFLOAT16
+
+    def _codes_and_errors(self, x: Tensor, before: Tensor, chosen: Chosen) -> tuple[Tensor, list[Tensor]]:
+        """The chosen codes (m,), and what is left of x (n, d_in) after the first features alone, for each width."""
+        weights = self.bias, self.encoder, self.encoder_bias
+        if len(self.config.nested) == 1 and have_kernels(self.encoder):
+            summed, values = reconstruct(x, *weights, self.decoder, before, chosen)
+            return values, [x - self.bias - summed]
+        values = kept_codes(x, *weights, before, chosen).relu()
+        return values, self._nested_errors(x, values, chosen)
 
     def _nested_errors(self, x: Tensor, values: Tensor, chosen: Chosen) -> list[Tensor]:
         """What is left of x (n, d_in) after the first features alone, for each width; the last has all."""
