@@ -11,9 +11,10 @@ READY := $(VENV)/.ready
 SAE_LENS := sae-lens==6.54.12 pillow
 DICTIONARY_LEARNING := dictionary-learning==0.1.0
 OVERCOMPLETE := overcomplete==0.3.0
+SPARSIFY := eai-sparsify==1.3.3
 TORCH = $$(grep '^torch==' requirements-dev.txt)
 
-.PHONY: demo test evidence lint bench fuzz trainers sae-lens dictionary-learning overcomplete
+.PHONY: demo test evidence lint bench fuzz trainers sae-lens dictionary-learning overcomplete sparsify
 
 demo: $(READY)
 	$(RUN) -m lab.demo
@@ -35,9 +36,9 @@ lint: $(READY)
 	$(RUN) -m ruff format --check .
 	$(RUN) tests/support/typecheck.py
 
-trainers: sae-lens dictionary-learning overcomplete
+trainers: sae-lens dictionary-learning overcomplete sparsify
 
-sae-lens dictionary-learning overcomplete: %: .venv-%/.ready
+sae-lens dictionary-learning overcomplete sparsify: %: .venv-%/.ready
 
 .venv-sae-lens/.ready: $(READY)
 	@echo "Setting up $(@D) (once; a few minutes)"
@@ -56,6 +57,12 @@ sae-lens dictionary-learning overcomplete: %: .venv-%/.ready
 	@echo "Setting up $(@D) (once)"
 	@$(PYTHON) -m venv $(@D)
 	$(@D)/bin/python -m pip install $(PIP_OPTIONS) $(OVERCOMPLETE) $(TORCH) safetensors
+	@touch $@
+
+.venv-sparsify/.ready: $(READY)
+	@echo "Setting up $(@D) (once)"
+	@$(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip install $(PIP_OPTIONS) $(SPARSIFY) $(TORCH)
 	@touch $@
 
 $(READY): requirements-dev.txt

@@ -2,6 +2,10 @@
 
 Each library runs its own loop in its own process and environment (`trainers/`), with equal threads, and begins from the
 same directions. A turn of a few steps goes round, so that a busy machine is as unkind to one as to another.
+
+With `--device cuda` tokens and weights are on the GPU, and a step's time is the wall time from a synchronized device
+to the next. Where one Python has all libraries, name it in OVERCOMPLETE_PYTHON, DICTIONARY_LEARNING_PYTHON,
+SAE_LENS_PYTHON and SPARSIFY_PYTHON, and in TRAINERS_PATH what PYTHONPATH has to be for them.
 """
 
 from __future__ import annotations
@@ -20,18 +24,12 @@ from statistics import median
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
-from torch import Tensor
-from torch.nn import functional
-from torch.nn.functional import normalize
 
-from sae.commands.train_settings import Settings
-from sae.commands.train_sources import build_source
+from .sizes import ON_CPU, ON_GPU, SIZES, Size
 
 ROOT = Path(__file__).resolve().parents[2]
 TRAINERS = Path(__file__).with_name("trainers")
 STEPS, TURN = 40, 5
-HELD_OUT = 4_096  # tokens
 OURS = "ours"
 
 
@@ -58,35 +56,8 @@ CONTESTANTS = (
     Contestant("overcomplete", "with_overcomplete.py", "overcomplete"),
     Contestant("dictionary_learning", "with_dictionary_learning.py", "dictionary-learning"),
     Contestant("sae-lens", "with_sae_lens.py", "sae-lens"),
+    Contestant("sparsify", "with_sparsify.py", "sparsify"),
 )
-
-
-@dataclass(frozen=True)
-class Size:
-    """What is trained."""
-
-    name: str
-    tokens: Tensor  # (n, d_in), in the order in which all see them
-    d_sae: int
-    k: int
-    batch: int
-    steps: int
-    rate: float
-
-    def write(self, folder: Path) -> None:
-        """Tokens of mean 0 and variance 1, so that no library has to bring them there, and where all begin."""
-        x = self.tokens - self.tokens.mean(dim=0)
-        x /= x.square().mean().sqrt()
-        random = torch.Generator().manual_seed(0)
-        decoder = normalize(torch.randn(self.d_sae, x.shape[1], generator=random), dim=1)
-        tensors = {"tokens": x[HELD_OUT:].clone(), "held_out": x[:HELD_OUT].clone(), "decoder": decoder}
-        save_file(tensors, folder / "tokens.safetensors")
-        # one step more than is made: no loop comes to its end
-        facts = {"k": self.k, "batch": self.batch, "steps": self.steps + 1, "rate": self.rate}
-        (folder / "case.json").write_text(json.dumps(facts), encoding="utf-8")
-
-    def __str__(self) -> str:
-        return f"{self.name}: {self.tokens.shape[1]} → {self.d_sae:,}, k {self.k}, batches of {self.batch:,}"
 
 
 @dataclass
@@ -152,41 +123,14 @@ class Worker:
 
 def _environment(contestant: Contestant, threads: int) -> dict[str, str]:
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    if not contestant.environment:
-        environment["PYTHONPATH"] = str(ROOT)
+    path = os.environ.get("TRAINERS_PATH") if contestant.environment else str(ROOT)
+    if path:
+        environment["PYTHONPATH"] = path
     count = str(threads)
     return environment | {
         "OMP_NUM_THREADS": count, "MKL_NUM_THREADS": count, "OMP_WAIT_POLICY": "passive", "HF_HUB_OFFLINE": "1",
         "WANDB_MODE": "disabled",
     }  # fmt: skip
-
-
-def wide(steps: int) -> Size:
-    """Tokens that are sums of 24 of 4,096 directions, with some noise: 512 → 8,192."""
-    random = torch.Generator().manual_seed(1)
-    directions = normalize(torch.randn(4_096, 512, generator=random), dim=1)
-    parts = []
-    for _ in range(HELD_OUT // 1_024 + steps):
-        chosen = torch.randint(0, 4_096, (1_024, 24), generator=random)
-        strengths = 0.5 + torch.rand(1_024, 24, generator=random)
-        sums = functional.embedding_bag(chosen, directions, per_sample_weights=strengths, mode="sum")
-        parts.append(sums + 0.01 * torch.randn(1_024, 512, generator=random))
-    return Size("wide", torch.cat(parts), 8_192, 32, 1_024, steps, 1e-3)
-
-
-def shapes(steps: int) -> Size:
-    """The text stream of block 0 of the demo FLUX, as docs/training-shapes.toml trains it: 128 → 256."""
-    source, parts, number = build_source(Settings(source="shapes")), [], 0
-    (name,) = source.sites
-    while sum(map(len, parts)) < HELD_OUT + 16_384:
-        parts.append(source.training(number)[name].tokens.float())
-        number += 1
-    every = torch.cat(parts)
-    mixed = every[torch.randperm(len(every), generator=torch.Generator().manual_seed(2))]
-    return Size("Shapes", mixed[: HELD_OUT + 16_384], 256, 16, 1_024, 10 * steps, 2e-3)
-
-
-SIZES = {"wide": wide, "shapes": shapes}
 
 
 def installed(contestants: Sequence[Contestant]) -> list[Contestant]:
@@ -197,10 +141,10 @@ def installed(contestants: Sequence[Contestant]) -> list[Contestant]:
     return [contestant for contestant in contestants if contestant.python.is_file()]
 
 
-def race(size: Size, contestants: Sequence[Contestant], threads: int) -> dict[str, Result]:
+def race(size: Size, contestants: Sequence[Contestant], threads: int, device: str = "cpu") -> dict[str, Result]:
     """Trains with each in turns, and measures it after the last step."""
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
-        size.write(Path(folder))
+        size.write(Path(folder), device)
         started = (_started(contestant, Path(folder), threads, stack) for contestant in contestants)
         workers = [worker for worker in started if worker is not None]
         for done in range(0, size.steps, TURN):
@@ -222,36 +166,48 @@ def _started(contestant: Contestant, folder: Path, threads: int, stack: ExitStac
         return None
 
 
-def report(size: Size, results: Mapping[str, Result]) -> None:
-    """A line a contestant; speeds by processor time, which neighbours on the machine change least."""
+def report(size: Size, results: Mapping[str, Result], device: str = "cpu") -> None:
+    """A line a contestant; speeds by processor time, which neighbours on the machine change least, or a GPU's time."""
     steps = f"{size.steps} steps in turns of {TURN}"
-    print(f"{size}, {steps}:\n  {'':24}    cpu/step   wall/step     tokens/s  peak memory  unexplained  time of ours")
-    base = median(results[OURS].processor)
+    print(f"{size}, {steps}:\n  {'':26}    cpu/step   wall/step     tokens/s  peak memory  unexplained  time of ours")
+    base = _time(results[OURS], device)
     for name, one in results.items():
-        cpu, wall = median(one.processor), median(one.wall)
+        cpu, wall, time = median(one.processor), median(one.wall), _time(one, device)
         print(
-            f"  {f'{name} {one.version}':24} {cpu * 1000:8.1f} ms {wall * 1000:8.1f} ms {size.batch / cpu:12,.0f} "
-            f"{one.megabytes:9.0f} MB {one.unexplained:12.4f} {cpu / base:11.2f} ×"
+            f"  {f'{name} {one.version}':26} {cpu * 1000:8.1f} ms {wall * 1000:8.1f} ms {size.batch / time:12,.0f} "
+            f"{one.megabytes:9.0f} MB {one.unexplained:12.4f} {time / base:11.2f} ×",
+            flush=True,
         )
 
 
-def race_all(sizes: Sequence[str] = tuple(SIZES), steps: int = STEPS, threads: int = 1) -> None:
-    """Prints a table for each size; `steps` of the wide one, ten times as many of Shapes."""
+def _time(result: Result, device: str) -> float:
+    """Seconds of a step."""
+    return median(result.processor if device == "cpu" else result.wall)
+
+
+def race_all(
+    sizes: Sequence[str] = ON_CPU, steps: int = STEPS, threads: int = 1, device: str = "cpu", only: Sequence[str] = ()
+) -> None:
+    """Prints a table for each size; `steps` of the wide and the large one, ten times as many of Shapes."""
     torch.set_num_threads(threads)
-    print(f"Training, {threads} thread(s) each, float32:")
-    contestants = installed(CONTESTANTS)
+    where = "float32" if device == "cpu" else torch.cuda.get_device_name(device)
+    print(f"Training, {threads} thread(s) each, {where}:")
+    contestants = installed([one for one in CONTESTANTS if one.name in (OURS, *only) or not only])
     for name in sizes:
         size = SIZES[name](steps)
-        report(size, race(size, contestants, threads))
+        report(size, race(size, contestants, threads, device), device)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--sizes", nargs="+", choices=SIZES, default=tuple(SIZES))
-    parser.add_argument("--steps", type=int, default=STEPS, help="of the wide size; Shapes takes ten times as many")
+    parser.add_argument("--sizes", nargs="+", choices=SIZES, help=f"{' '.join(ON_CPU)}, or on a GPU {' '.join(ON_GPU)}")
+    parser.add_argument("--steps", type=int, default=STEPS, help="of wide and large; Shapes takes ten times as many")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    parser.add_argument("--only", nargs="+", default=(), choices=[one.name for one in CONTESTANTS], help="beside ours")
     given = parser.parse_args()
-    race_all(given.sizes, given.steps, given.threads)
+    sizes = given.sizes or (ON_CPU if given.device == "cpu" else ON_GPU)
+    race_all(sizes, given.steps, given.threads, given.device, given.only)
 
 
 if __name__ == "__main__":

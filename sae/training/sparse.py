@@ -49,8 +49,7 @@ def _listed(tokens: Tensor, features: Tensor, count: int) -> Chosen:
 
 def _starts(ascending: Tensor, count: int) -> Tensor:
     """Where each number of 0..count-1 begins in a sorted list."""
-    numbers = torch.bincount(ascending, minlength=count)
-    return numbers.cumsum(0) - numbers
+    return torch.searchsorted(ascending, torch.arange(count, device=ascending.device))
 
 
 def largest(values: Tensor, k: int) -> Tensor:
@@ -96,7 +95,7 @@ class _KeptCodes(torch.autograd.Function):
     def forward(ctx: Any, *given: Tensor) -> Tensor:
         x, bias, encoder, _, before, tokens, features = given
         ctx.save_for_backward(x, bias, encoder, tokens, features)
-        return before[tokens, features]
+        return before[tokens, features].float()
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:

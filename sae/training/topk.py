@@ -67,10 +67,10 @@ class TopKModel(nn.Module):
         before = self._before(x / self.scale)
         if self.config.over_batch:
             active = ActiveList(len(x), x.device)
-            active.add(0, slice(0, len(x)), (before * self.scale).relu() * (before > self.threshold))
+            active.add(0, slice(0, len(x)), (before.float() * self.scale).relu() * (before > self.threshold))
             return active.pack()
         indices = largest(before, self.config.k)
-        return SparseCodes(before.gather(1, indices).relu() * self.scale, indices)
+        return SparseCodes(before.gather(1, indices).float().relu() * self.scale, indices)
 
     def decode(self, codes: SparseCodes) -> Tensor:
         """Sparse codes (n, m) to tokens (n, d_in), by gathering decoder rows."""
@@ -81,8 +81,11 @@ class TopKModel(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return self.decode(self.encode(x))
 
-    def losses(self, x: Tensor, dead: Tensor, peers: Peers | None = None) -> Losses:
-        """Loss of tokens (n, d_in) with the dead features (d_sae,) bool; with peers, the share of their common loss."""
+    def losses(self, x: Tensor, dead: Tensor, peers: Peers | None = None, dead_count: int | None = None) -> Losses:
+        """Loss of tokens (n, d_in) with the dead features (d_sae,) bool; with peers, the share of their common loss.
+
+        Who knows how many are dead says it: a graphics card would have to be waited for.
+        """
         x = x / self.scale
         with torch.no_grad():
             before = self._before(x)
@@ -93,9 +96,9 @@ class TopKModel(nn.Module):
         nested = self._nested_errors(x, values, chosen)
         reconstruction = nested[-1].square().sum() / variance
         mean = sum((error.square().sum() / variance for error in nested[:-1]), reconstruction) / len(nested)
-        auxiliary = self._auxiliary(x, before, nested[-1].detach(), dead) / variance
-        fired = torch.zeros_like(dead)
-        fired[chosen.features[values > 0]] = True
+        count = int(dead.sum()) if dead_count is None else dead_count
+        auxiliary = self._auxiliary(x, before, nested[-1].detach(), dead, count) / variance
+        fired = _fired(chosen.features, values.detach(), len(dead))
         smallest = values.detach().masked_fill(values <= 0, torch.inf).amin()
         return Losses(mean + self.config.aux_weight * auxiliary, reconstruction, auxiliary, fired, smallest)
 
@@ -111,8 +114,9 @@ class TopKModel(nn.Module):
     @torch.no_grad()
     def follow_threshold(self, smallest: Tensor, first: bool) -> None:
         """Moves the threshold towards the smallest code that a batch kept."""
-        if self.config.over_batch and bool(torch.isfinite(smallest)):
-            self.threshold.lerp_(smallest, 1.0 if first else THRESHOLD_RATE)
+        if self.config.over_batch:
+            moved = self.threshold.lerp(smallest, 1.0 if first else THRESHOLD_RATE)
+            self.threshold.copy_(torch.where(torch.isfinite(smallest), moved, self.threshold))
 
     @torch.no_grad()
     def normalize_decoder(self) -> None:
@@ -128,10 +132,12 @@ class TopKModel(nn.Module):
 
     @torch.no_grad()
     def _before(self, x: Tensor) -> Tensor:
-        """Codes (n, d_sae) before any is chosen, of scaled tokens (n, d_in)."""
+        """Codes (n, d_sae) before any is chosen, of scaled tokens (n, d_in); on a graphics card perhaps in bfloat16."""
         centred = x - self.bias
         if not self._in_bfloat16:
             return functional.linear(centred, self.encoder, self.encoder_bias)
+        if centred.is_cuda:  # in one go: its memory, not its arithmetic, is what all of them in float32 would wait for
+            return functional.linear(centred.bfloat16(), self.encoder.bfloat16(), self.encoder_bias.bfloat16())
         return functional.linear(centred.bfloat16(), self.encoder.bfloat16()).float() + self.encoder_bias
 
     @property
@@ -156,14 +162,20 @@ class TopKModel(nn.Module):
             done = width
         return errors
 
-    def _auxiliary(self, x: Tensor, before: Tensor, error: Tensor, dead: Tensor) -> Tensor:
+    def _auxiliary(self, x: Tensor, before: Tensor, error: Tensor, dead: Tensor, dead_count: int) -> Tensor:
         """Squared error of predicting `error` (n, d_in) with the strongest dead features."""
-        count = min(self.config.aux_features, int(dead.sum()))
+        count = min(self.config.aux_features, dead_count)
         if count == 0 or self.config.aux_weight == 0:
-            return before.new_zeros(())
+            return error.new_zeros(())
         chosen = choose_per_token(before.masked_fill(~dead, -torch.inf), count)
         values = self._codes(x, before, chosen)
         return (error - sum_rows(self.decoder, chosen.features, values, chosen.starts)).square().sum()
+
+
+def _fired(features: Tensor, values: Tensor, d_sae: int) -> Tensor:
+    """(d_sae,) bool: the features with a value above 0. Found without waiting for a graphics card."""
+    fired = torch.zeros(d_sae + 1, dtype=torch.bool, device=features.device)
+    return fired.index_fill_(0, features.where(values > 0, d_sae), True)[:-1]  # the last stands for all others
 
 
 def _variance(x: Tensor, peers: Peers) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from copy import deepcopy
 from dataclasses import asdict
@@ -10,14 +11,12 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.utils import clip_grad_norm_
 
 from .checkpoint import read_checkpoint, write_checkpoint
 from .config import TopKConfig
 from .distributed import OneProcess, Peers
 from .topk import Losses, TopKModel
-
-ADAM_EPSILON = 6.25e-10  # Gao et al. 2024, appendix A.3: small, as gradients are
+from .update import adam, fastest_update
 
 
 class Progress(NamedTuple):
@@ -48,15 +47,17 @@ class TopKTrainer:
         self.peers = peers or OneProcess()
         self.name = name  # of the site, for messages
         self.model = TopKModel(config).to(self.device)
-        self.optimizer = _adam(self.model, config.rate)
+        self.optimizer = adam(self.model, config.rate)
+        self._update_weights = fastest_update(self.model.encoder)
         self.silent_tokens = torch.zeros(config.d_sae, dtype=torch.int64, device=self.device)
         self.averages = [p.detach().clone() for p in self.model.parameters()] if config.average else []
         self.step = 0
+        self._dead_count = 0
 
     @property
     def dead(self) -> Tensor:
         """(d_sae,) bool: features that have not fired for `dead_tokens` tokens."""
-        return self.silent_tokens >= self.config.dead_tokens
+        return self._is_dead(self.silent_tokens)
 
     def train_step(self, batch: Tensor) -> Losses:
         """One step on tokens (n, d_in). Raises ValueError for another width or a loss that is not finite."""
@@ -65,14 +66,16 @@ class TopKTrainer:
         batch = batch.to(self.device, torch.float32)
         if self.step == 0:
             self.model.fit_to(self.peers.gather(batch))
-        losses = self._merged(self.model.losses(batch, self.dead, self.peers))
-        if not torch.isfinite(losses.total):
+        losses = self._merged(self.model.losses(batch, self.dead, self.peers, self._dead_count))
+        silent = (self.silent_tokens + len(batch) * self.peers.count).masked_fill_(losses.fired, 0)
+        # both at once: the only time in a step that a graphics card is waited for
+        loss, dead = torch.stack([losses.total.detach(), self._is_dead(silent).sum().float()]).tolist()
+        if not math.isfinite(loss):
             where = f" at {self.name}" if self.name else ""
-            loss = losses.total.item()
             raise ValueError(f"batch: the loss of step {self.step + 1}{where} is {loss}; use finite activations.")
         self._update(losses)
-        self.silent_tokens += len(batch) * self.peers.count
-        self.silent_tokens[losses.fired] = 0
+        self.silent_tokens.copy_(silent)
+        self._dead_count = int(dead)
         self.step += 1
         return losses
 
@@ -157,8 +160,12 @@ class TopKTrainer:
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.silent_tokens.copy_(state["silent_tokens"])
+        self._dead_count = int(self.dead.sum())
         self.averages = [average.to(self.device) for average in state["averages"]]
         self.step = state["step"]
+
+    def _is_dead(self, silent_tokens: Tensor) -> Tensor:
+        return silent_tokens >= self.config.dead_tokens
 
     def _merged(self, losses: Losses) -> Losses:
         """What is told of the step, over all processes; the gradient still hangs on `total`."""
@@ -175,10 +182,7 @@ class TopKTrainer:
         for parameter in self.model.parameters():
             if self.peers.count > 1 and parameter.grad is not None:
                 parameter.grad = self.peers.mean(parameter.grad)
-        self.model.drop_parallel_gradient()
-        clip_grad_norm_(self.model.parameters(), self.config.clip_norm)
-        self.optimizer.step()
-        self.model.normalize_decoder()
+        self._update_weights(self.model, self.optimizer, self.config.clip_norm, self.step + 1)
         if self.config.over_batch:
             self.model.follow_threshold(self.peers.mean(losses.smallest), first=self.step == 0)
         for average, parameter in zip(self.averages, self.model.parameters(), strict=bool(self.averages)):
@@ -191,11 +195,3 @@ class TopKTrainer:
                 f"batches: they ended after step {self.step} of {self.config.steps}; give more tokens or fewer steps."
             )
         return batch
-
-
-def _adam(model: TopKModel, rate: float) -> torch.optim.Adam:
-    """The fused one, which is several times as fast, where the device has it."""
-    try:
-        return torch.optim.Adam(model.parameters(), lr=rate, eps=ADAM_EPSILON, fused=True)
-    except RuntimeError:
-        return torch.optim.Adam(model.parameters(), lr=rate, eps=ADAM_EPSILON)

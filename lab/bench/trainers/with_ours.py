@@ -11,7 +11,7 @@ def main() -> None:
     config = TopKConfig(
         case.d_in, case.d_sae, case.k, case.steps, case.batch, case.rate, warmup_steps=0, decay_share=0.0
     )
-    trainer = TopKTrainer(config)
+    trainer = TopKTrainer(config, case.device)
     trainer.model.decoder.data.copy_(case.decoder)
     trainer.model.encoder.data.copy_(case.decoder)
     trainer.fit(Paced(case, "", trainer.model))

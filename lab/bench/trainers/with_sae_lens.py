@@ -1,9 +1,17 @@
-"""SAELens' SAETrainer, paced. Codes stay dense: its sparse ones train on GPUs only."""
+"""SAELens' SAETrainer, paced; on a GPU in bfloat16 and with sparse codes, its switches for speed."""
 
-from paced import Paced, case_given
-from sae_lens import TopKTrainingSAE, TopKTrainingSAEConfig
-from sae_lens.config import LoggingConfig, SAETrainerConfig
-from sae_lens.training.sae_trainer import SAETrainer
+from paced import Paced, case_given, leave_out
+
+# What it reads language models and their texts with, reports to, and draws with.
+leave_out(
+    "datasets", "datasets.arrow_dataset", "datasets.fingerprint", "datasets.iterable_dataset", "datasets.load", "wandb",
+    "plotly", "plotly.graph_objects", "plotly.subplots", "plotly_express", "nltk", "babe",
+    "transformers_stream_generator",
+)  # fmt: skip
+
+from sae_lens import TopKTrainingSAE, TopKTrainingSAEConfig  # noqa: E402
+from sae_lens.config import LoggingConfig, SAETrainerConfig  # noqa: E402
+from sae_lens.training.sae_trainer import SAETrainer  # noqa: E402
 
 
 def main() -> None:
@@ -13,8 +21,9 @@ def main() -> None:
             d_in=case.d_in,
             d_sae=case.d_sae,
             k=case.k,
-            device="cpu",
+            device=str(case.device),
             decoder_init_norm=1.0,
+            use_sparse_activations=case.on_gpu,
         )
     )
     sae.W_dec.data.copy_(case.decoder)
@@ -24,6 +33,8 @@ def main() -> None:
         train_batch_size_samples=case.batch,
         lr=case.rate,
         lr_end=case.rate,
+        device=str(case.device),
+        autocast=case.on_gpu,
         logger=LoggingConfig(log_to_wandb=False),
     )
     SAETrainer(config, sae, iter(Paced(case, "sae-lens", sae))).fit()

@@ -1,0 +1,48 @@
+"""The kernels of a training step do what torch's own operations do. They run on a GPU, or in Triton's interpreter."""
+
+import os
+from importlib.util import find_spec
+
+import pytest
+import torch
+
+from sae.training.config import TopKConfig
+from sae.training.topk import TopKModel
+from sae.training.update import adam, fastest_update, update, update_by_rows
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+if DEVICE == "cpu":
+    os.environ["TRITON_INTERPRET"] = "1"  # read when kernels are made
+needs_triton = pytest.mark.skipif(find_spec("triton") is None, reason="Triton is not installed")
+STEPS = 5
+
+
+def trained(step, clip_norm):
+    """A model and Adam's state after steps with gradients that do not depend on the weights."""
+    model = TopKModel(TopKConfig(d_in=24, d_sae=64, k=4, steps=STEPS)).to(DEVICE)
+    optimizer = adam(model, 1e-2)
+    for number in range(1, STEPS + 1):
+        random = torch.Generator().manual_seed(number)
+        for parameter in model.parameters():
+            parameter.grad = torch.randn(parameter.shape, generator=random).to(DEVICE) / 100
+        step(model, optimizer, clip_norm, number)
+    return model, optimizer.state_dict()["state"]
+
+
+@needs_triton
+@pytest.mark.parametrize("clip_norm", [0.1, 100.0])  # the gradient's norm is about 0.6
+def test_an_update_by_rows_is_the_plain_one(clip_norm):
+    plain, its_state = trained(update, clip_norm)
+    ours, state = trained(update_by_rows, clip_norm)
+    for (name, wanted), found in zip(plain.named_parameters(), ours.parameters(), strict=True):
+        torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-6, msg=name)
+    for number, wanted in its_state.items():
+        assert state[number]["step"].item() == wanted["step"].item() == STEPS
+        torch.testing.assert_close(state[number]["exp_avg"], wanted["exp_avg"], rtol=1e-4, atol=1e-8)
+        torch.testing.assert_close(state[number]["exp_avg_sq"], wanted["exp_avg_sq"], rtol=1e-4, atol=1e-11)
+    lengths = ours.decoder.detach().norm(dim=1)
+    torch.testing.assert_close(lengths, torch.ones_like(lengths), rtol=1e-6, atol=0)
+
+
+def test_kernels_are_for_graphics_cards():
+    assert fastest_update(torch.zeros(64, 24)) is update
