@@ -26,7 +26,7 @@ from sae.steering.edits import Edit, Method
 from sae.steering.intervention import Intervention
 
 from ..judge.steer import draw_steered
-from .loops import run_in_comfyui
+from .in_comfyui import run_in_comfyui
 from .training import race_all
 from .width import seconds, time_products, time_taps, time_topk
 
@@ -95,7 +95,8 @@ def main() -> None:
     time_topk()
     time_products()
     time_steps(load_sae(TEXT_SAE))
-    run_in_comfyui()
+    if not run_in_comfyui("loops", "measure()", cpu=True):
+        print("Loops over pictures: left out; set COMFYUI_PATH to a ComfyUI that has its Python in .venv.", flush=True)
     with tempfile.TemporaryDirectory() as folder:
         write_large(Path(folder))
         # A fresh process: the peak of this one already holds the weights that were written.

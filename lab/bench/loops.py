@@ -5,32 +5,14 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).parents[2]
 FEATURES = (65, 73, 72)
 STRENGTHS = [0.5, 1.0, 1.5]
 STEPS = 4
 PROMPT, WORDS = "red circle left big white", ["blue", "green", "square", "cross", "top", "right", "small", "black"]
-
-
-def run_in_comfyui() -> None:
-    """Prints what `measure` finds, in a process of ComfyUI's Python."""
-    comfyui = Path(os.environ.get("COMFYUI_PATH", "")).expanduser().resolve()
-    python = comfyui / ".venv" / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
-    if not python.is_file():
-        print("Loops over pictures: left out; set COMFYUI_PATH to a ComfyUI that has its Python in .venv.", flush=True)
-        return
-    # ComfyUI first: the project's `nodes` must not stand in front of its own
-    code = f"import sys; sys.path[:] = [{str(comfyui)!r}, *sys.path[1:], {str(ROOT)!r}]; " + (
-        "import comfy.cli_args; comfy.cli_args.args.cpu = True; from lab.bench.loops import measure; measure()"
-    )
-    subprocess.run([str(python), "-c", code], cwd=ROOT, check=True)
 
 
 def measure() -> None:

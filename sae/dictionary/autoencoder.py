@@ -20,6 +20,7 @@ from .activations import (
     activate,
     merged,
     normalize,
+    to_device,
     token_frame,
 )
 from .candidates import topk_codes, worthwhile
@@ -144,8 +145,8 @@ class SparseAutoencoder:
         if self.architecture.k is not None:
             return self.encode_sparse(x, sigma).pick(torch.tensor(features, dtype=torch.int64))
         tokens = self._tokens(x)
-        rows = self.weights.rows("encoder", features).to(x.device)
-        vectors = {name: v.to(x.device) for name, v in self.weights.vectors_of(features).items()}
+        rows = to_device(self.weights.rows("encoder", features), x.device)
+        vectors = {name: to_device(v, x.device) for name, v in self.weights.vectors_of(features).items()}
         bias = self.weights.optional_vector("input_bias")
         codes = self._activate(self._centred(tokens, self._modulated(x, sigma), bias), rows, vectors)
         return codes.view(*x.shape[:-1], len(features))
@@ -247,7 +248,7 @@ class SparseAutoencoder:
         normalised = normalize(tokens, self.architecture.normalization)
         if modulated is not None:
             normalised = normalised * modulated.scale + modulated.shift
-        return normalised if input_bias is None else normalised - input_bias.to(tokens.device)
+        return normalised if input_bias is None else normalised - to_device(input_bias, tokens.device)
 
     def _input(self, x: Tensor, sigma: Sigma) -> Tensor:
         """x (..., d_in) as the encoder's rows are multiplied with it, (tokens, d_in) float32."""
@@ -291,6 +292,9 @@ class SparseAutoencoder:
     def _gather(self, values: Tensor, indices: Tensor) -> Tensor:
         """values, indices (tokens, n) -> the weighted sum (tokens, d_in) of decoder rows."""
         decoder = self.part("decoder")
+        if decoder.weight.is_cuda and decoder.weight.device == values.device:  # finding what is there twice would wait
+            rows = self._effective(decoder.feature_rows(indices, values.device))
+            return torch.bmm(values.unsqueeze(1), rows).squeeze(1)
         features, place = indices.unique(return_inverse=True)
         rows = self._effective(decoder.feature_rows(features.to(decoder.weight.device), values.device))
         if values.device.type == "mps":  # embedding_bag is missing there in many releases of torch
@@ -298,10 +302,10 @@ class SparseAutoencoder:
         return functional.embedding_bag(place, rows, per_sample_weights=values, mode="sum")
 
     def _effective(self, rows: Tensor) -> Tensor:
-        """Decoder rows (n, d_in) as they act on x̂: of unit length where the codes carry the norm."""
+        """Decoder rows (..., d_in) as they act on x̂: of unit length where the codes carry the norm."""
         if self.architecture.decoder_norm == "none":
             return rows
-        return rows / rows.norm(dim=1, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
+        return rows / rows.norm(dim=-1, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
 
     def _unnormalised(self, reconstruction: Tensor, like: Tensor | None) -> Tensor:
         if self.architecture.normalization == "none":

@@ -70,6 +70,8 @@ def _tap_spans(
     result = tap(part, moment, None if before is None else part - _cut(before, spans))
     if result is part:
         return tokens
+    if part.shape[1] == tokens.shape[1]:
+        return result  # nothing lies around it
     pieces, rest, end = [], result, 0
     for start, stop in spans:
         stop = min(stop, tokens.shape[1])

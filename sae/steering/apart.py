@@ -24,20 +24,27 @@ class Apart:
         self.tap.ready(batch // self.count, moment, device)
 
     def __call__(self, x: Tensor, moment: Moment, activation: Tensor | None = None) -> Tensor:
-        rows = rows_of_a_run(x.shape[0], moment, self.run, self.count).to(x.device)
-        own = x[rows]
-        steered = self.tap(own, moment, None if activation is None else activation[rows])
-        return x if steered is own else x.index_copy(0, rows, steered)
+        own = self._own(x, moment)
+        steered = self.tap(own, moment, None if activation is None else self._own(activation, moment))
+        if steered is own:
+            return x
+        out = x.clone()
+        rows = self._apart(out, moment)
+        rows.copy_(steered.view_as(rows))
+        return out
 
+    def _own(self, x: Tensor, moment: Moment) -> Tensor:
+        return self._apart(x, moment).flatten(0, 1)
 
-def rows_of_a_run(batch: int, moment: Moment, run: int, count: int) -> Tensor:
-    """Where a run's rows stand in a batch of so many; ValueError where it has no equal part of each side."""
-    side = moment.rows_of_a_side(batch)
-    if side % count:
-        raise ValueError(
-            f"model: a part of a batch has {side} rows for {count} pictures that are drawn together, so another node "
-            "cuts batches; leave that node out."
-        )
-    each = side // count
-    starts = torch.arange(0, batch, side) + run * each
-    return (starts.unsqueeze(1) + torch.arange(each)).flatten()
+    def _apart(self, x: Tensor, moment: Moment) -> Tensor:
+        """The run's rows of x (batch, ...) as a view (sides, rows of a side, ...).
+
+        ValueError where a run has no equal part of each side.
+        """
+        side = moment.rows_of_a_side(x.shape[0])
+        if side % self.count:
+            raise ValueError(
+                f"model: a part of a batch has {side} rows for {self.count} pictures that are drawn together, so "
+                "another node cuts batches; leave that node out."
+            )
+        return x.unflatten(0, (-1, self.count, side // self.count))[:, self.run]

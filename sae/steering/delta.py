@@ -177,20 +177,20 @@ class Steering:
         check_width(self.sae, x)
         return _CHANGES[self.method](self, x.float(), sigma)
 
-    def push(self, x: Tensor, norms: Tensor | None = None) -> Push | None:
+    def push(self, x: Tensor, onto: Tensor | None = None) -> Push | None:
         """Δ of `add` for activations x (rows, tokens, d_in), where it is one row at every token; else None.
 
-        `norms` (rows, tokens) are those of x, where they are known. Raises ValueError for another width than the SAE's.
+        `onto` is what it will be added to, where that is not x. Raises ValueError for another width than the SAE's.
         """
         check_width(self.sae, x)
         of_norm = {unit in NORMED for unit in self.units}
         if self.method != "add" or len(of_norm) != 1:
             return None
-        at = self.on(x.device)
+        at, amounts = self.on(x.device), None
         if of_norm == {False}:
             amounts = self.sae.token_scale(x)
-        else:
-            amounts = (token_norms(x) if norms is None else norms).unsqueeze(-1)
+        elif onto is not None:
+            amounts = token_norms(x).unsqueeze(-1)
         return Push(amounts, at.row, at.row_norm, at.safe)
 
     def on(self, device: torch.device) -> Prepared:

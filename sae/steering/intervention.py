@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -11,7 +12,7 @@ from ..places.moment import COND, EVERY_SIGMA, SIDES, UNCOND, WHOLE_RUN, Moment,
 from ..places.region import check_mask, moment_weights
 from ..places.site import Site
 from .delta import Steering
-from .push import held_sum, token_norms
+from .push import held_sum
 from .record import SteeringRecord
 
 # factor of Δ on the cond and on the uncond rows
@@ -50,6 +51,13 @@ class Intervention:
         return ActiveIntervention(self, replace(self.steering, _cache={}), record, window)
 
 
+class _Steered(NamedTuple):
+    """Which rows of a batch are steered, on one device."""
+
+    rows: Tensor | None  # their numbers (n,); None where it is all of them
+    factors: Tensor | None  # (n, 1): of Δ; None where it is 1 for all
+
+
 @dataclass(frozen=True)
 class ActiveIntervention:
     """An intervention in one run: the tap that hosts call with the tokens of its site."""
@@ -59,6 +67,7 @@ class ActiveIntervention:
     record: SteeringRecord
     window: SigmaWindow
     _regions: dict[tuple[int, Moment, torch.device], Tensor] = field(default_factory=dict, repr=False)
+    _steered_rows: dict[tuple[tuple[float, ...], torch.device], _Steered] = field(default_factory=dict, repr=False)
     _ready: set[torch.device] = field(default_factory=set, repr=False)
 
     @property
@@ -67,8 +76,10 @@ class ActiveIntervention:
 
     def ready(self, batch: int, moment: Moment, device: torch.device) -> None:
         """Allocates what outlives a call of this moment, for a batch of this many rows. Safe across threads."""
-        if self._idle(moment) or not self._rows(batch, moment)[0]:
+        factors = () if self._idle(moment) else self._factors(batch, moment)
+        if not any(factors):
             return
+        self._rows(factors, device)
         if device not in self._ready:
             self.steering.ready(device, moment.sigma)
             self._ready.add(device)
@@ -87,44 +98,43 @@ class ActiveIntervention:
         """
         if self._idle(moment):
             return x
-        rows, factors = self._rows(x.shape[0], moment)
-        if not rows:
+        factors = self._factors(x.shape[0], moment)
+        if not any(factors):
             return x
-        whole = len(rows) == x.shape[0]
-        chosen = x if whole else x[rows]
-        reads = chosen if activation is None else activation if whole else activation[rows]
-        weight = factors.to(x.device).view(-1, 1).expand(chosen.shape[:2])
+        rows, weight = self._rows(factors, x.device)
+        chosen = x if rows is None else x[rows]
+        reads = chosen if activation is None else activation if rows is None else activation[rows]
         if self.intervention.mask is not None:
             region = self._region(self.intervention.mask, x.shape[0], moment, x.device)
             text = region.new_ones(x.shape[0], x.shape[1] - region.shape[1])  # of a joint stream: it keeps its weight
-            weight = weight * torch.cat([text, region], dim=1)[rows]
+            region = torch.cat([text, region], dim=1)
+            region = region if rows is None else region[rows]
+            weight = region if weight is None else weight * region
         steered = self._steered(chosen, reads, weight, moment.sigma)
-        if whole:
-            return steered
-        return x.index_copy(0, torch.tensor(rows, device=x.device), steered)
+        return steered if rows is None else x.index_copy(0, rows, steered)
 
-    def _steered(self, x: Tensor, reads: Tensor, weight: Tensor, sigma: float) -> Tensor:
-        """x + weight · Δ, noted."""
-        lengths = token_norms(x)
-        push = self.steering.push(reads, lengths if reads is x else None)
+    def _steered(self, x: Tensor, reads: Tensor, weight: Tensor | None, sigma: float) -> Tensor:
+        """x + weight · Δ, noted; `weight` (rows, tokens or 1)."""
+        weight = None if weight is None else weight.expand(x.shape[:2])
+        push = self.steering.push(reads, None if reads is x else x)
         if push is not None:
-            push = push.weighted(weight)
-            steered, held = push.added(x)
-            self.record.note(sigma, x, push, steered, weight, str(self.site), held=held, lengths=lengths)
-            return steered
+            pushed = replace(push, weight=weight).added(x)
+            self.record.note(sigma, x, pushed, pushed.steered, weight, str(self.site), held=pushed.held)
+            return pushed.steered
         change = self.steering.change(reads, sigma)
-        delta = change.delta * weight.unsqueeze(-1)
+        delta = change.delta if weight is None else change.delta * weight.unsqueeze(-1)
         steered, held = held_sum(x, delta)
-        fires = self.steering.presence_of, change.presence
-        self.record.note(sigma, x, delta, steered, weight, str(self.site), *fires, held, lengths)
+        self.record.note(
+            sigma, x, delta, steered, weight, str(self.site), self.steering.presence_of, change.presence, held
+        )
         return steered
 
-    def _rows(self, batch: int, moment: Moment) -> tuple[list[int], Tensor]:
-        """The rows to steer and Δ's factor for each."""
+    def _factors(self, batch: int, moment: Moment) -> tuple[float, ...]:
+        """Δ's factor for each row, 0 where it is left alone."""
         unplaced = () if self.intervention.mask is None else moment.unplaced
         both = self.intervention.side == "both"
         if both and not unplaced:
-            return list(range(batch)), torch.ones(batch)
+            return (1.0,) * batch
         by_side = dict(zip((COND, UNCOND), _FACTORS[self.intervention.side], strict=True))
         by_part = [by_side.get(side, 1.0 if both else 0.0) for side in moment.sides]
         if moment.unsided and not both:
@@ -132,9 +142,22 @@ class ActiveIntervention:
         if any(by_part[position] for position in unplaced):
             self.record.miss_region()
         by_part = [0.0 if position in unplaced else factor for position, factor in enumerate(by_part)]
-        factors = [factor for factor in by_part for _ in range(moment.rows_of_a_side(batch))]
-        rows = [row for row, factor in enumerate(factors) if factor]
-        return rows, torch.tensor([factors[row] for row in rows])
+        return tuple(factor for factor in by_part for _ in range(moment.rows_of_a_side(batch)))
+
+    def _rows(self, factors: tuple[float, ...], device: torch.device) -> _Steered:
+        """The rows to steer and Δ's factor for each, kept for the run: to bring them there waits for the device."""
+        key = (factors, device)
+        if key not in self._steered_rows:
+            rows = [row for row, factor in enumerate(factors) if factor]
+            chosen = [factors[row] for row in rows]
+            self._steered_rows.setdefault(
+                key,
+                _Steered(
+                    None if len(rows) == len(factors) else torch.tensor(rows, device=device),
+                    None if set(chosen) == {1.0} else torch.tensor(chosen, device=device).unsqueeze(1),
+                ),
+            )
+        return self._steered_rows[key]
 
     def _idle(self, moment: Moment) -> bool:
         return moment.sigma not in self.window or self.steering.changes_nothing

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,6 +14,8 @@ LONGEST = 2.0**64  # what the norm of a token can be before its square leaves fl
 # |row| up to which LONGEST · |row| stays below half the distance of float32's two largest numbers, 2^103, and so of
 # bfloat16's: such a Δ takes no finite number beyond them
 SAFE = 2.0**38
+
+Place = tuple[Tensor | slice, Tensor | slice]  # of rows and of tokens
 
 
 def pieces(x: Tensor) -> Iterator[slice]:
@@ -32,57 +35,95 @@ def token_norms(x: Tensor) -> Tensor:
     return norms
 
 
+def rounded_sum(x: Tensor, delta: Tensor) -> Tensor:
+    """x + Δ, for Δ in float32: added there and rounded once to x's dtype."""
+    if x.dtype == torch.float32 or x.requires_grad or delta.requires_grad:
+        return (x + delta).to(x.dtype)
+    out = torch.empty_like(x)
+    for piece in pieces(x):
+        torch.add(x[..., piece, :], delta[..., piece, :], out=out[..., piece, :])
+    return out
+
+
 def held_sum(x: Tensor, delta: Tensor) -> tuple[Tensor, Tensor]:
-    """x + Δ, added in x's dtype, and (...,) the tokens of which a number would have gone beyond that dtype's largest.
+    """`rounded_sum`, and (...,) the tokens of which a number would have gone beyond the dtype's largest.
 
     Such numbers are held there. Infinite ones, of which a norm makes NaN, would spoil the tokens all over the picture.
     """
-    plain = x + delta.to(x.dtype)
+    plain = rounded_sum(x, delta)
     if x.device.type == "cpu" and plain.sum(dtype=torch.float32).isfinite():  # where asking is free
         return plain, torch.zeros(x.shape[:-1], dtype=torch.bool)
     beyond = plain.isinf() & x.isfinite()
     largest = torch.finfo(x.dtype).max
-    held = (x.float() + delta).clamp(-largest, largest).to(x.dtype)
-    return torch.where(beyond, held, plain), beyond.any(-1)
+    return torch.where(beyond, plain.clamp(-largest, largest), plain), beyond.any(-1)
 
 
 @dataclass(frozen=True)
 class Push:
-    """Δ = amount · row, in float32."""
+    """Δ = weight · amount · row at each token, in float32."""
 
-    amounts: Tensor  # (..., 1): of each token
+    amounts: Tensor | None  # (rows, tokens, 1); None where it is the norm of the token that it is added to
     row: Tensor  # (d_in,), the same in the whole run
     length: Tensor  # (): ‖row‖
     safe: bool  # whether no number of the row is larger than SAFE
+    weight: Tensor | None = None  # (rows, tokens), 1 at most; None where it is 1
 
-    @property
-    def delta(self) -> Tensor:
-        """(..., d_in)"""
-        return self.amounts * self.row
+    def added(self, x: Tensor) -> Pushed:
+        """Δ added to x (rows, tokens, d_in)."""
+        safe = self.safe and torch.finfo(x.dtype).max > LONGEST  # float32 and bfloat16
+        out, lengths = torch.empty_like(x), torch.empty(x.shape[:-1], device=x.device)
+        amounts = lengths.new_empty((*lengths.shape, 1))
+        held = None if safe else torch.empty_like(lengths, dtype=torch.bool)
+        for piece in pieces(x):
+            part, wide = x[:, piece], _in_cache(x[:, piece])
+            lengths[:, piece] = torch.linalg.vector_norm(wide, dim=-1, dtype=torch.float32)
+            amounts[:, piece] = self._amounts(lengths[:, piece], piece, safe)
+            if held is None:
+                _add(part, wide, amounts[:, piece], self.row, out[:, piece])
+            else:
+                out[:, piece], held[:, piece] = held_sum(part, amounts[:, piece] * self.row)
+        return Pushed(out, held, lengths, amounts, self.row, self.length)
+
+    def _amounts(self, lengths: Tensor, piece: slice, safe: bool) -> Tensor:
+        """Of a piece of the tokens, (rows, tokens, 1)."""
+        amounts = lengths.unsqueeze(-1) if self.amounts is None else self.amounts[:, piece]
+        amounts = amounts.clamp(-LONGEST, LONGEST) if safe else amounts
+        return amounts if self.weight is None else amounts * self.weight[:, piece].unsqueeze(-1)
+
+
+class Pushed(NamedTuple):
+    """What `Push.added` made, and what it knows of Δ."""
+
+    steered: Tensor  # (rows, tokens, d_in)
+    held: Tensor | None  # (rows, tokens), see `held_sum`; None where no number can go beyond the dtype's largest
+    lengths: Tensor  # (rows, tokens): ‖x‖
+    amounts: Tensor  # (rows, tokens, 1)
+    row: Tensor  # (d_in,)
+    row_length: Tensor  # ()
 
     @property
     def norms(self) -> Tensor:
-        """‖Δ‖ of each token, (...,)."""
-        return self.amounts.squeeze(-1).abs() * self.length
+        """‖Δ‖ of each token, (rows, tokens)."""
+        return self.amounts.squeeze(-1).abs() * self.row_length
 
-    def weighted(self, weight: Tensor) -> Push:
-        """With each token's amount times its weight (...,), which is 1 at most."""
-        return Push(self.amounts * weight.unsqueeze(-1), self.row, self.length, self.safe)
+    def at(self, place: Place) -> Tensor:
+        """Δ at some tokens, (n, d_in) or (rows, n, d_in)."""
+        return self.amounts[place] * self.row
 
-    def added(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        """`held_sum` of x (rows, tokens, d_in) and Δ; None where no number can go beyond the dtype's largest."""
-        safe = self.safe and torch.finfo(x.dtype).max > LONGEST  # float32 and bfloat16
-        amounts = self.amounts.clamp(-LONGEST, LONGEST) if safe else self.amounts
-        out = torch.empty_like(x)
-        held = None if safe else torch.empty(x.shape[:-1], dtype=torch.bool, device=x.device)
-        for piece in pieces(x):
-            delta = amounts[:, piece] * self.row
-            if held is None:
-                out[:, piece] = x[:, piece] + delta.to(x.dtype)
-            else:
-                out[:, piece], held[:, piece] = held_sum(x[:, piece], delta)
-        return out, held
 
-    def at(self, rows: Tensor, tokens: Tensor) -> Tensor:
-        """Δ at some tokens, (n, d_in)."""
-        return self.amounts[rows, tokens] * self.row
+def _in_cache(x: Tensor) -> Tensor:
+    """On a CPU a piece of tokens in float32, elsewhere the tokens as they are."""
+    return x.float() if x.device.type == "cpu" else x
+
+
+def _add(x: Tensor, wide: Tensor, amounts: Tensor, row: Tensor, out: Tensor) -> None:
+    """`rounded_sum` of x and amounts · row into `out`, without that Δ in memory where it can be.
+
+    `wide` is `_in_cache(x)`, and is written over where it is a copy.
+    """
+    if x.dtype == torch.float32 or x.requires_grad:
+        out[:] = x + amounts * row
+    elif wide is x:
+        torch.addcmul(x, amounts, row, out=out)  # one kernel on a GPU
+    else:
+        out[:] = wide.addcmul_(amounts, row)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..places.reach import Reach, skipped
-from .push import Push, token_norms
+from .push import Place, Pushed, token_norms
 from .summary import LARGE_DELTA, Broken, Held, PresenceOf, RunSummary
 
 PAGE = 64  # rows of numbers that are allocated at once
@@ -25,15 +25,17 @@ class _Numbers(NamedTuple):
     """What a note has of one call, over the steered tokens."""
 
     mean: Tensor  # ‖Δ‖/‖x‖
-    largest: Tensor
+    largest: Tensor  # NaN where Δ was at some token
+    longest: Tensor  # ‖x‖: NaN or infinite where an activation was
     kept: Tensor  # share of ‖Δ‖² that the dtype kept
     presence: Tensor
     held: Tensor  # share of the tokens that were held at the dtype's largest number
-    broken_x: Tensor  # 1 where an activation was NaN or infinite
-    broken_delta: Tensor
 
 
-NUMBERS = len(_Numbers._fields)
+UNTOLD = (0.0, 0.0, 0.0, 0.0, math.nan, 0.0)  # what numbers are that a call does not bring
+
+
+_PRESENCE, _HELD = map(_Numbers._fields.index, ("presence", "held"))
 
 
 class _Note(NamedTuple):
@@ -43,7 +45,7 @@ class _Note(NamedTuple):
     place: str
     dtype: torch.dtype
     presence_of: PresenceOf | None
-    numbers: Tensor  # (NUMBERS,)
+    numbers: Tensor  # (len(UNTOLD),)
 
 
 @dataclass
@@ -70,39 +72,36 @@ class SteeringRecord:
         free = self._free.setdefault(device, [])
         if len(free) < count:
             with torch.inference_mode(False):  # threads without that mode write into them too
-                free.extend(torch.empty(max(count, PAGE), NUMBERS, device=device).unbind())
+                free.extend(torch.tensor([UNTOLD] * max(count, PAGE), device=device).unbind())
         return free
 
+    @torch.no_grad()
     def note(
-        self, sigma: float, x: Tensor, delta: Tensor | Push, steered: Tensor, weight: Tensor, place: str = "",
+        self, sigma: float, x: Tensor, delta: Tensor | Pushed, steered: Tensor, weight: Tensor | None, place: str = "",
         presence_of: PresenceOf | None = None, presence: Tensor | None = None, held: Tensor | None = None,
-        lengths: Tensor | None = None,
     ) -> None:  # fmt: skip
-        """x, delta, steered (rows, tokens, d); weight (rows, tokens), zero where a token was left alone.
+        """x, delta, steered (rows, tokens, d); weight (rows, tokens), zero where a token was left alone, or None.
 
-        What the dtype kept of Δ is measured at SAMPLE of the tokens. `lengths` (rows, tokens) is ‖x‖, where known.
+        What the dtype kept of Δ is measured at SAMPLE of the tokens.
 
         `presence` (rows, tokens) is what `Change` has of it, of the features in the input `presence_of`; `held`
         (rows, tokens) tells where the sum was held at the dtype's largest number.
         """
-        inside = weight != 0
-        count = inside.sum().clamp_min(1)
-        shift = delta.norms if isinstance(delta, Push) else delta.norm(dim=-1)
-        length = token_norms(x) if lengths is None else lengths
-        ratio = torch.where(inside, shift / length.clamp_min(1e-12), 0).clamp_max(LONGEST)
-        nothing = ratio.new_zeros(())
-        numbers = _Numbers(
-            mean=ratio.sum() / count,
-            largest=ratio.max(),
-            kept=_kept(x, delta, steered, inside),
-            presence=nothing + torch.nan if presence is None else torch.where(inside, presence, 0).sum() / count,
-            held=nothing if held is None else (held & inside).sum() / count,
-            broken_x=(inside & ~length.isfinite()).any().float(),
-            broken_delta=(inside & shift.isnan()).any().float(),
-        )
+        inside = None if weight is None else weight != 0
+        if isinstance(delta, Pushed):
+            shift, length = delta.norms, delta.lengths
+        else:
+            shift, length = delta.norm(dim=-1), token_norms(x)
+        ratio = (shift / length.clamp_min(1e-12)).clamp_max(LONGEST)
+        if inside is not None:
+            ratio, length = torch.where(inside, ratio, 0), torch.where(inside, length, 0)
+        always = _mean(ratio, inside), ratio.max(), length.max(), _kept(x, delta, steered, inside)
         with self._lock:
             row = self._rows(x.device, 1).pop()
-            row.copy_(torch.stack(numbers).detach())
+            row[: len(always)].copy_(torch.stack(always))
+            for number, value in ((_PRESENCE, presence), (_HELD, held)):
+                if value is not None:
+                    row[number].copy_(_mean(value if inside is None else torch.where(inside, value, 0), inside))
             self._notes.append(_Note(sigma, place, x.dtype, presence_of, row))
 
     def miss_region(self) -> None:
@@ -136,15 +135,27 @@ class SteeringRecord:
         return _measured(whole, notes) if notes else whole
 
 
-def _kept(x: Tensor, delta: Tensor | Push, steered: Tensor, inside: Tensor) -> Tensor:
+def _mean(values: Tensor, inside: Tensor | None) -> Tensor:
+    """Of values (rows, tokens) that are 0 where a token was left alone."""
+    values = values.float()
+    return values.mean() if inside is None else values.sum() / inside.sum().clamp_min(1)
+
+
+def _kept(x: Tensor, delta: Tensor | Pushed, steered: Tensor, inside: Tensor | None) -> Tensor:
     """Share of ‖Δ‖² that is in `steered`, at SAMPLE of the tokens `inside`, spread over them."""
-    rows, tokens = _sample(inside)
-    wanted = (delta.at(rows, tokens) if isinstance(delta, Push) else delta[rows, tokens]).square()
-    lost = torch.where(steered[rows, tokens] == x[rows, tokens], wanted, 0)
+    place = _spread(x) if inside is None else _sample(inside)
+    wanted = (delta.at(place) if isinstance(delta, Pushed) else delta[place]).square()
+    lost = wanted * (steered[place] == x[place])
     return 1 - lost.sum() / wanted.sum().clamp_min(1e-30)
 
 
-def _sample(inside: Tensor) -> tuple[Tensor, Tensor]:
+def _spread(x: Tensor) -> Place:
+    """About SAMPLE tokens at equal distances, as a view. An odd one: no column of a picture is alone seen."""
+    rows, tokens = x.shape[:2]
+    return slice(None), slice(None, None, rows * tokens // SAMPLE | 1)
+
+
+def _sample(inside: Tensor) -> Place:
     """Rows and tokens of SAMPLE places of (rows, tokens), those that are inside first, spread evenly."""
     count = inside.numel()
     places = torch.arange(count, device=inside.device)
@@ -186,12 +197,13 @@ def _held(notes: Sequence[_Note], numbers: _Numbers) -> Held | None:
 
 
 def _broken(notes: Sequence[_Note], numbers: _Numbers) -> Broken | None:
-    where = ((numbers.broken_x + numbers.broken_delta) > 0).nonzero().flatten().tolist()
+    broken_x = ~numbers.longest.isfinite()
+    where = (broken_x | numbers.largest.isnan()).nonzero().flatten().tolist()
     if not where:
         return None
     first = where[0]
     steps = len({notes[number].sigma for number in where})
-    return Broken(notes[first].place, steps, by_delta=not numbers.broken_x[first])
+    return Broken(notes[first].place, steps, by_delta=not broken_x[first])
 
 
 def _curve(sigmas: list[float], ratios: list[float]) -> tuple[tuple[float, float], ...]:

@@ -227,7 +227,7 @@ def test_an_update_site_reads_output_minus_input(side: str) -> None:
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("method", ["add", "set", "surgery", "scale"])
 @pytest.mark.parametrize("side", ["both", "opposite"])
-def test_half_precision_rounds_the_float32_delta_once(dtype: torch.dtype, method: str, side: str) -> None:
+def test_half_precision_adds_in_float32_and_rounds_once(dtype: torch.dtype, method: str, side: str) -> None:
     x = tokens().to(dtype)
     intervention = adding(method=method, side=side)
     steered, _ = run(intervention, x, replace(MOMENT, sides=(COND, UNCOND)))
@@ -235,7 +235,7 @@ def test_half_precision_rounds_the_float32_delta_once(dtype: torch.dtype, method
     if side == "opposite":
         delta[1] *= -1
     assert steered.dtype == dtype
-    assert torch.equal(steered, x + delta.to(dtype))
+    assert torch.equal(steered, (x.float() + delta).to(dtype))
 
 
 def test_zero_strength_returns_the_very_same_tensor() -> None:
