@@ -1,4 +1,4 @@
-"""SAELens' SAETrainer, paced; on a GPU in bfloat16 and with sparse codes, its switches for speed."""
+"""SAELens' SAETrainer, paced; on a GPU in bfloat16 and, where they train there, with sparse codes: its switches."""
 
 from paced import Paced, case_given, leave_out
 
@@ -9,9 +9,24 @@ leave_out(
     "transformers_stream_generator",
 )  # fmt: skip
 
+import torch  # noqa: E402
 from sae_lens import TopKTrainingSAE, TopKTrainingSAEConfig  # noqa: E402
 from sae_lens.config import LoggingConfig, SAETrainerConfig  # noqa: E402
 from sae_lens.training.sae_trainer import SAETrainer  # noqa: E402
+
+
+def sparse_codes_train(device: torch.device) -> bool:
+    """Tried on a few tokens: their gradients need operations that not every device and release of torch has."""
+    config = TopKTrainingSAEConfig(d_in=8, d_sae=16, k=2, device=str(device), use_sparse_activations=True)
+    sae = TopKTrainingSAE(config)
+    try:
+        with torch.autocast(device.type, dtype=torch.bfloat16):
+            loss = sae.decode(sae.encode(torch.ones(4, 8, device=device))).square().sum()
+        loss.backward()
+    except RuntimeError as error:
+        print(f"sparse codes do not train on {device}: {str(error).splitlines()[0]}")
+        return False
+    return True
 
 
 def main() -> None:
@@ -23,7 +38,7 @@ def main() -> None:
             k=case.k,
             device=str(case.device),
             decoder_init_norm=1.0,
-            use_sparse_activations=case.on_gpu,
+            use_sparse_activations=sparse_codes_train(case.device),
         )
     )
     sae.W_dec.data.copy_(case.decoder)
