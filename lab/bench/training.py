@@ -16,7 +16,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -94,7 +94,11 @@ class Worker:
             )
         )
         stack.callback(self.process.kill)
-        self.result = Result(self._answer()["version"])
+        self.result = Result("")
+
+    def begin(self) -> None:
+        """Waits until it has imported its library and made its SAE."""
+        self.result.version = self._answer()["version"]
 
     def train(self, steps: int) -> None:
         told = self._ask(str(steps))
@@ -145,25 +149,29 @@ def race(size: Size, contestants: Sequence[Contestant], threads: int, device: st
     """Trains with each in turns, and measures it after the last step."""
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         size.write(Path(folder), device)
-        started = (_started(contestant, Path(folder), threads, stack) for contestant in contestants)
-        workers = [worker for worker in started if worker is not None]
+        workers = [Worker(contestant, Path(folder), threads, stack) for contestant in contestants]
+        workers = _that(Worker.begin, workers)
         for done in range(0, size.steps, TURN):
-            for worker in workers:
-                worker.train(min(TURN, size.steps - done))
-        for worker in workers:
-            worker.measure()
-        return {worker.name: worker.result for worker in workers}
+            count = min(TURN, size.steps - done)
+            workers = _that(lambda worker, steps=count: worker.train(steps), workers)
+        return {worker.name: worker.result for worker in _that(Worker.measure, workers)}
 
 
-def _started(contestant: Contestant, folder: Path, threads: int, stack: ExitStack) -> Worker | None:
-    """None, and a line that says why, for another library that does not even import."""
+def _that(act: Callable[[Worker], None], workers: Sequence[Worker]) -> list[Worker]:
+    """Those that did it."""
+    return [worker for worker in workers if _did(act, worker)]
+
+
+def _did(act: Callable[[Worker], None], worker: Worker) -> bool:
+    """A line says why another library did not."""
     try:
-        return Worker(contestant, folder, threads, stack)
+        act(worker)
     except WorkerError as error:
-        if contestant.name == OURS:
+        if worker.name == OURS:
             raise
-        print(f"  {contestant.name}: its packages do not go together ({str(error).splitlines()[-1]})")
-        return None
+        print(f"  {worker.name} is left out: {str(error).splitlines()[-1]}", flush=True)
+        return False
+    return True
 
 
 def report(size: Size, results: Mapping[str, Result], device: str = "cpu") -> None:

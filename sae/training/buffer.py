@@ -54,8 +54,11 @@ class MixingBuffer:
         self.used = torch.cat([self.used, target])
         return count
 
-    def take(self, last: bool = False) -> Tensor | None:
-        """A batch, or None where too few tokens are left for one. With `last` set nothing more will come."""
+    def take(self, last: bool = False, device: torch.device | None = None) -> Tensor | None:
+        """A batch, on another device if one is named, or None where too few tokens are left for one.
+
+        With `last` set nothing more will come.
+        """
         if len(self.drawn) == 0:
             self._draw(last)
         if len(self.drawn) == 0:
@@ -63,7 +66,8 @@ class MixingBuffer:
         indices, self.drawn = self.drawn[: self.batch_tokens], self.drawn[self.batch_tokens :]
         if len(self.drawn) == 0:
             self.free = torch.cat([self.free, self.taken])
-        return self.rows[indices.to(self.rows.device)].float()
+        # float32 there: half the bytes travel
+        return self.rows[indices.to(self.rows.device)].to(device or self.rows.device).float()
 
     def state(self) -> dict[str, Any]:
         """What the next batches depend on, shared with the buffer."""

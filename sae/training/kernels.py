@@ -10,7 +10,6 @@ import triton.language as tl
 from torch import Tensor
 from torch.optim import Adam
 
-WIDEST = 16_384  # numbers of a row that a program can hold
 PER_WARP = 512
 
 

@@ -136,7 +136,7 @@ class TrainingRun:
                 raise ValueError(f"source: {EMPTY_CALLS} calls gave no tokens; give prompts or data that have some.")
 
     def _batch(self, name: str) -> torch.Tensor:
-        batch = self.buffers[name].take()
+        batch = self.buffers[name].take(device=self.trainers[name].device)
         if batch is None:
             raise RuntimeError(f"the buffer of {name} was filled, but has no batch")
         return batch

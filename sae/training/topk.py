@@ -14,8 +14,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ..dictionary.activations import ActiveList, SparseCodes
+from . import auxiliary
 from .config import TopKConfig
 from .distributed import OneProcess, Peers
+from .fused import have_kernels, reconstruct
 from .sparse import Chosen, choose_over_batch, choose_per_token, kept_codes, largest, sum_rows
 
 MEDIAN_ITERATIONS = 30
@@ -92,15 +94,14 @@ class TopKModel(nn.Module):
             choose = choose_over_batch if self.config.over_batch else choose_per_token
             chosen = choose(before, self.config.k)
             variance = _variance(x, peers or OneProcess())
-        values = self._codes(x, before, chosen)
-        nested = self._nested_errors(x, values, chosen)
+        values, nested = self._codes_and_errors(x, before, chosen)
         reconstruction = nested[-1].square().sum() / variance
         mean = sum((error.square().sum() / variance for error in nested[:-1]), reconstruction) / len(nested)
         count = int(dead.sum()) if dead_count is None else dead_count
-        auxiliary = self._auxiliary(x, before, nested[-1].detach(), dead, count) / variance
+        others = self._auxiliary(x, before, nested[-1].detach(), dead, count) / variance
         fired = _fired(chosen.features, values.detach(), len(dead))
         smallest = values.detach().masked_fill(values <= 0, torch.inf).amin()
-        return Losses(mean + self.config.aux_weight * auxiliary, reconstruction, auxiliary, fired, smallest)
+        return Losses(mean + self.config.aux_weight * others, reconstruction, others, fired, smallest)
 
     @torch.no_grad()
     def fit_to(self, x: Tensor) -> None:
@@ -146,8 +147,14 @@ class TopKModel(nn.Module):
             return self.config.products == "bfloat16"
         return self.encoder.is_cuda and torch.cuda.get_device_capability(self.encoder.device)[0] >= FIRST_WITH_BFLOAT16
 
-    def _codes(self, x: Tensor, before: Tensor, chosen: Chosen) -> Tensor:
-        return kept_codes(x, self.bias, self.encoder, self.encoder_bias, before, chosen).relu()
+    def _codes_and_errors(self, x: Tensor, before: Tensor, chosen: Chosen) -> tuple[Tensor, list[Tensor]]:
+        """The chosen codes (m,), and what is left of x (n, d_in) after the first features alone, for each width."""
+        weights = self.bias, self.encoder, self.encoder_bias
+        if len(self.config.nested) == 1 and have_kernels(self.encoder):
+            summed, values = reconstruct(x, *weights, self.decoder, before, chosen)
+            return values, [x - self.bias - summed]
+        values = kept_codes(x, *weights, before, chosen).relu()
+        return values, self._nested_errors(x, values, chosen)
 
     def _nested_errors(self, x: Tensor, values: Tensor, chosen: Chosen) -> list[Tensor]:
         """What is left of x (n, d_in) after the first features alone, for each width; the last has all."""
@@ -167,9 +174,10 @@ class TopKModel(nn.Module):
         count = min(self.config.aux_features, dead_count)
         if count == 0 or self.config.aux_weight == 0:
             return error.new_zeros(())
-        chosen = choose_per_token(before.masked_fill(~dead, -torch.inf), count)
-        values = self._codes(x, before, chosen)
-        return (error - sum_rows(self.decoder, chosen.features, values, chosen.starts)).square().sum()
+        if x.is_cuda:
+            dtype = torch.bfloat16 if self._in_bfloat16 else torch.float32
+            return auxiliary.by_products(self, x, error, dead, count, dtype)
+        return auxiliary.by_rows(self, x, before, error, dead, count)
 
 
 def _fired(features: Tensor, values: Tensor, d_sae: int) -> Tensor:

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 from torch.optim import Adam
 
+from .fused import have_kernels
 from .topk import TopKModel
 
 ADAM_EPSILON = 6.25e-10  # Gao et al. 2024, appendix A.3: small, as gradients are
@@ -50,24 +51,8 @@ def update_by_rows(model: TopKModel, optimizer: Adam, clip_norm: float, number: 
 
 
 def fastest_update(weight: Tensor) -> Update:
-    """The one with kernels for weights (rows, d) on a graphics card, where Triton is there and works."""
-    return update_by_rows if weight.is_cuda and _kernels_work(weight) else update
-
-
-@torch.no_grad()
-def _kernels_work(weight: Tensor) -> bool:
-    """Tried on a few rows: Triton needs a compiler, and says in many ways that it has none. Torch's own always work."""
-    try:
-        from . import kernels
-
-        if weight.shape[1] > kernels.WIDEST:
-            return False
-        rows = torch.ones_like(weight[:2])
-        matrix = kernels.Matrix(rows, torch.ones_like(rows), directions=True)
-        matrix.step(Adam([rows]), 1 / matrix.squares().sum().clamp_min(1.0), 1)
-        return bool(rows.isfinite().all())
-    except Exception:  # noqa: BLE001
-        return False
+    """The one with kernels, where there are some for such weights."""
+    return update_by_rows if have_kernels(weight) else update
 
 
 def _taken(weight: Tensor) -> Tensor:

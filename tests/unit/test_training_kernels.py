@@ -7,6 +7,8 @@ import pytest
 import torch
 
 from sae.training.config import TopKConfig
+from sae.training.fused import reconstruct
+from sae.training.sparse import choose_over_batch, choose_per_token, kept_codes, sum_rows
 from sae.training.topk import TopKModel
 from sae.training.update import adam, fastest_update, update, update_by_rows
 
@@ -42,6 +44,35 @@ def test_an_update_by_rows_is_the_plain_one(clip_norm):
         torch.testing.assert_close(state[number]["exp_avg_sq"], wanted["exp_avg_sq"], rtol=1e-4, atol=1e-11)
     lengths = ours.decoder.detach().norm(dim=1)
     torch.testing.assert_close(lengths, torch.ones_like(lengths), rtol=1e-6, atol=0)
+
+
+def gradients_of(way, choose, k):
+    """The result and the gradients of a reconstruction in which feature 0 fires on every token, and some nowhere."""
+    random = torch.Generator().manual_seed(2)
+    x = torch.randn(150, 24, generator=random).to(DEVICE)
+    model = TopKModel(TopKConfig(d_in=24, d_sae=64, k=k, steps=STEPS)).to(DEVICE)
+    with torch.no_grad():
+        model.bias.copy_(torch.randn(24, generator=random))
+        model.encoder_bias.copy_(torch.randn(64, generator=random))
+        model.encoder_bias[0], model.encoder_bias[1:9] = 30, -30
+        before = torch.nn.functional.linear(x - model.bias, model.encoder, model.encoder_bias)
+    chosen = choose(before, k)
+    summed, values = way(x, model.bias, model.encoder, model.encoder_bias, model.decoder, before, chosen)
+    (summed * torch.randn(150, 24, generator=random).to(DEVICE)).sum().backward()
+    return [summed.detach(), values.detach(), *(parameter.grad for parameter in model.parameters())]
+
+
+def in_parts(x, bias, encoder, encoder_bias, decoder, before, chosen):
+    values = kept_codes(x, bias, encoder, encoder_bias, before, chosen).relu()
+    return sum_rows(decoder, chosen.features, values, chosen.starts), values
+
+
+@needs_triton
+@pytest.mark.parametrize(("choose", "k"), [(choose_per_token, 4), (choose_over_batch, 4), (choose_per_token, 40)])
+def test_the_reconstruction_and_its_gradients_are_those_of_its_parts(choose, k):
+    for wanted, found in zip(gradients_of(in_parts, choose, k), gradients_of(reconstruct, choose, k), strict=True):
+        assert wanted.abs().max() > 0
+        assert (found - wanted).abs().max() < 1e-5 * wanted.abs().max()
 
 
 def test_kernels_are_for_graphics_cards():

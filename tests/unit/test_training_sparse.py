@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch.nn.functional import linear
 
+from sae.training.auxiliary import by_products, by_rows
 from sae.training.config import TopKConfig
 from sae.training.sparse import choose_over_batch, choose_per_token, largest
 from sae.training.topk import TopKModel
@@ -109,3 +110,25 @@ def test_products_in_bfloat16_are_close_and_are_used_when_asked():
     assert rough != exact and rough == pytest.approx(exact, rel=0.01)
     assert model_and_tokens(products="auto")[0].losses(x, dead).total.item() == exact  # on a processor
     assert all(parameter.dtype == torch.float32 for parameter in half.parameters())
+
+
+@pytest.mark.parametrize(("dead_count", "count"), [(7, 7), (100, 12), (100, 100)])
+def test_the_auxiliary_loss_is_the_same_by_products_as_by_rows(dead_count, count):
+    model, x = model_and_tokens()
+    dead = torch.arange(F) < dead_count
+    before = linear(x - model.bias, model.encoder, model.encoder_bias).detach()
+    error = torch.randn(N, D, generator=torch.Generator().manual_seed(4))
+    found = {}
+    for name, way in (
+        ("rows", lambda: by_rows(model, x, before, error, dead, count)),
+        ("products", lambda: by_products(model, x, error, dead, count, torch.float32)),
+    ):
+        model.zero_grad()
+        loss = way()
+        loss.backward()
+        found[name] = [loss.detach(), *(parameter.grad.clone() for parameter in model.parameters())]
+    for wanted, ours in zip(found["rows"], found["products"], strict=True):
+        assert wanted.abs().max() > 0
+        assert (ours - wanted).abs().max() < 3e-6 * wanted.abs().max()
+    rough = by_products(model, x, error, dead, count, torch.bfloat16)
+    torch.testing.assert_close(rough, found["rows"][0], rtol=1e-2, atol=0)
