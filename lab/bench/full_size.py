@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
+from statistics import median
 from typing import Any
 
 import torch
@@ -23,7 +23,7 @@ from sae.steering.edits import Edit, Method, Unit
 from sae.steering.intervention import Intervention
 
 from .in_comfyui import run_in_comfyui
-from .width import D_IN, D_SAE, dense_topk, seconds, time_taps, time_topk
+from .width import D_IN, D_SAE, clock_of, dense_topk, time_taps, time_topk
 
 STEPS, ROUNDS = 6, 5
 SIDE = 1_024  # pixels
@@ -105,28 +105,45 @@ def densely(model: Any, sae: SparseAutoencoder) -> Any:
     return patched
 
 
-def draw(model: Any) -> Tensor:
+class Steps:
+    """The times between the steps of a run, but for the first: a run begins with what is no step."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device, self.at, self.found = device, 0.0, list[float]()
+
+    def __call__(self, step: int, *latents: object) -> None:
+        now = clock_of(self.device)()
+        if step:
+            self.found.append(now - self.at)
+        self.at = now
+
+
+def draw(model: Any, device: torch.device) -> list[float]:
+    """Seconds of each step."""
     import comfy.sample
 
     text = [[torch.zeros(1, TEXT, TEXT_WIDTH), {"pooled_output": torch.zeros(1, POOLED), "guidance": 3.5}]]
     latent = torch.zeros(1, 16, SIDE // 8, SIDE // 8)
-    noise = torch.randn(latent.shape, generator=torch.Generator().manual_seed(2))
-    result: Tensor = comfy.sample.sample(
-        model, noise, STEPS, 1.0, "euler", "simple", text, text, latent, disable_pbar=True, seed=2
+    noise, steps = torch.randn(latent.shape, generator=torch.Generator().manual_seed(2)), Steps(device)
+    comfy.sample.sample(
+        model, noise, STEPS, 1.0, "euler", "simple", text, text, latent, disable_pbar=True, seed=2, callback=steps
     )
-    return result
+    return steps.found
 
 
 def time_flux(name: str, dtype: torch.dtype, device: torch.device) -> None:
     model, sae = load_flux(dtype, device), random_sae(device)
     models = {"unsteered": model} | {way: steered(model, sae, *given) for way, given in WAYS.items()}
     models["dense, one block"] = densely(model, sae)
-    ways: dict[str, Callable[[], object]] = {way: partial(draw, one) for way, one in models.items()}
-    found = seconds(ways, ROUNDS, device)
-    base = found["unsteered"] / STEPS
-    print(f"FLUX.1, {name}, {SIDE} × {SIDE}, {TEXT} tokens of text, {STEPS} steps:")
-    for way, value in found.items():
-        step, ratio = value / STEPS * 1000, value / STEPS / base
+    found: dict[str, list[float]] = {way: [] for way in models}
+    for number in range(ROUNDS + 1):
+        for way, one in models.items():
+            steps = draw(one, device)
+            found[way] += steps if number else []  # the first is to warm up
+    base = median(found["unsteered"])
+    print(f"FLUX.1, {name}, {SIDE} × {SIDE}, {TEXT} tokens of text, the middle of {len(found['unsteered'])} steps:")
+    for way, times in found.items():
+        step, ratio = median(times) * 1000, median(times) / base
         print(f"  {way:20} {step:8.2f} ms a step   {ratio:7.4f} × unsteered   {step - base * 1000:+7.2f} ms")
     sys.stdout.flush()
 

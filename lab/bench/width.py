@@ -34,7 +34,7 @@ def seconds(
 
     Processor time on a CPU; on a GPU from where it has nothing to do to where it has nothing to do.
     """
-    clock = time.process_time if device.type == "cpu" else partial(_idle_clock, device)
+    clock = clock_of(device)
     times: dict[str, list[float]] = {name: [] for name in ways}
     for number in range(rounds + 1):
         for name, way in ways.items():
@@ -43,6 +43,10 @@ def seconds(
             if number:  # the first is to warm up
                 times[name].append(clock() - start)
     return {name: median(found) for name, found in times.items()}
+
+
+def clock_of(device: torch.device) -> Callable[[], float]:
+    return time.process_time if device.type == "cpu" else partial(_idle_clock, device)
 
 
 def _idle_clock(device: torch.device) -> float:

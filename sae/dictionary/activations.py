@@ -15,8 +15,6 @@ Kind = Literal["topk", "relu", "jumprelu", "gated", "batchtopk", "groupmax", "ta
 Normalization = Literal["none", "layer_norm", "constant_norm"]
 DecoderNorm = Literal["none", "before", "after"]
 
-GROUP = 16
-WORTH_GROUPS = 4  # groups for each number that is wanted
 LAYER_NORM_EPSILON = 1e-5  # added to the standard deviation, not to the variance
 
 
@@ -171,30 +169,6 @@ def activate(pre: Tensor, vectors: Mapping[str, Tensor], architecture: Architect
     return codes
 
 
-def largest(codes: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """The k largest of codes (tokens, n) in falling order, and their places, (tokens, k) each."""
-    k = min(k, codes.shape[1])
-    if codes.is_cuda and codes.shape[1] >= WORTH_GROUPS * k * GROUP:
-        return largest_of_groups(codes, k)
-    values, places = codes.topk(k, dim=1)
-    return values, places
-
-
-def largest_of_groups(codes: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """`largest`, for n of at least k · GROUP: what belongs to it is in one of the k groups with the largest members.
-
-    A GPU finds the largest of each group in one pass, and the k largest of n numbers in many.
-    """
-    count = codes.shape[1] // GROUP  # a group's members lie that far apart
-    grouped = codes[:, : count * GROUP].unflatten(1, (GROUP, count))
-    chosen = grouped.amax(1).topk(k, dim=1, sorted=False).indices
-    members = chosen.unsqueeze(1) + torch.arange(0, count * GROUP, count, device=codes.device).unsqueeze(1)
-    rest = torch.arange(count * GROUP, codes.shape[1], device=codes.device).expand(len(codes), -1)
-    places = torch.cat([members.flatten(1), rest], dim=1)
-    values, order = codes.gather(1, places).topk(k, dim=1)
-    return values, places.gather(1, order)
-
-
 class RunningTopK:
     """The k largest codes of each token, over chunks of features."""
 
@@ -205,7 +179,7 @@ class RunningTopK:
     def add(self, first_feature: int, tokens: slice, codes: Tensor) -> None:
         """Takes codes (tokens, n) of the features from `first_feature` on."""
         k = self.values.shape[1]
-        values, indices = largest(codes, k)
+        values, indices = codes.topk(min(k, codes.shape[1]), dim=1, sorted=False)
         values = torch.cat([self.values[tokens], values], dim=1)
         indices = torch.cat([self.indices[tokens], indices + first_feature], dim=1)
         self.values[tokens], order = values.topk(k, dim=1)

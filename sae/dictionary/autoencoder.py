@@ -293,7 +293,8 @@ class SparseAutoencoder:
         """values, indices (tokens, n) -> the weighted sum (tokens, d_in) of decoder rows."""
         decoder = self.part("decoder")
         if decoder.weight.is_cuda and decoder.weight.device == values.device:  # finding what is there twice would wait
-            rows = self._effective(decoder.feature_rows(indices, values.device))
+            rows = decoder.weight.index_select(0, indices.flatten()).unflatten(0, indices.shape)
+            rows = self._effective(rows.float())
             return torch.bmm(values.unsqueeze(1), rows).squeeze(1)
         features, place = indices.unique(return_inverse=True)
         rows = self._effective(decoder.feature_rows(features.to(decoder.weight.device), values.device))

@@ -17,13 +17,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .activations import Architecture, RunningTopK, SparseCodes, activate
-from .weights import Part, feature_chunks
+from .activations import Architecture, RunningTopK, SparseCodes
+from .weights import Part, aligned, feature_chunks
 
-EACH = 4  # candidates for each feature that is kept
+EACH = 3  # candidates for each feature that is kept
 FEWEST = 32
 WORTH = 16  # from how many features for each candidate on
 TRIED = 256  # tokens that are tried first
+ALIGNED = 256  # rows and columns of products, in whole numbers of it where it can be: else GPUs take slow kernels
 MOST_OPEN = 0.25  # share of them that may stay open for the others to be tried at all
 SUMMING = 2.0**-21  # of sums in float32, on tensor cores too, which cut off what they shift out
 FLOOR = 2.0**-50  # a number whose square float32 may not hold counts as this
@@ -107,28 +108,54 @@ def _product(tokens: Tensor, weight: Tensor) -> Tensor:
 
 def _tried(tokens: Tensor, encoder: Part, architecture: Architecture, scratch: int) -> tuple[SparseCodes, Tensor]:
     """The best k of each token's candidates, (tokens, k), and (tokens,) whether no other feature can be among them."""
+    vectors = _vectors(encoder, tokens.device)
+    candidates, limit = _proposed(tokens, encoder, architecture, vectors, scratch)
+    values = torch.empty(candidates.shape, device=tokens.device)
+    step = max(1, scratch // (4 * encoder.weight.shape[1] * candidates.shape[1]))
+    for first in range(0, len(tokens), step):
+        rows = slice(first, first + step)
+        pre = _exact(encoder, candidates[rows], tokens[rows])
+        values[rows] = _ordered(pre, vectors, candidates[rows], architecture)
+    best, order = values.topk(architecture.k or 0, dim=1)
+    best = best.relu() if architecture.rectify else best
+    return SparseCodes(best, candidates.gather(1, order)), best[:, -1] >= limit
+
+
+def _proposed(
+    tokens: Tensor, encoder: Part, architecture: Architecture, vectors: dict[str, Tensor], scratch: int
+) -> tuple[Tensor, Tensor]:
+    """The features (tokens, n) that can be highest, and (tokens,) how high any other can be."""
     (d_sae, d_in), device = encoder.weight.shape, tokens.device
     count = _wanted(architecture.k or 0)
-    low, vectors = rounded(tokens), _vectors(encoder, device)
-    proposed = RunningTopK(len(tokens), count + 1, device)
-    for features in feature_chunks(d_sae, d_in, scratch):
+    low, proposed = rounded(tokens), RunningTopK(len(tokens), count + 1, device)
+    for features in feature_chunks(d_sae, d_in, scratch, ALIGNED):
         stored = encoder.weight[features]
         weight = rounded(stored if stored.dtype == torch.bfloat16 else encoder.feature_rows(features, device))
-        step = max(1, scratch // (4 * len(stored)))
+        step = aligned(scratch // (4 * len(stored)), ALIGNED)
         for first in range(0, len(tokens), step):
             rows = slice(first, first + step)
             pre = highest(Rounded._make(part[rows] for part in low), weight)
-            proposed.add(features.start, rows, _codes(pre, vectors, features, architecture))
-    candidates, limit = proposed.indices[:, :-1], proposed.values[:, -1]
-    values = torch.empty(candidates.shape, device=device)
-    step = max(1, scratch // (4 * d_in * count))
-    for first in range(0, len(tokens), step):
-        rows = slice(first, first + step)
-        weights = encoder.feature_rows(candidates[rows], device)  # (step, count, d_in)
-        pre = torch.bmm(weights, tokens[rows].unsqueeze(2)).squeeze(2)
-        values[rows] = _codes(pre, vectors, candidates[rows], architecture)
-    best, order = values.topk(architecture.k or 0, dim=1)
-    return SparseCodes(best, candidates.gather(1, order)), best[:, -1] >= limit
+            proposed.add(features.start, rows, _ordered(pre, vectors, features, architecture))
+    limit = proposed.values[:, -1]
+    return proposed.indices[:, :-1].contiguous(), limit.relu() if architecture.rectify else limit
+
+
+def _exact(encoder: Part, features: Tensor, tokens: Tensor) -> Tensor:
+    """The products (tokens, n) of tokens (tokens, d) float32 and the rows of each one's features (tokens, n)."""
+    rows = encoder.weight.index_select(0, features.flatten()).unflatten(0, features.shape)
+    if rows.is_cuda and rows.dtype == torch.bfloat16:
+        return torch.bmm(rows, _in_thirds(tokens), out_dtype=torch.float32).sum(2)
+    return torch.bmm(rows.float(), tokens.unsqueeze(2)).squeeze(2)
+
+
+def _in_thirds(tokens: Tensor) -> Tensor:
+    """(tokens, d, 8): three numbers in bfloat16, whose sum is the one in float32, and zeros that fill up."""
+    parts = torch.zeros(len(tokens), 8, tokens.shape[1], dtype=torch.bfloat16, device=tokens.device)
+    left = tokens
+    for place in range(3):
+        parts[:, place] = left
+        left = left - parts[:, place].float()
+    return parts.mT
 
 
 def _vectors(encoder: Part, device: torch.device) -> dict[str, Tensor]:
@@ -136,8 +163,13 @@ def _vectors(encoder: Part, device: torch.device) -> dict[str, Tensor]:
     return {name: vector for name, vector in found.items() if vector is not None}
 
 
-def _codes(pre: Tensor, vectors: dict[str, Tensor], features: slice | Tensor, architecture: Architecture) -> Tensor:
-    """Each step of it keeps the order of two numbers of one feature, so that what lay above lies above."""
-    chosen = {name: vector[features] for name, vector in vectors.items()}
-    bias = chosen.get("encoder_bias")
-    return activate(pre if bias is None else pre + bias, chosen, architecture)
+def _ordered(pre: Tensor, vectors: dict[str, Tensor], features: slice | Tensor, architecture: Architecture) -> Tensor:
+    """Codes without the ReLU, written over `pre`. Each step keeps the order of two numbers of one feature.
+
+    So does the ReLU, of all features; it comes when few numbers are left.
+    """
+    if "encoder_bias" in vectors:
+        pre += vectors["encoder_bias"][features]
+    if architecture.decoder_norm != "none":
+        pre *= vectors["decoder_norm"][features]
+    return pre

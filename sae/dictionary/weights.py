@@ -241,7 +241,12 @@ def _expected_shapes(d_sae: int, d_in: int) -> dict[str, list[tuple[int, ...]]]:
     }
 
 
-def feature_chunks(d_sae: int, d_in: int, limit_bytes: int) -> Iterator[slice]:
-    """Slices of features whose float32 rows take at most `limit_bytes`."""
-    step = max(1, limit_bytes // (4 * d_in))
+def feature_chunks(d_sae: int, d_in: int, limit_bytes: int, multiple: int = 1) -> Iterator[slice]:
+    """Slices of features whose float32 rows take at most `limit_bytes`, as many as a multiple where that allows it."""
+    step = aligned(limit_bytes // (4 * d_in), multiple)
     return (slice(first, min(first + step, d_sae)) for first in range(0, d_sae, step))
+
+
+def aligned(count: int, multiple: int) -> int:
+    """At least 1, and a whole number of times `multiple` where there are so many."""
+    return max(1, count - count % multiple if count >= multiple else count)

@@ -30,7 +30,7 @@ from ..dictionary.directions import Coded, Directions, check_width
 from ..dictionary.statistics import FeatureStatistics
 from ..dictionary.weights import PartName
 from .edits import METHODS, PUSHING, UNITS, Edit, FeatureList, Method, Unit, check_lists, measured_values
-from .push import SAFE, Push, token_norms
+from .push import SAFE, Push, kernels_work, token_norms
 from .share import share, unit_rows
 from .summary import PresenceOf
 
@@ -54,6 +54,7 @@ class Prepared(NamedTuple):
     row: Tensor  # (d_in,): the directions times their strengths, of unit length where those are fractions of the norm
     row_norm: Tensor  # (): ‖row‖
     safe: bool  # whether the row is short enough for `Push.safe`
+    kernels: bool  # whether those of `kernels.py` work there
 
 
 class Change(NamedTuple):
@@ -191,7 +192,7 @@ class Steering:
             amounts = self.sae.token_scale(x)
         elif onto is not None:
             amounts = token_norms(x).unsqueeze(-1)
-        return Push(amounts, at.row, at.row_norm, at.safe)
+        return Push(amounts, at.row, at.row_norm, at.safe, at.kernels)
 
     def on(self, device: torch.device) -> Prepared:
         """Directions and strengths on a device, kept for the next call. Safe across threads."""
@@ -212,7 +213,8 @@ class Steering:
             strengths = strengths * share(directions, strengths, [unit == "auto" for unit in self.units])
         row = strengths @ torch.where(normed.bool().unsqueeze(-1), unit_rows(directions), directions)
         tensors = (directions, strengths, replaced, insert, *rest, row, row.norm())
-        return Prepared._make((*(tensor.to(device) for tensor in tensors), bool(row.abs().max() <= SAFE)))
+        works = self.method == "add" and kernels_work(device)
+        return Prepared._make((*(tensor.to(device) for tensor in tensors), bool(row.abs().max() <= SAFE), works))
 
     @property
     def presence_of(self) -> PresenceOf | None:

@@ -119,7 +119,7 @@ class ActiveIntervention:
         push = self.steering.push(reads, None if reads is x else x)
         if push is not None:
             pushed = replace(push, weight=weight).added(x)
-            self.record.note(sigma, x, pushed, pushed.steered, weight, str(self.site), held=pushed.held)
+            self.record.note(sigma, x, pushed.change, pushed.steered, weight, str(self.site), held=pushed.held)
             return pushed.steered
         change = self.steering.change(reads, sigma)
         delta = change.delta if weight is None else change.delta * weight.unsqueeze(-1)

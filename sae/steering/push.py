@@ -15,6 +15,8 @@ LONGEST = 2.0**64  # what the norm of a token can be before its square leaves fl
 # bfloat16's: such a Δ takes no finite number beyond them
 SAFE = 2.0**38
 
+LARGEST_RATIO = 1e12  # of ‖Δ‖/‖x‖, so that means of it stay finite
+
 Place = tuple[Tensor | slice, Tensor | slice]  # of rows and of tokens
 
 
@@ -66,11 +68,19 @@ class Push:
     row: Tensor  # (d_in,), the same in the whole run
     length: Tensor  # (): ‖row‖
     safe: bool  # whether no number of the row is larger than SAFE
+    kernels: bool = False  # whether those of `kernels.py` may be used
     weight: Tensor | None = None  # (rows, tokens), 1 at most; None where it is 1
 
     def added(self, x: Tensor) -> Pushed:
         """Δ added to x (rows, tokens, d_in)."""
         safe = self.safe and torch.finfo(x.dtype).max > LONGEST  # float32 and bfloat16
+        if self.kernels and safe and x.dtype != torch.float32 and not x.requires_grad:
+            from . import kernels
+
+            if kernels.fits(x):
+                given = self.row, self.length, self.amounts, self.weight
+                steered, facts = kernels.add_row(x, *given, LONGEST, LARGEST_RATIO)
+                return Pushed(steered, None, Facts(facts))
         out, lengths = torch.empty_like(x), torch.empty(x.shape[:-1], device=x.device)
         amounts = lengths.new_empty((*lengths.shape, 1))
         held = None if safe else torch.empty_like(lengths, dtype=torch.bool)
@@ -82,7 +92,7 @@ class Push:
                 _add(part, wide, amounts[:, piece], self.row, out[:, piece])
             else:
                 out[:, piece], held[:, piece] = held_sum(part, amounts[:, piece] * self.row)
-        return Pushed(out, held, lengths, amounts, self.row, self.length)
+        return Pushed(out, held, RowDelta(lengths, amounts, self.row, self.length))
 
     def _amounts(self, lengths: Tensor, piece: slice, safe: bool) -> Tensor:
         """Of a piece of the tokens, (rows, tokens, 1)."""
@@ -91,11 +101,15 @@ class Push:
         return amounts if self.weight is None else amounts * self.weight[:, piece].unsqueeze(-1)
 
 
-class Pushed(NamedTuple):
-    """What `Push.added` made, and what it knows of Δ."""
+class Facts(NamedTuple):
+    """What the record has of every call, already made."""
 
-    steered: Tensor  # (rows, tokens, d_in)
-    held: Tensor | None  # (rows, tokens), see `held_sum`; None where no number can go beyond the dtype's largest
+    numbers: Tensor  # (4,): mean and largest ‖Δ‖/‖x‖, largest ‖x‖, share of ‖Δ‖² that the dtype kept
+
+
+class RowDelta(NamedTuple):
+    """What the record can make them of, without Δ itself."""
+
     lengths: Tensor  # (rows, tokens): ‖x‖
     amounts: Tensor  # (rows, tokens, 1)
     row: Tensor  # (d_in,)
@@ -109,6 +123,32 @@ class Pushed(NamedTuple):
     def at(self, place: Place) -> Tensor:
         """Δ at some tokens, (n, d_in) or (rows, n, d_in)."""
         return self.amounts[place] * self.row
+
+
+class Pushed(NamedTuple):
+    """What `Push.added` made."""
+
+    steered: Tensor  # (rows, tokens, d_in)
+    held: Tensor | None  # (rows, tokens), see `held_sum`; None where no number can go beyond the dtype's largest
+    change: Facts | RowDelta
+
+
+def kernels_work(device: torch.device) -> bool:
+    """Whether Triton does there what it should, by trying: it needs a compiler, and says in many ways that it has none.
+
+    Torch's own operations always work.
+    """
+    x = torch.ones(1, 2, 16, dtype=torch.bfloat16, device=device)
+    if not x.is_cuda:
+        return False
+    try:
+        from . import kernels
+
+        row = torch.arange(16, dtype=torch.float32, device=device)
+        steered, facts = kernels.add_row(x, row, row.norm(), None, None, LONGEST, LARGEST_RATIO)
+        return bool(torch.equal(steered, (x.float() + 4 * row).bfloat16()) and facts.isfinite().all())
+    except Exception:  # noqa: BLE001
+        return False
 
 
 def _in_cache(x: Tensor) -> Tensor:

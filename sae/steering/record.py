@@ -12,13 +12,12 @@ import torch
 from torch import Tensor
 
 from ..places.reach import Reach, skipped
-from .push import Place, Pushed, token_norms
+from .push import LARGEST_RATIO, Facts, Place, RowDelta, token_norms
 from .summary import LARGE_DELTA, Broken, Held, PresenceOf, RunSummary
 
 PAGE = 64  # rows of numbers that are allocated at once
 SAMPLE = 64  # tokens of a call in which the loss by rounding is measured: 200,000 numbers at FLUX's width
 GOLDEN = (5**0.5 - 1) / 2
-LONGEST = 1e12  # of ‖Δ‖/‖x‖, so that means of it stay finite
 
 
 class _Numbers(NamedTuple):
@@ -77,28 +76,22 @@ class SteeringRecord:
 
     @torch.no_grad()
     def note(
-        self, sigma: float, x: Tensor, delta: Tensor | Pushed, steered: Tensor, weight: Tensor | None, place: str = "",
-        presence_of: PresenceOf | None = None, presence: Tensor | None = None, held: Tensor | None = None,
+        self, sigma: float, x: Tensor, change: Tensor | RowDelta | Facts, steered: Tensor, weight: Tensor | None,
+        place: str = "", presence_of: PresenceOf | None = None, presence: Tensor | None = None,
+        held: Tensor | None = None,
     ) -> None:  # fmt: skip
-        """x, delta, steered (rows, tokens, d); weight (rows, tokens), zero where a token was left alone, or None.
+        """x, steered (rows, tokens, d); `change` is Δ, or what is known of it instead.
 
-        What the dtype kept of Δ is measured at SAMPLE of the tokens.
-
-        `presence` (rows, tokens) is what `Change` has of it, of the features in the input `presence_of`; `held`
-        (rows, tokens) tells where the sum was held at the dtype's largest number.
+        `weight` (rows, tokens) is zero where a token was left alone, and None where none was. `presence` (rows, tokens)
+        is what `Change` has of it, of the features in the input `presence_of`; `held` (rows, tokens) tells where the
+        sum was held at the dtype's largest number. What the dtype kept of Δ is measured at SAMPLE of the tokens, where
+        it is not known of all.
         """
         inside = None if weight is None else weight != 0
-        if isinstance(delta, Pushed):
-            shift, length = delta.norms, delta.lengths
-        else:
-            shift, length = delta.norm(dim=-1), token_norms(x)
-        ratio = (shift / length.clamp_min(1e-12)).clamp_max(LONGEST)
-        if inside is not None:
-            ratio, length = torch.where(inside, ratio, 0), torch.where(inside, length, 0)
-        always = _mean(ratio, inside), ratio.max(), length.max(), _kept(x, delta, steered, inside)
+        always = change.numbers if isinstance(change, Facts) else _facts(x, change, steered, inside)
         with self._lock:
             row = self._rows(x.device, 1).pop()
-            row[: len(always)].copy_(torch.stack(always))
+            row[: len(always)].copy_(always)
             for number, value in ((_PRESENCE, presence), (_HELD, held)):
                 if value is not None:
                     row[number].copy_(_mean(value if inside is None else torch.where(inside, value, 0), inside))
@@ -141,10 +134,22 @@ def _mean(values: Tensor, inside: Tensor | None) -> Tensor:
     return values.mean() if inside is None else values.sum() / inside.sum().clamp_min(1)
 
 
-def _kept(x: Tensor, delta: Tensor | Pushed, steered: Tensor, inside: Tensor | None) -> Tensor:
+def _facts(x: Tensor, delta: Tensor | RowDelta, steered: Tensor, inside: Tensor | None) -> Tensor:
+    """The numbers of `Facts`."""
+    if isinstance(delta, RowDelta):
+        shift, length = delta.norms, delta.lengths
+    else:
+        shift, length = delta.norm(dim=-1), token_norms(x)
+    ratio = (shift / length.clamp_min(1e-12)).clamp_max(LARGEST_RATIO)
+    if inside is not None:
+        ratio, length = torch.where(inside, ratio, 0), torch.where(inside, length, 0)
+    return torch.stack([_mean(ratio, inside), ratio.max(), length.max(), _kept(x, delta, steered, inside)])
+
+
+def _kept(x: Tensor, delta: Tensor | RowDelta, steered: Tensor, inside: Tensor | None) -> Tensor:
     """Share of ‖Δ‖² that is in `steered`, at SAMPLE of the tokens `inside`, spread over them."""
     place = _spread(x) if inside is None else _sample(inside)
-    wanted = (delta.at(place) if isinstance(delta, Pushed) else delta[place]).square()
+    wanted = (delta.at(place) if isinstance(delta, RowDelta) else delta[place]).square()
     lost = wanted * (steered[place] == x[place])
     return 1 - lost.sum() / wanted.sum().clamp_min(1e-30)
 

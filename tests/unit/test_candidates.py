@@ -8,7 +8,7 @@ from torch import Tensor
 
 from plain_sae import KINDS, build
 from sae.dictionary import autoencoder, candidates
-from sae.dictionary.activations import Architecture, SparseCodes, largest_of_groups
+from sae.dictionary.activations import Architecture, SparseCodes
 from sae.dictionary.candidates import highest, rounded, topk_codes
 from sae.dictionary.weights import Part
 
@@ -126,18 +126,6 @@ def test_a_cpu_computes_all_features_at_once(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(candidates, "FEWEST", 1)
     part = Part(torch.zeros(4096, 8, dtype=torch.bfloat16), {})
     assert not candidates.worthwhile(part, Architecture("topk", k=1), torch.device("cpu"))
-
-
-@pytest.mark.parametrize("count", [128, 131, 1000])
-def test_the_largest_of_groups_are_the_largest(count: int) -> None:
-    """With a remainder that belongs to no group, and with neighbours and whole groups that are all large."""
-    codes = random(50, count, seed=3)
-    codes[:, 3:40] += 5
-    codes[7] = codes[7].round()
-    for k in (1, 7, 8):
-        values, places = largest_of_groups(codes, k)
-        assert torch.equal(values, codes.topk(k, dim=1).values) and torch.equal(codes.gather(1, places), values)
-        assert all(len(row.unique()) == k for row in places)
 
 
 def test_codes_are_picked_by_feature_in_any_order_and_twice() -> None:
