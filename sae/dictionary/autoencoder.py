@@ -24,6 +24,7 @@ from .activations import (
     token_frame,
 )
 from .candidates import topk_codes, worthwhile
+from .fused import have_kernels, sums_of_rows
 from .modulation import Modulation
 from .origin import ContrastOf, Origin, TrainedOn
 from .owner import Owner, identity
@@ -168,12 +169,16 @@ class SparseAutoencoder:
         """Sparse codes (..., n) -> x̂ (..., d_in); only the decoder rows of the active features are gathered."""
         shape = codes.values.shape
         values, indices = (part.reshape(shape[:-1].numel(), shape[-1]) for part in codes)
-        out = torch.zeros((len(values), self.d_in), device=values.device)
         width = values.shape[-1]
-        step = max(1, SCRATCH_BYTES // (4 * self.d_in * max(1, width)))
-        for first in range(0, len(values) if width else 0, step):
-            rows = slice(first, first + step)
-            out[rows] = self._gather(values[rows].float(), indices[rows])
+        if width and self._sums_by_kernels(values):
+            starts = torch.arange(0, values.numel(), width, device=values.device)
+            out = sums_of_rows(self.part("decoder").weight, indices.flatten(), values.float().flatten(), starts)
+        else:
+            out = torch.zeros((len(values), self.d_in), device=values.device)
+            step = max(1, SCRATCH_BYTES // (4 * self.d_in * max(1, width)))
+            for first in range(0, len(values) if width else 0, step):
+                rows = slice(first, first + step)
+                out[rows] = self._gather(values[rows].float(), indices[rows])
         bias = self.part("decoder").vector("output_bias", out.device)
         if bias is not None:
             out += bias
@@ -289,13 +294,16 @@ class SparseAutoencoder:
             pre = pre + vectors["encoder_bias"]
         return activate(pre, vectors, self.architecture)
 
+    def _sums_by_kernels(self, values: Tensor) -> bool:
+        weight = self.part("decoder").weight
+        return self.architecture.decoder_norm == "none" and weight.device == values.device and have_kernels(weight)
+
     def _gather(self, values: Tensor, indices: Tensor) -> Tensor:
         """values, indices (tokens, n) -> the weighted sum (tokens, d_in) of decoder rows."""
         decoder = self.part("decoder")
         if decoder.weight.is_cuda and decoder.weight.device == values.device:  # finding what is there twice would wait
             rows = decoder.weight.index_select(0, indices.flatten()).unflatten(0, indices.shape)
-            rows = self._effective(rows.float())
-            return torch.bmm(values.unsqueeze(1), rows).squeeze(1)
+            return torch.bmm(values.unsqueeze(1), self._effective(rows.float())).squeeze(1)
         features, place = indices.unique(return_inverse=True)
         rows = self._effective(decoder.feature_rows(features.to(decoder.weight.device), values.device))
         if values.device.type == "mps":  # embedding_bag is missing there in many releases of torch

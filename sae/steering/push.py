@@ -9,6 +9,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..dictionary.fused import works
+
 CACHED = 128 * 3072  # numbers of x that a CPU works on at once, so that their float32 stays in its cache
 LONGEST = 2.0**64  # what the norm of a token can be before its square leaves float32
 # |row| up to which LONGEST · |row| stays below half the distance of float32's two largest numbers, 2^103, and so of
@@ -134,21 +136,19 @@ class Pushed(NamedTuple):
 
 
 def kernels_work(device: torch.device) -> bool:
-    """Whether Triton does there what it should, by trying: it needs a compiler, and says in many ways that it has none.
+    """Whether those of `kernels.py` do there what they should, by trying."""
+    return works(lambda: _attempt(device))
 
-    Torch's own operations always work.
-    """
+
+def _attempt(device: torch.device) -> bool:
     x = torch.ones(1, 2, 16, dtype=torch.bfloat16, device=device)
     if not x.is_cuda:
         return False
-    try:
-        from . import kernels
+    from . import kernels
 
-        row = torch.arange(16, dtype=torch.float32, device=device)
-        steered, facts = kernels.add_row(x, row, row.norm(), None, None, LONGEST, LARGEST_RATIO)
-        return bool(torch.equal(steered, (x.float() + 4 * row).bfloat16()) and facts.isfinite().all())
-    except Exception:  # noqa: BLE001
-        return False
+    row = torch.arange(16, dtype=torch.float32, device=device)
+    steered, facts = kernels.add_row(x, row, row.norm(), None, None, LONGEST, LARGEST_RATIO)
+    return bool(torch.equal(steered, (x.float() + 4 * row).bfloat16()) and facts.isfinite().all())
 
 
 def _in_cache(x: Tensor) -> Tensor:

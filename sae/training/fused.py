@@ -9,31 +9,28 @@ import torch
 from torch import Tensor
 from torch.optim import Adam
 
+from ..dictionary.fused import have_kernels as trained_by
+from ..dictionary.fused import sums_of_rows, works
 from .sparse import Chosen
-
-WIDEST = 16_384  # numbers of a row that a program can hold
 
 
 def have_kernels(weight: Tensor) -> bool:
-    """Whether Triton has kernels for such weights (rows, d): it is there, finds its compiler, and a row fits."""
-    return weight.is_cuda and weight.shape[1] <= WIDEST and _work(weight.device)
+    """Whether Triton has kernels for a step with such weights (rows, d)."""
+    return trained_by(weight) and _work(weight.device)
 
 
 @lru_cache
-@torch.no_grad()
 def _work(device: torch.device) -> bool:
-    """Tried on a few rows: Triton says in many ways that something is missing. Torch's own operations always work."""
-    try:
-        from . import kernels, kernels_sparse
+    return works(lambda: _attempt(device))
 
-        rows = torch.ones(2, 16, device=device)
-        matrix = kernels.Matrix(rows, torch.ones_like(rows), directions=True)
-        matrix.step(Adam([rows]), 1 / matrix.squares().sum().clamp_min(1.0), 1)
-        first = torch.zeros(1, dtype=torch.int64, device=device)
-        sums = kernels_sparse.decode(rows, first, torch.ones(1, device=device), first)
-        return bool(sums.isfinite().all())
-    except Exception:  # noqa: BLE001
-        return False
+
+def _attempt(device: torch.device) -> bool:
+    from . import kernels
+
+    rows = torch.ones(2, 16, device=device)
+    matrix = kernels.Matrix(rows, torch.ones_like(rows), directions=True)
+    matrix.step(Adam([rows]), 1 / matrix.squares().sum().clamp_min(1.0), 1)
+    return bool(rows.isfinite().all())
 
 
 def reconstruct(
@@ -50,14 +47,12 @@ def reconstruct(
 class _Reconstruction(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, *given: Tensor) -> tuple[Tensor, Tensor]:
-        from .kernels_sparse import decode
-
         x, bias, encoder, _, decoder, before, tokens, features, starts = given
         values = before[tokens, features].float().relu()
         ctx.save_for_backward(x, bias, encoder, decoder, tokens, features, values)
         ctx.products = before.dtype
         ctx.mark_non_differentiable(values)
-        return decode(decoder, features, values, starts), values
+        return sums_of_rows(decoder, features, values, starts), values
 
     @staticmethod
     def backward(ctx: Any, *of_results: Tensor) -> tuple[Tensor | None, ...]:

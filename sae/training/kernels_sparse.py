@@ -1,4 +1,4 @@
-"""Triton's part of a training step: sums of decoder rows, and the gradients of both matrices in one go.
+"""Triton's part of a training step: the gradients of both matrices in one go.
 
 Imported only where Triton is. Sums have a fixed order: the same step gives the same gradients.
 """
@@ -10,25 +10,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ..dictionary.kernels import warps
+
 PART = 128  # of a feature's tokens, for one program; a feature that fires on many has several parts
-PER_WARP = 256
-
-
-@triton.jit
-def _decode(decoder, features, values, starts, result, tokens, total, width, block: tl.constexpr):
-    """Of each token: the sum of its features' rows, times their values."""
-    token = tl.program_id(0).to(tl.int64)
-    columns = tl.arange(0, block)
-    inside = columns < width
-    found = tl.zeros([block], dtype=tl.float32)
-    begin = tl.load(starts + token)
-    end = tl.load(starts + token + 1, mask=token + 1 < tokens, other=total)
-    feature = tl.load(features + begin, mask=begin < end, other=0)
-    for place in range(begin, end):
-        later = tl.load(features + place + 1, mask=place + 1 < end, other=0)  # on its way while this one's row is
-        found += tl.load(values + place) * tl.load(decoder + feature * width + columns, mask=inside, other=0.0)
-        feature = later
-    tl.store(result + token * width + columns, found, mask=inside)
 
 
 @triton.jit
@@ -93,18 +77,6 @@ class Gradients(NamedTuple):
     decoder: Tensor
 
 
-def decode(decoder: Tensor, features: Tensor, values: Tensor, starts: Tensor) -> Tensor:
-    """(len(starts), d_in): for each part of the list, the sum of its features' rows times their values."""
-    count, width = len(starts), decoder.shape[1]
-    result = decoder.new_empty(count, width)
-    with torch.cuda.device_of(decoder):
-        _decode[(count,)](
-            decoder, features, values, starts, result, count, len(features), width, triton.next_power_of_2(width),
-            num_warps=_warps(width),
-        )  # fmt: skip
-    return result
-
-
 def gradients(
     decoder: Tensor, gradient: Tensor, centred: Tensor, tokens: Tensor, features: Tensor, values: Tensor
 ) -> Gradients:
@@ -122,16 +94,12 @@ def gradients(
     with torch.cuda.device_of(decoder):
         _gradients[(count + extra,)](
             decoder, gradient, centred, tokens[order], values[order], begins, owners, firsts, of_decoder, of_encoder,
-            of_bias, count, width, PART, triton.next_power_of_2(width), num_warps=_warps(width),
+            of_bias, count, width, PART, triton.next_power_of_2(width), num_warps=warps(width),
         )  # fmt: skip
         for sums in (of_decoder, of_encoder, of_bias) if extra else ():
             columns = sums.shape[1]
             _gather_parts[(extra,)](
                 sums, owners, firsts, further, count, columns, triton.next_power_of_2(columns),
-                num_warps=_warps(columns),
+                num_warps=warps(columns),
             )  # fmt: skip
     return Gradients(of_encoder[:count], of_bias[:count, 0], of_decoder[:count])
-
-
-def _warps(width: int) -> int:
-    return min(16, max(1, triton.next_power_of_2(width) // PER_WARP))

@@ -9,7 +9,8 @@ from torch import Tensor
 from plain_sae import KINDS, build
 from sae.dictionary import autoencoder, candidates
 from sae.dictionary.activations import Architecture, SparseCodes
-from sae.dictionary.candidates import highest, rounded, topk_codes
+from sae.dictionary.bound import highest, rounded
+from sae.dictionary.candidates import topk_codes
 from sae.dictionary.weights import Part
 
 SCRATCH = 2**20  # so small that features and tokens come in several pieces
