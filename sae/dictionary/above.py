@@ -12,12 +12,13 @@ import torch
 from torch import Tensor
 
 from .activations import Architecture, SparseCodes
-from .bound import ALIGNED, Rounded, highest, of_tokens, of_weight, ordered, product, rounded, stored_rows
+from .bound import ALIGNED, Rounded, highest, of_tokens, of_weight, ordered, product, rounded, rounded_rows
 from .weights import Part, aligned, feature_chunks
 
 EVERY = 8  # features of which one is in the sample, at least
 DEVIATIONS = 5  # of how many of a few features are in the sample by chance
-SPARE = 16  # features that may lie between the line and the k, and as many again for each k
+SPARE = 8  # features that may lie between the k and the line, and half as many again as k
+MOST_TOKENS = 8_192  # that come in one product
 
 
 def listed_codes(
@@ -33,8 +34,8 @@ def listed_codes(
     low = rounded(tokens)
     line, room = _line(low, encoder, architecture, vectors, scratch)
     lists, spread = kernels.Lists(len(tokens), room, tokens.device), of_tokens(low)
-    for chunk in feature_chunks(d_sae, d_in, scratch, ALIGNED):
-        weight = rounded(stored_rows(encoder, chunk, tokens.device))
+    for chunk in feature_chunks(d_sae, _columns(len(tokens), d_in), scratch, ALIGNED):
+        weight = rounded_rows(encoder, chunk, tokens.device)
         step = aligned(scratch // (4 * len(weight.rows)), ALIGNED)
         for first in range(0, len(tokens), step):
             rows = slice(first, first + step)
@@ -48,6 +49,11 @@ def listed_codes(
     return SparseCodes(best, features), (best[:, -1] >= line) & (lists.count <= room)
 
 
+def _columns(tokens: int, d_in: int) -> int:
+    """Numbers of a feature that a chunk has: of its row, or of its products where all tokens come in one."""
+    return max(d_in, tokens) if tokens <= MOST_TOKENS else d_in
+
+
 def _line(
     low: Rounded, encoder: Part, architecture: Architecture, vectors: dict[str, Tensor], scratch: int
 ) -> tuple[Tensor, int]:
@@ -56,7 +62,7 @@ def _line(
     most = aligned(scratch // (4 * d_in), ALIGNED)
     sample = torch.arange(0, d_sae, max(EVERY, ceil(d_sae / most)), device=low.rows.device)
     sample = sample[: aligned(len(sample), ALIGNED)]
-    weight = rounded(stored_rows(encoder, sample, low.rows.device))
+    weight = rounded_rows(encoder, sample, low.rows.device)
     rank, room = _rank_and_room(k, len(sample), d_sae)
     line = torch.empty(len(low.rows), device=low.rows.device)
     step = aligned(scratch // (4 * len(sample)), ALIGNED)
@@ -70,7 +76,7 @@ def _line(
 def _rank_and_room(k: int, sample: int, d_sae: int) -> tuple[int, int]:
     """r, and a number of features of which so many as r are hardly ever missing in a sample."""
     share = sample / d_sae
-    expected = (2 * k + SPARE) * share
+    expected = (k + k // 2 + SPARE) * share
     rank = min(sample, ceil(expected + DEVIATIONS * expected**0.5) + 1)
     root = (DEVIATIONS + (DEVIATIONS**2 + 4 * rank) ** 0.5) / 2  # root² - DEVIATIONS · root = rank
     return rank, min(d_sae, max(k, ceil(root**2 / share)))

@@ -31,16 +31,18 @@ class Rounded(NamedTuple):
     moved: Tensor
 
 
-def stored_rows(encoder: Part, features: slice | Tensor, device: torch.device) -> Tensor:
-    """Rows in bfloat16 as they are stored, others in float32."""
-    stored = encoder.weight[features]
-    return stored if stored.dtype == torch.bfloat16 else encoder.feature_rows(features, device)
-
-
-def rounded(rows: Tensor) -> Rounded:
+def rounded(rows: Tensor, lengths: Tensor | None = None) -> Rounded:
+    """`lengths` (n,) are those of the rows, where they are known."""
     low = rows.bfloat16()
     moved = torch.zeros(len(rows), device=rows.device) if rows.dtype == low.dtype else _length(rows - low.to(rows))
-    return Rounded(low, _length(rows), moved)
+    return Rounded(low, _length(rows) if lengths is None else _above(lengths, rows), moved)
+
+
+def rounded_rows(encoder: Part, features: slice | Tensor, device: torch.device) -> Rounded:
+    """Of the encoder's rows, as they are stored or in float32."""
+    stored = encoder.weight[features]
+    rows = stored if stored.dtype == torch.bfloat16 else encoder.feature_rows(features, device)
+    return rounded(rows, encoder.lengths()[features].to(device))
 
 
 def highest(tokens: Rounded, weight: Rounded) -> Tensor:
@@ -79,5 +81,9 @@ def ordered(pre: Tensor, vectors: dict[str, Tensor], features: slice | Tensor, a
 
 
 def _length(rows: Tensor) -> Tensor:
-    d = rows.shape[1]
-    return torch.linalg.vector_norm(rows, dim=1, dtype=torch.float32) * SLACK + FLOOR * d**0.5
+    return _above(torch.linalg.vector_norm(rows, dim=1, dtype=torch.float32), rows)
+
+
+def _above(lengths: Tensor, rows: Tensor) -> Tensor:
+    """What no length of the rows lies above, by what float32 found."""
+    return lengths * SLACK + FLOOR * rows.shape[1] ** 0.5

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from .above import listed_codes
 from .activations import Architecture, RunningTopK, SparseCodes
-from .bound import ALIGNED, Rounded, highest, ordered, rounded, stored_rows
+from .bound import ALIGNED, Rounded, highest, ordered, rounded, rounded_rows
 from .fused import have_kernels
 from .weights import Part, aligned, feature_chunks
 
@@ -94,7 +94,7 @@ def _proposed(
     count = _wanted(architecture.k or 0)
     low, proposed = rounded(tokens), RunningTopK(len(tokens), count + 1, device)
     for features in feature_chunks(d_sae, d_in, scratch, ALIGNED):
-        weight = rounded(stored_rows(encoder, features, device))
+        weight = rounded_rows(encoder, features, device)
         step = aligned(scratch // (4 * len(weight.rows)), ALIGNED)
         for first in range(0, len(tokens), step):
             rows = slice(first, first + step)

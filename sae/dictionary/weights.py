@@ -91,10 +91,20 @@ class Part(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(weight, requires_grad=False)
         self.vectors = nn.ParameterDict({name: nn.Parameter(v, requires_grad=False) for name, v in vectors.items()})
+        self._lengths: tuple[torch.device, torch.dtype, Tensor] | None = None
 
     def feature_rows(self, features: slice | Tensor, device: torch.device) -> Tensor:
         """The rows of some features as float32 on `device`."""
         return self.weight[features].to(device=device, dtype=torch.float32)
+
+    def lengths(self) -> Tensor:
+        """(F,) float32: ‖row‖ as the rows are stored where they are now; measured once for a place."""
+        device, dtype = self.weight.device, self.weight.dtype
+        if self._lengths is None or self._lengths[:2] != (device, dtype):
+            with torch.inference_mode(False):
+                found = torch.linalg.vector_norm(self.weight, dim=1, dtype=torch.float32)
+            self._lengths = (device, dtype, found)
+        return self._lengths[2]
 
     def vector(self, name: str, device: torch.device) -> Tensor | None:
         """A vector as float32 on `device` (a host may have cast the part), or None where the SAE has none."""

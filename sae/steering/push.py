@@ -25,13 +25,13 @@ Place = tuple[Tensor | slice, Tensor | slice]  # of rows and of tokens
 def pieces(x: Tensor) -> Iterator[slice]:
     """Slices of the tokens of x (rows, tokens, d): all at once, but on a CPU."""
     tokens = x.shape[-2]
-    step = max(1, CACHED * tokens // max(1, x.numel())) if x.device.type == "cpu" else max(1, tokens)
+    step = max(1, CACHED * tokens // max(1, x.numel())) if _on_cpu(x) else max(1, tokens)
     return (slice(first, first + step) for first in range(0, tokens, step))
 
 
 def token_norms(x: Tensor) -> Tensor:
     """‖x‖ of each token, (rows, tokens) float32 for x (rows, tokens, d) of any floating type."""
-    if x.device.type != "cpu":
+    if not _on_cpu(x):
         return torch.linalg.vector_norm(x, dim=-1, dtype=torch.float32)
     norms = torch.empty(x.shape[:-1])
     for piece in pieces(x):
@@ -55,7 +55,7 @@ def held_sum(x: Tensor, delta: Tensor) -> tuple[Tensor, Tensor]:
     Such numbers are held there. Infinite ones, of which a norm makes NaN, would spoil the tokens all over the picture.
     """
     plain = rounded_sum(x, delta)
-    if x.device.type == "cpu" and plain.sum(dtype=torch.float32).isfinite():  # where asking is free
+    if _on_cpu(x) and plain.sum(dtype=torch.float32).isfinite():  # where asking is free
         return plain, torch.zeros(x.shape[:-1], dtype=torch.bool)
     beyond = plain.isinf() & x.isfinite()
     largest = torch.finfo(x.dtype).max
@@ -87,7 +87,8 @@ class Push:
         amounts = lengths.new_empty((*lengths.shape, 1))
         held = None if safe else torch.empty_like(lengths, dtype=torch.bool)
         for piece in pieces(x):
-            part, wide = x[:, piece], _in_cache(x[:, piece])
+            part = x[:, piece]
+            wide = part.float() if _on_cpu(x) else part
             lengths[:, piece] = torch.linalg.vector_norm(wide, dim=-1, dtype=torch.float32)
             amounts[:, piece] = self._amounts(lengths[:, piece], piece, safe)
             if held is None:
@@ -151,19 +152,18 @@ def _attempt(device: torch.device) -> bool:
     return bool(torch.equal(steered, (x.float() + 4 * row).bfloat16()) and facts.isfinite().all())
 
 
-def _in_cache(x: Tensor) -> Tensor:
-    """On a CPU a piece of tokens in float32, elsewhere the tokens as they are."""
-    return x.float() if x.device.type == "cpu" else x
+def _on_cpu(x: Tensor) -> bool:
+    return x.device.type == "cpu"
 
 
 def _add(x: Tensor, wide: Tensor, amounts: Tensor, row: Tensor, out: Tensor) -> None:
     """`rounded_sum` of x and amounts · row into `out`, without that Δ in memory where it can be.
 
-    `wide` is `_in_cache(x)`, and is written over where it is a copy.
+    `wide` is x in float32 on a CPU, and is written over there where it is a copy.
     """
     if x.dtype == torch.float32 or x.requires_grad:
         out[:] = x + amounts * row
-    elif wide is x:
-        torch.addcmul(x, amounts, row, out=out)  # one kernel on a GPU
-    else:
+    elif _on_cpu(x):
         out[:] = wide.addcmul_(amounts, row)
+    else:
+        torch.addcmul(x, amounts, row, out=out)  # one kernel on a GPU

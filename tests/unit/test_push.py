@@ -122,3 +122,16 @@ def test_the_loss_by_rounding_is_read_inside_a_small_region() -> None:
         assert ROWS * COLUMNS > SAMPLE
         summary = record.summary()
         assert summary.kept < kept if strength < 1e-3 else summary.kept > kept
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("unit", ["raw", "token_norm"])
+def test_a_gpu_without_kernels_goes_the_same_way(dtype: torch.dtype, unit: str, monkeypatch) -> None:
+    """What a GPU computes with torch's own operations, here on the CPU: the same sum, and x stays as it is."""
+    x, steering = tokens(dtype), Steering(small_sae("relu"), EDITS, "add", unit=unit)
+    expected, kept = Intervention(steering, SITE).begin(SteeringRecord())(x, MOMENT), x.clone()
+    monkeypatch.setattr("sae.steering.push._on_cpu", lambda x: False)
+    steered = Intervention(steering, SITE).begin(SteeringRecord())(x, MOMENT)
+    assert torch.equal(x, kept)
+    assert (steered != expected).float().mean() < 1e-3  # float32 adds a norm up in another order
+    torch.testing.assert_close(steered, expected, rtol=4 * torch.finfo(dtype).eps, atol=1e-5)

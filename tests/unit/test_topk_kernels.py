@@ -121,8 +121,8 @@ def test_a_sample_holds_so_many_hardly_ever_fewer_nor_more(k):
     below = in_sample(room, torch.tensor(sample / d_sae, dtype=torch.float64)).log_prob(numbers).exp().sum()
     above = (
         1
-        - in_sample(2 * k, torch.tensor(sample / d_sae, dtype=torch.float64))
-        .log_prob(torch.arange(0.0, min(rank, 2 * k + 1)))
+        - in_sample(k + k // 2, torch.tensor(sample / d_sae, dtype=torch.float64))
+        .log_prob(torch.arange(0.0, min(rank, k + k // 2 + 1)))
         .exp()
         .sum()
     )
