@@ -39,8 +39,8 @@ def listed_codes(
         step = aligned(scratch // (4 * len(weight.rows)), ALIGNED)
         for first in range(0, len(tokens), step):
             rows = slice(first, first + step)
-            pre = product(low.rows[rows], weight.rows)
-            lists.keep(rows, chunk.start, pre, spread[rows], of_weight(weight), line, vectors)
+            keep = spread[rows], of_weight(weight), line, vectors
+            lists.keep(rows, chunk.start, product(low.rows[rows], weight.rows), *keep)  # so that one product is kept
     codes, listed = lists.codes(tokens, encoder.weight, vectors)
     best, order = codes.topk(k, dim=1)
     if architecture.rectify:
