@@ -13,16 +13,18 @@ from comfy_client import PromptFailed
 from project_files import ROOT
 
 WRITER = ROOT / "tests" / "support" / "write_tiny_families.py"
-# family -> file, node of the empty latent, width of the prompt, how the place is written
+PICTURE = ("EmptySD3LatentImage", {"width": 64, "height": 64})
+VIDEO = ("EmptyHunyuanLatentVideo", {"width": 64, "height": 64, "length": 9})
+# family -> file, node of the empty latent, sizes of the prompt, how the place is written
 FAMILIES = {
-    "FLUX.2": ("tiny-flux-2", ("EmptyFlux2LatentImage", {"width": 64, "height": 64}), 64, "transformer_blocks.1"),
-    "Wan 2": (
-        "tiny-wan-2", ("EmptyHunyuanLatentVideo", {"width": 64, "height": 64, "length": 9}), 64, "blocks.1",
+    "FLUX.2": (
+        "tiny-flux-2", ("EmptyFlux2LatentImage", {"width": 64, "height": 64}), {"width": 64}, "transformer_blocks.1",
     ),
-    "Stable Diffusion 3": (
-        "tiny-stable-diffusion-3", ("EmptySD3LatentImage", {"width": 64, "height": 64}), 64, "transformer_blocks.1",
-    ),
-    "Krea 2": ("tiny-krea-2", ("EmptySD3LatentImage", {"width": 64, "height": 64}), 80, "blocks.0"),
+    "HunyuanVideo": ("tiny-hunyuanvideo", VIDEO, {"width": 64, "pooled": 768}, "transformer_blocks.1"),
+    "LongCat": ("tiny-longcat", PICTURE, {"width": 3584}, "transformer_blocks.1"),
+    "Wan 2": ("tiny-wan-2", VIDEO, {"width": 64}, "blocks.1"),
+    "Stable Diffusion 3": ("tiny-stable-diffusion-3", PICTURE, {"width": 64}, "transformer_blocks.1"),
+    "Krea 2": ("tiny-krea-2", PICTURE, {"width": 80}, "blocks.0"),
 }  # fmt: skip
 each_family = pytest.mark.parametrize("name", FAMILIES)
 
@@ -44,7 +46,7 @@ def files(comfyui, server):
 
 
 def graph(name, strength=1.0, sae=None, location="auto"):
-    file, (empty, size), width, _ = FAMILIES[name]
+    file, (empty, size), prompt, _ = FAMILIES[name]
     return {
         "1": {"class_type": "UNETLoader", "inputs": {"unet_name": f"{file}.safetensors", "weight_dtype": "default"}},
         "2": {
@@ -62,7 +64,7 @@ def graph(name, strength=1.0, sae=None, location="auto"):
                 "end_percent": 1.0, "apply_to": "both",
             },
         },
-        "5": {"class_type": "ProbeConditioning", "inputs": {"width": width, "tokens": 6, "seed": 3}},
+        "5": {"class_type": "ProbeConditioning", "inputs": {**prompt, "tokens": 6, "seed": 3}},
         "6": {"class_type": empty, "inputs": {**size, "batch_size": 1}},
         "7": {
             "class_type": "KSampler",

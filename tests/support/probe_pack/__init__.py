@@ -110,13 +110,14 @@ class RandomConditioning(io.ComfyNode):
     @classmethod
     def define_schema(cls):
         inputs = [io.Int.Input("width"), io.Int.Input("tokens"), io.Int.Input("seed")]
+        inputs.append(io.Int.Input("pooled", default=16, optional=True))
         return io.Schema(node_id="ProbeConditioning", inputs=inputs, outputs=[io.Conditioning.Output()])
 
     @classmethod
-    def execute(cls, width, tokens, seed):
+    def execute(cls, width, tokens, seed, pooled=16):
         random = torch.Generator().manual_seed(seed)
-        text, pooled = torch.randn(1, tokens, width, generator=random), torch.randn(1, 16, generator=random)
-        return io.NodeOutput([[text, {"pooled_output": pooled}]])
+        text, vector = torch.randn(1, tokens, width, generator=random), torch.randn(1, pooled, generator=random)
+        return io.NodeOutput([[text, {"pooled_output": vector}]])
 
 
 def _tensors(what, prefix=""):
