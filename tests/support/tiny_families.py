@@ -325,10 +325,3 @@ CASES = {
         Case("Anima", _anima, (1, 16, 2, 8, 8), _image_only(32, "self_attn", "mlp"), depth={"blocks": 2}, slot=None),
     )
 }  # fmt: skip
-
-# Those whose tiny models core's loader reads. Of the others it takes more as given: the width, or how many blocks.
-OVER_HTTP = ("FLUX.2", "HunyuanVideo", "LongCat", "Wan 2", "Stable Diffusion 3", "Krea 2")
-
-
-def file_name(family):
-    return "tiny-" + family.lower().replace(" ", "-").replace(".", "-")
