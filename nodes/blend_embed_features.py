@@ -10,6 +10,7 @@ from ..sae.embeddings.spot import ALL, AUTO
 from ..sae.hosts.comfyui.embeddings import edited, is_conditioning, read, spot_in
 from ..sae.steering.edits import FeatureList, check_owner
 from .shared.embed_sockets import EMBED_TYPES, describe_spot, embed_input, tap_input, target_input, tokens_input
+from .shared.inputs import amount_input
 from .shared.sockets import CATEGORY, Sae, SaeFeatures, one_sae
 
 
@@ -33,15 +34,7 @@ class BlendEmbedFeatures(io.ComfyNode):
                 embed_input("source", "The embedding that the features come from, of the same encoder."),
                 Sae.Input("sae", tooltip="An SAE that was trained on embeddings of this encoder."),
                 SaeFeatures.Input("features", tooltip="Which features to transfer, each with its own strength."),
-                io.Float.Input(
-                    "amount",
-                    default=1.0,
-                    min=-10.0,
-                    max=10.0,
-                    step=0.05,
-                    round=False,
-                    tooltip="1 makes each feature fire as in the source, 0 changes nothing.",
-                ),
+                amount_input("amount", 10.0, "1 makes each feature fire as in the source, 0 changes nothing."),
                 target_input(),
                 tokens_input(),
                 tap_input(),

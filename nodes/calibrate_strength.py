@@ -15,8 +15,18 @@ from ..sae.steering.calibration_file import update_calibrations
 from ..sae.steering.edits import Calibration, FeatureList, Method, check_owner
 from .shared.feature_names import calibration_path, names_of
 from .shared.feature_ranges import setting_here
+from .shared.inputs import expert_switch, model_input, steps_input
 from .shared.sae_sources import Use, note_use
-from .shared.sockets import CATEGORY, Sae, SaeFeatures, location_input, one_sae, seed_input, stream_input
+from .shared.sockets import (
+    CATEGORY,
+    Sae,
+    SaeFeatures,
+    location_input,
+    one_sae,
+    replaces_input,
+    seed_input,
+    stream_input,
+)
 
 
 class CalibrateStrength(io.ComfyNode):
@@ -32,13 +42,13 @@ class CalibrateStrength(io.ComfyNode):
             ),
             search_aliases=["strength range", "slider range", "auto strength"],
             inputs=[
-                io.Model.Input("model", tooltip="A model of a known family, such as FLUX; it stays as it is."),
+                model_input(),
                 Sae.Input("sae", tooltip="An SAE that was trained on this model."),
                 SaeFeatures.Input("features", tooltip="The features to calibrate, each alone."),
                 io.Conditioning.Input("positive", tooltip="A prompt of the kind you will steer."),
                 io.Latent.Input("latent_image", tooltip="Size of the picture; a smaller one is faster."),
                 seed_input("Seed of the noise."),
-                io.Int.Input("steps", default=4, min=1, max=100, step=1, tooltip="Steps of each short sampling."),
+                steps_input("Steps of each short sampling."),
                 io.Combo.Input(
                     "method",
                     options=list(CALIBRATED_METHODS),
@@ -47,13 +57,9 @@ class CalibrateStrength(io.ComfyNode):
                 ),
                 location_input(),
                 stream_input(),
-                SaeFeatures.Input("replaces", optional=True, tooltip="For swap: the features to take out."),
-                io.Boolean.Input(
-                    "save",
-                    default=True,
-                    optional=True,
-                    advanced=True,
-                    tooltip="Keeps the ranges beside the labels of this SAE, where Feature Mixer finds them.",
+                replaces_input(),
+                expert_switch(
+                    "save", True, "Keeps the ranges beside the labels of this SAE, where Feature Mixer finds them."
                 ),
             ],
             outputs=[

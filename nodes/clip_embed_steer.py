@@ -26,9 +26,9 @@ from .shared.sockets import (
     CATEGORY,
     UNSTEERED,
     Sae,
-    SaeFeatures,
     nothing_to_steer_with,
     one_sae,
+    replaces_input,
     steering_inputs,
     steering_warnings,
 )
@@ -68,11 +68,7 @@ class ClipEmbedSteer(io.ComfyNode):
                 target_input(),
                 tokens_input(),
                 *word_inputs(),
-                SaeFeatures.Input(
-                    "replaces",
-                    optional=True,
-                    tooltip="For swap: the features to take out, such as those of the baseline against the picture.",
-                ),
+                replaces_input(", such as those of the baseline against the picture"),
                 tap_input(),
             ],
             outputs=[io.MatchType.Output(template, display_name="embed", tooltip="The steered copy.")],

@@ -8,10 +8,11 @@ from ..sae.commands.keeping import keep_tokens
 from ..sae.hosts.comfyui.model import Model
 from ..sae.places.site import parse_sites
 from ..sae.training.collect import Collection
+from .shared.inputs import lines_in, lines_input
 from .shared.model_folder import output_folder
 from .shared.saving import named_folder
-from .shared.sockets import CATEGORY, seed_input
-from .shared.training import Shards, activity_inputs, activity_of, host_of, lines_in, whole_number
+from .shared.sockets import CATEGORY
+from .shared.training import Shards, activity_inputs, activity_of, calls_input, expert_seed_input, host_of
 
 
 class CollectActivations(io.ComfyNode):
@@ -28,12 +29,11 @@ class CollectActivations(io.ComfyNode):
             search_aliases=["activation dataset", "cache activations", "sae shards"],
             inputs=[
                 *activity_inputs(),
-                io.String.Input(
+                lines_input(
                     "sites",
-                    default="transformer_blocks.0:text",
-                    multiline=True,
-                    tooltip="A place a line, LOCATION:STREAM, such as transformer_blocks.0:text or "
+                    "A place a line, LOCATION:STREAM, such as transformer_blocks.0:text or "
                     "single_transformer_blocks.9.attn:image. Inspect Model lists the places.",
+                    "transformer_blocks.0:text",
                 ),
                 io.Int.Input(
                     "tokens", default=60_000, min=1024, max=1_000_000_000, step=1,
@@ -42,8 +42,8 @@ class CollectActivations(io.ComfyNode):
                 io.String.Input(
                     "name", default="my-tokens", tooltip="Their folder inside output/sae/tokens, which is made."
                 ),
-                whole_number("sampling_steps", "Calls of the model for each prompt.", 100, 8, 1),
-                seed_input("Seed of the noises.", optional=True, advanced=True),
+                calls_input(),
+                expert_seed_input("Seed of the noises."),
             ],
             outputs=[
                 Shards.Output(display_name="shards", tooltip="For Train SAE, at any of these places."),

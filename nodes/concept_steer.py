@@ -12,13 +12,23 @@ from ..sae.finding.features import RANKINGS
 from ..sae.hosts.comfyui.masks import mask_fault
 from ..sae.hosts.comfyui.model import Model
 from ..sae.hosts.comfyui.sampling import Sampling
-from ..sae.places.moment import SIDES, Schedule, Side
+from ..sae.places.moment import Schedule, Side
 from ..sae.steering.edits import method_for
 from ..sae.steering.places import Wanted
 from .shared.concepts import Texts, of_contrast, of_sae
 from .shared.finding import Finder, Ranking
 from .shared.found_concepts import kept_concepts
-from .shared.sockets import CATEGORY, Sae, SaeFeatures, location_input, percent_input, seed_input, stream_input
+from .shared.inputs import amount_input, lines_input, steered_model_input, steps_input
+from .shared.sockets import (
+    CATEGORY,
+    Sae,
+    SaeFeatures,
+    location_input,
+    percent_input,
+    seed_input,
+    side_input,
+    stream_input,
+)
 from .shared.steered import steered
 
 SIDE = 512  # pixels of the pictures that are looked at where no latent is connected
@@ -93,9 +103,7 @@ class ConceptSteer(io.ComfyNode):
 
 def _what() -> list[io.Input]:
     return [
-        io.Model.Input(
-            "model", tooltip="A model of a known family, such as FLUX. It stays as it is; the output is a steered copy."
-        ),
+        steered_model_input(),
         io.Clip.Input("clip", tooltip="Encodes the two texts, as for CLIP Text Encode."),
         Sae.Input(
             "sae",
@@ -103,27 +111,15 @@ def _what() -> list[io.Input]:
             tooltip="An SAE that was trained on this model, or a set, which steers at all its places. Without one, "
             "what differs between the two texts inside the model is used as it is.",
         ),
-        io.String.Input(
+        lines_input(
             "wanted",
-            default="",
-            multiline=True,
-            tooltip="What you want to see, as a prompt: a snowy street. It should differ from the other in one thing.",
+            "What you want to see, as a prompt: a snowy street. It should differ from the other in one thing.",
         ),
-        io.String.Input(
+        lines_input(
             "instead_of",
-            default="",
-            multiline=True,
-            tooltip="What it stands instead of: a street in summer. Empty: nothing is taken out, the concept is added.",
+            "What it stands instead of: a street in summer. Empty: nothing is taken out, the concept is added.",
         ),
-        io.Float.Input(
-            "strength",
-            default=1.0,
-            min=-4.0,
-            max=4.0,
-            step=0.05,
-            round=False,
-            tooltip="1 is the natural amount, 0 changes nothing.",
-        ),
+        amount_input("strength", 4.0, "1 is the natural amount, 0 changes nothing."),
         io.Latent.Input(
             "latent_image",
             optional=True,
@@ -139,7 +135,7 @@ def _finding() -> list[io.Input]:
     more: dict[str, Any] = {"optional": True, "advanced": True}
     return [
         seed_input("Seed of the noise that the features are found with.", **more),
-        io.Int.Input("steps", default=4, min=1, max=100, step=1, tooltip="Steps of that short sampling.", **more),
+        steps_input("Steps of that short sampling.", **more),
         io.Int.Input(
             "count", default=8, min=1, max=200, step=1, tooltip="Features of each text at most; of a set, at each "
             "place.", **more,
@@ -162,14 +158,7 @@ def _acting() -> list[io.Input]:
         stream_input(optional=True),
         percent_input("start_percent", 0.0, "Part of the run after which steering begins, by noise level.", **more),
         percent_input("end_percent", 1.0, "Part of the run at which steering ends, by noise level.", **more),
-        io.Combo.Input(
-            "apply_to",
-            options=list(SIDES),
-            default="both",
-            optional=True,
-            advanced=True,
-            tooltip="Side of guidance when CFG is above 1.",
-        ),
+        side_input("Side of guidance when CFG is above 1.", **more),
     ]
 
 

@@ -13,6 +13,7 @@ from ..sae.hosts.comfyui.sampling import Sampling
 from ..sae.hosts.comfyui.watching import Watched
 from ..sae.places.several import first_text
 from .shared.contrasting import Told, contrast_output, contrast_outputs, contrasted, contrasted_texts, sites_in
+from .shared.inputs import expert_text, lines_in, lines_input, model_input, steps_input
 from .shared.sockets import CATEGORY, places_input, seed_input, seeds_input, stream_input
 
 IN_MODEL = "none"  # of the tap: directions are looked for in the model, not in the text's embedding
@@ -69,7 +70,7 @@ class ContrastDirection(io.ComfyNode):
 
 def _sides() -> list[io.Input]:
     return [
-        io.Model.Input("model", tooltip="A model of a known family, such as FLUX; it stays as it is."),
+        model_input(),
         io.Conditioning.Input(
             "positive", optional=True, tooltip="What you want. It should differ from the negative in one thing only."
         ),
@@ -82,7 +83,7 @@ def _runs() -> list[io.Input]:
     return [
         seed_input("First seed of the noise, the same for both sides."),
         seeds_input(),
-        io.Int.Input("steps", default=4, min=1, max=100, step=1, tooltip="Steps of each short sampling; 4 to 8 do."),
+        steps_input("Steps of each short sampling; 4 to 8 do."),
         places_input("'auto' is the text's stream behind the first block, where what a word says is in its own token."),
         stream_input(),
     ]
@@ -91,31 +92,25 @@ def _runs() -> list[io.Input]:
 def _texts() -> list[io.Input]:
     return [
         io.Clip.Input("clip", optional=True, tooltip="Encodes the texts, in place of positive and negative."),
-        io.String.Input(
+        lines_input(
             "positive_texts",
-            default="",
-            multiline=True,
+            "With clip: one prompt a line. Pairs that differ in all else too tell better what one thing is.",
             optional=True,
-            tooltip="With clip: one prompt a line. Pairs that differ in all else too tell better what one thing is.",
         ),
-        io.String.Input(
+        lines_input(
             "negative_texts",
-            default="",
-            multiline=True,
+            "With clip: as many lines, each against the same one of positive_texts. Empty: against no words.",
             optional=True,
-            tooltip="With clip: as many lines, each against the same one of positive_texts. Empty: against no words.",
         ),
     ]
 
 
 def _tap() -> io.Input:
-    return io.String.Input(
+    return expert_text(
         "tap",
-        default=IN_MODEL,
-        optional=True,
-        advanced=True,
-        tooltip="none: in the model. Else the direction is one of the text's embedding, for CLIP Embed Steer, and "
-        "nothing is sampled: all, or the number of a hidden state, such as 18, where several stand side by side.",
+        IN_MODEL,
+        "none: in the model. Else the direction is one of the text's embedding, for CLIP Embed Steer, and nothing is "
+        "sampled: all, or the number of a hidden state, such as 18, where several stand side by side.",
     )
 
 
@@ -133,7 +128,7 @@ def _told(positive: Any, negative: Any, clip: Any, positive_texts: str, negative
         return {"positive": (), "negative": ()}
     if positive is not None or negative is not None:
         raise ValueError("clip: conditionings came as well; connect clip, or positive and negative, but not both.")
-    return paired(_lines(positive_texts), _lines(negative_texts), "positive_texts", "negative_texts")
+    return paired(tuple(lines_in(positive_texts)), tuple(lines_in(negative_texts)), "positive_texts", "negative_texts")
 
 
 def paired(positive: tuple[str, ...], negative: tuple[str, ...], one: str, other: str) -> Told:
@@ -152,10 +147,6 @@ def paired(positive: tuple[str, ...], negative: tuple[str, ...], one: str, other
             f"{other}: line {same} says {negative[same - 1][:60]!r} as {one} does; write what it is told from."
         )
     return {"positive": positive, "negative": negative}
-
-
-def _lines(text: str) -> tuple[str, ...]:
-    return tuple(line.strip() for line in text.splitlines() if line.strip())
 
 
 NODES = [ContrastDirection]

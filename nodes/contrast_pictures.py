@@ -13,6 +13,7 @@ from ..sae.hosts.comfyui.model import Model
 from ..sae.hosts.comfyui.watching import Watched
 from ..sae.places.several import picture_attention
 from .shared.contrasting import Told, contrast_output, contrast_outputs, contrasted, sites_in
+from .shared.inputs import model_input, steps_input
 from .shared.sockets import CATEGORY, places_input, seed_input, seeds_input, stream_input
 
 
@@ -61,7 +62,7 @@ class ContrastPictures(io.ComfyNode):
 
 def _pictures() -> list[io.Input]:
     return [
-        io.Model.Input("model", tooltip="A model of a known family, such as FLUX; it stays as it is."),
+        model_input(),
         io.Vae.Input("vae", tooltip="Encodes the pictures."),
         io.Image.Input("positive_pictures", tooltip="Pictures that have it: a style, a person. Two or more."),
         io.Image.Input("negative_pictures", tooltip="Pictures like them in all else that do not have it. Two or more."),
@@ -75,9 +76,7 @@ def _looks() -> list[io.Input]:
     return [
         seed_input("First seed of the noise."),
         seeds_input(),
-        io.Int.Input(
-            "levels", default=4, min=1, max=100, step=1, tooltip="Noise levels at which each picture is looked at."
-        ),
+        steps_input("Noise levels at which each picture is looked at.", "levels"),
         places_input("'auto' is every block's attention output, in the picture's stream."),
         stream_input(),
     ]

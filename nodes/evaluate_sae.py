@@ -11,8 +11,9 @@ from ..sae.dictionary.sae_set import AnySae
 from ..sae.drawing.pixels import from_image
 from ..sae.hosts.comfyui.drawing import progress_bar
 from ..sae.hosts.comfyui.model import Model, elsewhere_lines, members_in
-from .shared.sockets import CATEGORY, Sae, location_input, one_sae, seed_input, stream_input
-from .shared.training import activity_of, prompts_input
+from .shared.inputs import expert_number
+from .shared.sockets import CATEGORY, Sae, location_input, one_sae, stream_input
+from .shared.training import activity_of, calls_input, expert_seed_input, prompts_input
 
 
 class EvaluateSAE(io.ComfyNode):
@@ -33,19 +34,13 @@ class EvaluateSAE(io.ComfyNode):
                 io.Clip.Input("clip", tooltip="Encodes the prompts, as for CLIP Text Encode."),
                 io.Latent.Input("latent_image", tooltip="Size of the pictures."),
                 prompts_input(),
-                io.Int.Input(
-                    "tokens", default=20_000, min=256, max=10_000_000, step=1, optional=True, advanced=True,
-                    tooltip="Tokens that it is measured on.",
+                expert_number("tokens", "Tokens that it is measured on.", 10_000_000, 20_000, 256),
+                expert_number(
+                    "tried_features", "Random features whose steering is tried; each takes two calls of the model.",
+                    1000, 20,
                 ),
-                io.Int.Input(
-                    "tried_features", default=20, min=0, max=1000, step=1, optional=True, advanced=True,
-                    tooltip="Random features whose steering is tried; each takes two calls of the model.",
-                ),
-                io.Int.Input(
-                    "sampling_steps", default=8, min=1, max=100, step=1, optional=True, advanced=True,
-                    tooltip="Calls of the model for each prompt.",
-                ),
-                seed_input("Seed of the noise; training has other noise.", optional=True, advanced=True),
+                calls_input(),
+                expert_seed_input("Seed of the noise; training has other noise."),
                 location_input(optional=True),
                 stream_input(optional=True),
             ],

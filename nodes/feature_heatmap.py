@@ -18,6 +18,7 @@ from ..sae.hosts.comfyui.steering import observe
 from ..sae.places.site import Site
 from ..sae.steering.edits import FeatureList, check_owner
 from .shared.feature_names import names_of
+from .shared.inputs import encoded_text_inputs, model_input
 from .shared.sockets import CATEGORY, Sae, SaeFeatures, location_input, one_sae, seed_input, stream_input
 
 MOST_PICTURES = 64  # features times pictures that one sheet may have
@@ -96,7 +97,7 @@ class FeatureHeatmap(io.ComfyNode):
 
 def _what() -> list[io.Input]:
     return [
-        io.Model.Input("model", tooltip="A model of a known family, such as FLUX; it stays as it is."),
+        model_input(),
         Sae.Input("sae", tooltip="An SAE that was trained on this model."),
         SaeFeatures.Input("features", tooltip="The features to look for; one overlay for each."),
         io.Conditioning.Input("positive", tooltip="The prompt of the picture."),
@@ -139,16 +140,10 @@ def _how() -> list[io.Input]:
 
 
 def _words_below() -> list[io.Input]:
-    return [
-        io.Clip.Input("clip", optional=True, tooltip="For a text stream: what encoded the prompt."),
-        io.String.Input(
-            "text",
-            default="",
-            optional=True,
-            advanced=True,
-            tooltip="For a text stream, with clip: the prompt, whose words are then written below the bars.",
-        ),
-    ]
+    return encoded_text_inputs(
+        "For a text stream: what encoded the prompt.",
+        "For a text stream, with clip: the prompt, whose words are then written below the bars.",
+    )
 
 
 def _caption(number: int, name: str, site: Site) -> str:

@@ -7,17 +7,19 @@ from torch import Tensor
 
 from ..sae.dictionary.sae_set import AnySae
 from ..sae.hosts.comfyui.model import Model
-from ..sae.places.moment import SIDES, Schedule, Side
+from ..sae.places.moment import Schedule, Side
 from ..sae.steering.edits import Auto, FeatureList, Method, Unit, method_for
 from ..sae.steering.places import Wanted
+from .shared.inputs import steered_model_input
 from .shared.sockets import (
     CATEGORY,
     UNSTEERED,
     Sae,
-    SaeFeatures,
     location_input,
     nothing_to_steer_with,
     percent_input,
+    replaces_input,
+    side_input,
     steering_inputs,
     stream_input,
 )
@@ -35,9 +37,7 @@ UNIT_TIP = (
 
 def _what() -> list[io.Input]:
     return [
-        io.Model.Input(
-            "model", tooltip="A model of a known family, such as FLUX. It stays as it is; the output is a steered copy."
-        ),
+        steered_model_input(),
         Sae.Input(
             "sae", tooltip="An SAE that was trained on this model, or a set of them, which steers at all its places."
         ),
@@ -55,23 +55,16 @@ def _where_and_when() -> list[io.Input]:
         percent_input(
             "end_percent", 1.0, "Part of the run at which steering ends, by noise level; 1 is the last step."
         ),
-        io.Combo.Input(
-            "apply_to",
-            options=list(SIDES),
-            default="both",
-            tooltip="Side of guidance when CFG is above 1. With guidance g, cond alone moves the result g "
-            "times as far. opposite: added to cond, taken from uncond.",
+        side_input(
+            "Side of guidance when CFG is above 1. With guidance g, cond alone moves the result g times as far. "
+            "opposite: added to cond, taken from uncond."
         ),
         io.Mask.Input(
             "mask",
             optional=True,
             tooltip="Where on the picture to steer; it must have the picture's proportions. Image tokens only.",
         ),
-        SaeFeatures.Input(
-            "replaces",
-            optional=True,
-            tooltip="For swap: the features to take out, such as those of the baseline against the prompt.",
-        ),
+        replaces_input(", such as those of the baseline against the prompt"),
     ]
 
 

@@ -14,6 +14,7 @@ from ..sae.hosts.comfyui.model import Model, depth_of, family_of, width_of
 from ..sae.hosts.comfyui.sampling import Sampling, sample
 from ..sae.hosts.comfyui.steering import observe
 from ..sae.places.site import Site, resolve_site
+from .shared.inputs import steps_input
 from .shared.sockets import CATEGORY, Sae, location_input, one_sae, seed_input, stream_input
 
 LATENT_SIDE = 32  # of the empty latent that is sampled when none is connected
@@ -36,7 +37,7 @@ class InspectSAE(io.ComfyNode):
                 location_input(),
                 stream_input(),
                 seed_input("Seed of the noise of the test."),
-                io.Int.Input("steps", default=4, min=1, max=100, step=1, tooltip="Steps of the test's short sampling."),
+                steps_input("Steps of the test's short sampling."),
                 io.Model.Input("model", optional=True, tooltip="A model to test the SAE on; it stays as it is."),
                 io.Conditioning.Input("positive", optional=True, tooltip="A prompt for the test."),
                 io.Latent.Input("latent_image", optional=True, tooltip="Size of the test picture, else 256×256."),

@@ -11,11 +11,12 @@ from ..sae.dictionary.autoencoder import SparseAutoencoder
 from ..sae.dictionary.sae_set import AnySae
 from ..sae.embeddings.spot import AUTO, reads_tokens
 from ..sae.hosts.comfyui.embeddings import TOKENS, spot_in, text_mean
-from ..sae.hosts.kandinsky import KandinskyHalf, embed_texts
+from ..sae.hosts.kandinsky import KandinskyHalf
 from ..sae.naming.labelling import SLOT, read_contexts, read_words
 from ..sae.naming.labelling_directions import label_directions, text_rows
 from .shared.embed_sockets import tap_input
-from .shared.kandinsky_sockets import KandinskyPriorModel, load_parts
+from .shared.encoders import pooled_row, text_encoder, text_outputs
+from .shared.kandinsky_sockets import KandinskyPriorModel
 from .shared.label_tables import save_names_input, word_inputs, written
 from .shared.sockets import CATEGORY, Sae, one_sae
 
@@ -70,18 +71,16 @@ def _embed(encoder: Any, texts: list[str], sae: SparseAutoencoder, tap: str) -> 
     if isinstance(encoder, KandinskyHalf):
         if tap.strip() != AUTO:
             raise ValueError(f"tap: {tap!r} was given, but Kandinsky's prior gives one vector a text; write auto.")
-        return embed_texts(load_parts(encoder, "prior", ("text_encoder",)), texts)
-    found = []
-    for text in texts:
-        tokens, pooled = encoder.encode_from_tokens(encoder.tokenize(text), return_pooled=True)
-        if reads_tokens(sae, None if tokens is None else tokens.shape[-1], tap):
-            embed = [[tokens, {}]]
-            found.append(text_mean(encoder, text, embed, spot_in(embed, sae, TOKENS, tap=tap)).float().cpu())
-            continue
-        if pooled is None:
-            raise ValueError("encoder: this CLIP gives no pooled output; use one with a projection, as SDXL's clip_g.")
-        found.append(pooled.float().cpu())
-    return torch.cat(found)
+        return text_encoder(encoder)(texts)
+    return torch.cat([_embed_one(encoder, text, sae, tap) for text in texts])
+
+
+def _embed_one(clip: Any, text: str, sae: SparseAutoencoder, tap: str) -> Tensor:
+    tokens, pooled = text_outputs(clip, text)
+    if not reads_tokens(sae, None if tokens is None else tokens.shape[-1], tap):
+        return pooled_row(pooled)
+    embed: list[Any] = [[tokens, {}]]
+    return text_mean(clip, text, embed, spot_in(embed, sae, TOKENS, tap=tap)).float().cpu()
 
 
 NODES = [LabelEmbedFeatures]

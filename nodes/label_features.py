@@ -15,6 +15,7 @@ from ..sae.hosts.comfyui.model import Model, elsewhere_lines, members_in
 from ..sae.hosts.comfyui.sampling import Sampling
 from ..sae.naming.labelling import read_contexts, read_words, tally_resumable
 from .shared.feature_pictures import PictureKeeper, gallery_input
+from .shared.inputs import model_input, steps_input
 from .shared.label_tables import save_names_input, word_inputs, written
 from .shared.model_folder import output_folder
 from .shared.sockets import CATEGORY, Sae, location_input, seed_input, stream_input
@@ -34,7 +35,7 @@ class LabelFeatures(io.ComfyNode):
             ),
             search_aliases=["name features", "auto-interp", "feature labels", "interpret sae"],
             inputs=[
-                io.Model.Input("model", tooltip="A model of a known family, such as FLUX; it stays as it is."),
+                model_input(),
                 io.Clip.Input("clip", tooltip="Encodes the words, as for CLIP Text Encode."),
                 Sae.Input(
                     "sae",
@@ -47,7 +48,7 @@ class LabelFeatures(io.ComfyNode):
                     "The part of its activation that a feature must owe to the word alone; else it is 'unclear'.",
                 ),
                 seed_input("Seed of the noise, the same for all words."),
-                io.Int.Input("steps", default=4, min=1, max=100, step=1, tooltip="Steps of each short sampling."),
+                steps_input("Steps of each short sampling."),
                 location_input(),
                 stream_input(),
                 save_names_input(),

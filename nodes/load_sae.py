@@ -3,6 +3,7 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ..sae.formats import AUTO, LAYOUT_NAMES
+from .shared.inputs import expert_text
 from .shared.loading import load_named, state_of
 from .shared.model_folder import sae_names, set_names
 from .shared.sockets import CATEGORY, Sae, location_input, stream_input
@@ -29,12 +30,10 @@ class LoadSAE(io.ComfyNode):
                 ),
                 location_input(),
                 stream_input(),
-                io.String.Input(
+                expert_text(
                     "architecture",
-                    default=AUTO,
-                    optional=True,
-                    advanced=True,
-                    tooltip="The layout. 'auto' reads it off the file. Where the file leaves it open, one of "
+                    AUTO,
+                    "The layout. 'auto' reads it off the file. Where the file leaves it open, one of "
                     f"{', '.join(LAYOUT_NAMES)}, with :k where k is not in the file: overcomplete_topk:32.",
                 ),
             ],

@@ -13,16 +13,27 @@ from ..sae.formats.known import known_checkpoint
 from ..sae.formats.provenance import provenance
 from ..sae.hosts.comfyui.carried import carried
 from ..sae.hosts.comfyui.model import Model, family_of
-from ..sae.places.moment import SIDES, Schedule, Side
+from ..sae.places.moment import Schedule, Side
 from ..sae.steering.edits import Auto, FeatureList, Method, Unit, method_for
 from ..sae.steering.places import SetUp, Wanted
 from ..sae.steering.recipe import NeededSae, Recipe, read_recipe, write_recipe
 from ..sae.version import VERSION
 from .flux_activation_steer import UNIT_TIP
 from .shared.feature_names import names_of
+from .shared.inputs import amount_input, lines_input, model_input
 from .shared.model_folder import output_folder
 from .shared.recipe_files import read_saved, recipe_names, saved_path, write_recipe_file
-from .shared.sockets import CATEGORY, Sae, SaeFeatures, location_input, percent_input, steering_inputs, stream_input
+from .shared.sockets import (
+    CATEGORY,
+    Sae,
+    SaeFeatures,
+    location_input,
+    percent_input,
+    replaces_input,
+    side_input,
+    steering_inputs,
+    stream_input,
+)
 from .shared.steered import steered
 
 NONE = "none"  # no saved recipe; their names end in .json
@@ -50,10 +61,10 @@ class SaveRecipe(io.ComfyNode):
                 stream_input(),
                 percent_input("start_percent", 0.0, "As in Activation Steer."),
                 percent_input("end_percent", 1.0, "As in Activation Steer."),
-                io.Combo.Input("apply_to", options=list(SIDES), default="both", tooltip="Side of guidance."),
+                side_input("Side of guidance."),
                 io.String.Input("name", default="my-recipe", tooltip="Of the file in output/sae/recipes."),
-                io.String.Input("note", default="", multiline=True, tooltip="What it does, for those who load it."),
-                SaeFeatures.Input("replaces", optional=True, tooltip="For swap: the features to take out."),
+                lines_input("note", "What it does, for those who load it."),
+                replaces_input(),
                 io.Model.Input(
                     "model",
                     optional=True,
@@ -119,19 +130,11 @@ class LoadRecipe(io.ComfyNode):
             description="Steers a model as a recipe says. It needs the very SAE that the recipe was made with.",
             search_aliases=["import steering", "apply recipe", "preset"],
             inputs=[
-                io.Model.Input("model", tooltip="A model of a known family, such as FLUX; it stays as it is."),
+                model_input(),
                 io.String.Input(
                     "recipe", multiline=True, tooltip="The JSON that Save Recipe wrote, pasted here, or choose saved."
                 ),
-                io.Float.Input(
-                    "strength",
-                    default=1.0,
-                    min=-100.0,
-                    max=100.0,
-                    step=0.05,
-                    round=False,
-                    tooltip="Multiplies the recipe's own strength.",
-                ),
+                amount_input("strength", 100.0, "Multiplies the recipe's own strength."),
                 Sae.Input("sae", optional=True, tooltip="The recipe's SAE; without it you are told where to get it."),
                 io.Mask.Input("mask", optional=True, tooltip="Where on the picture to steer. Image tokens only."),
                 io.Combo.Input(

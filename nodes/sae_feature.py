@@ -3,6 +3,7 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ..sae.steering.edits import Edit, FeatureList
+from .shared.inputs import amount_input
 from .shared.sockets import CATEGORY, SaeFeatures
 
 
@@ -24,14 +25,10 @@ class SAEFeature(io.ComfyNode):
                     step=1,
                     tooltip="Index of the feature. TopActivatingFeatures tells which ones fire for your prompt.",
                 ),
-                io.Float.Input(
+                amount_input(
                     "strength",
-                    default=1.0,
-                    min=-1000.0,
-                    max=1000.0,
-                    step=0.05,
-                    round=False,
-                    tooltip="Multiplied by the strength of the steering node; what one unit means is set there too.",
+                    1000.0,
+                    "Multiplied by the strength of the steering node; what one unit means is set there too.",
                 ),
                 SaeFeatures.Input("features", optional=True, tooltip="Features that come before this one."),
             ],

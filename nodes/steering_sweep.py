@@ -18,8 +18,9 @@ from ..sae.steering.places import Planned, Wanted
 from ..sae.steering.sweep import Row, captions, draw_rows, parse_strengths, plan, rows_of
 from .flux_activation_steer import UNIT_TIP
 from .shared.feature_names import names_of
+from .shared.inputs import model_input
 from .shared.model_folder import output_folder
-from .shared.sockets import CATEGORY, LOCATION_TIP, METHOD_TIP, Sae, SaeFeatures, stream_input
+from .shared.sockets import CATEGORY, LOCATION_TIP, METHOD_TIP, Sae, SaeFeatures, replaces_input, stream_input
 
 log = logging.getLogger(__name__)
 
@@ -42,11 +43,7 @@ class SteeringSweep(io.ComfyNode):
             inputs=[
                 *_what(),
                 *_how(),
-                SaeFeatures.Input(
-                    "replaces",
-                    optional=True,
-                    tooltip="For swap: the features to take out, in every row all of them.",
-                ),
+                replaces_input(", in every row all of them"),
             ],
             outputs=[
                 io.Image.Output(
@@ -102,7 +99,7 @@ class SteeringSweep(io.ComfyNode):
 
 def _what() -> list[io.Input]:
     return [
-        io.Model.Input("model", tooltip="A model of a known family, such as FLUX; it stays as it is."),
+        model_input(),
         io.Vae.Input("vae", tooltip="Decodes the pictures."),
         Sae.Input(
             "sae", tooltip="An SAE that was trained on this model, or a set: each feature is steered at its own place."

@@ -17,21 +17,10 @@ from .shared.feature_pictures import gallery_input, keep_run
 from .shared.feature_ranges import setting_here
 from .shared.feature_results import count_input, feature_outputs, found_features, rank_input
 from .shared.finding import Finder, Ranking, find
+from .shared.inputs import expert_number, expert_switch, model_input, steps_input
 from .shared.messages import show_progress_text
 from .shared.model_folder import measured_statistics, output_folder
 from .shared.sockets import CATEGORY, Sae, location_input, stream_input
-
-
-def _save_statistics_input() -> io.Boolean.Input:
-    return io.Boolean.Input(
-        "save_statistics",
-        default=False,
-        optional=True,
-        advanced=True,
-        tooltip="Writes mean, max and density of every feature to output/sae, where Load SAE finds them; they are the "
-        "units 'mean' and 'max'. Better with several steps.",
-    )
-
 
 log = logging.getLogger(__name__)
 
@@ -39,20 +28,14 @@ EFFECT_TIP = (
     "effect (with a baseline): how far a feature alone moves the picture from the baseline to the prompt; it tries the "
     "candidates one by one."
 )
-
-
-def _candidates_input() -> io.Int.Input:
-    return io.Int.Input(
-        "candidates",
-        default=CANDIDATES,
-        min=1,
-        max=1024,
-        step=1,
-        optional=True,
-        advanced=True,
-        tooltip="For effect: how many features are tried, those with the largest difference of means. Each costs one "
-        "forward at 4 noise levels; the node tells how much that is.",
-    )
+STATISTICS_TIP = (
+    "Writes mean, max and density of every feature to output/sae, where Load SAE finds them; they are the units 'mean' "
+    "and 'max'. Better with several steps."
+)
+CANDIDATES_TIP = (
+    "For effect: how many features are tried, those with the largest difference of means. Each costs one forward at 4 "
+    "noise levels; the node tells how much that is."
+)
 
 
 class TopActivatingFeatures(io.ComfyNode):
@@ -68,7 +51,7 @@ class TopActivatingFeatures(io.ComfyNode):
             ),
             search_aliases=["find features", "sae features", "feature finder", "contrast features"],
             inputs=[
-                io.Model.Input("model", tooltip="A model of a known family, such as FLUX; it stays as it is."),
+                model_input(),
                 Sae.Input(
                     "sae", tooltip="An SAE that was trained on this model, or a set, read at all its places at once."
                 ),
@@ -82,9 +65,7 @@ class TopActivatingFeatures(io.ComfyNode):
                     control_after_generate=True,
                     tooltip="Seed of the noise, the same for prompt and baseline.",
                 ),
-                io.Int.Input(
-                    "steps", default=4, min=1, max=100, step=1, tooltip="Steps of the short sampling; 4 to 8 do."
-                ),
+                steps_input("Steps of the short sampling; 4 to 8 do."),
                 count_input(),
                 rank_input(EFFECT, tooltip=EFFECT_TIP),
                 location_input(),
@@ -95,8 +76,8 @@ class TopActivatingFeatures(io.ComfyNode):
                     tooltip="A prompt that differs only in what you look for; features are then ranked by difference.",
                 ),
                 io.Mask.Input("mask", optional=True, tooltip="Counts only image tokens inside the mask."),
-                _save_statistics_input(),
-                _candidates_input(),
+                expert_switch("save_statistics", False, STATISTICS_TIP),
+                expert_number("candidates", CANDIDATES_TIP, 1024, CANDIDATES, 1),
                 gallery_input(),
             ],
             outputs=feature_outputs(),

@@ -11,19 +11,18 @@ from ..sae.files.digest import digest_of
 from ..sae.training.config import TopKConfig, TrainedAs
 from ..sae.training.embedding_source import EmbeddingSource, pictures_in
 from .shared.encoders import encoder_identity, picture_encoder, text_encoder
+from .shared.inputs import expert_number, lines_in, lines_input
 from .shared.kandinsky_sockets import KandinskyPriorModel
 from .shared.saving import named_folder
-from .shared.sockets import CATEGORY, seed_input
+from .shared.sockets import CATEGORY
 from .shared.training import (
     architecture_input,
+    expert_seed_input,
     host_of,
-    lines_in,
+    job_folders,
     name_input,
-    result_folder,
     trained,
     trained_outputs,
-    training_folder,
-    whole_number,
 )
 
 EXPANSION = 4  # features for each number of the width
@@ -55,13 +54,13 @@ class TrainEmbedSAE(io.ComfyNode):
                     default="",
                     tooltip="A folder of pictures inside ComfyUI's input folder.",
                 ),
-                io.String.Input("texts", default="", multiline=True, tooltip="In place of pictures: a text a line."),
+                lines_input("texts", "In place of pictures: a text a line."),
                 name_input(),
-                whole_number("d_sae", "Features; 0: 4 times the width.", 1_000_000),
-                whole_number("k", "Features that are active at an embedding; 0: 32, fewer of narrow ones.", 4096),
+                expert_number("d_sae", "Features; 0: 4 times the width.", 1_000_000),
+                expert_number("k", "Features that are active at an embedding; 0: 32, fewer of narrow ones.", 4096),
                 architecture_input(),
-                whole_number("steps", "Steps of training, of 1,024 embeddings each.", 10_000_000, STEPS, 1),
-                seed_input("Seed of weights and order.", optional=True, advanced=True),
+                expert_number("steps", "Steps of training, of 1,024 embeddings each.", 10_000_000, STEPS, 1),
+                expert_seed_input("Seed of weights and order."),
             ],
             outputs=trained_outputs(),
             hidden=[io.Hidden.unique_id],
@@ -91,7 +90,7 @@ class TrainEmbedSAE(io.ComfyNode):
         features = d_sae or EXPANSION * source.width
         k = k or min(MOST_K, max(1, source.width // K_SHARE), features)
         config = TopKConfig(source.width, features, k, steps, BATCH, architecture=architecture, seed=seed)
-        folders = (*result_folder(name), training_folder())
+        folders = job_folders(name)
         job = Job(source.name, config, *folders, (source.about,), source.held_out_items)
         if done_before(job) is None:
             source.encode_all(host.encoded)

@@ -13,18 +13,19 @@ from ..sae.training.collect import Collection
 from ..sae.training.config import TopKConfig, TrainedAs
 from ..sae.training.presets import PRESETS
 from ..sae.training.shards import ShardSource
-from .shared.sockets import CATEGORY, seed_input, stream_input
+from .shared.inputs import expert_number
+from .shared.sockets import CATEGORY, stream_input
 from .shared.training import (
     Shards,
     activity_inputs,
     activity_of,
     architecture_input,
+    calls_input,
+    expert_seed_input,
+    job_folders,
     name_input,
-    result_folder,
     trained,
     trained_outputs,
-    training_folder,
-    whole_number,
 )
 
 AUTO_K = 32
@@ -58,13 +59,13 @@ class TrainSAE(io.ComfyNode):
                     "Time, memory and disk are told before it begins.",
                 ),
                 name_input(),
-                whole_number("d_sae", "Features; 0: 4, 8 or 16 times the width, by the preset.", 1_000_000),
-                whole_number("k", "Features that are active at a token; 0: 32.", 4096),
+                expert_number("d_sae", "Features; 0: 4, 8 or 16 times the width, by the preset.", 1_000_000),
+                expert_number("k", "Features that are active at a token; 0: 32.", 4096),
                 architecture_input(),
-                whole_number("tokens", "Tokens to collect; 0: by the preset.", 1_000_000_000),
-                whole_number("steps", "Steps of training; 0: by the preset.", 10_000_000),
-                whole_number("sampling_steps", "Calls of the model for each prompt.", 100, 8, 1),
-                seed_input("Seed of noises, weights and order.", optional=True, advanced=True),
+                expert_number("tokens", "Tokens to collect; 0: by the preset.", 1_000_000_000),
+                expert_number("steps", "Steps of training; 0: by the preset.", 10_000_000),
+                calls_input(),
+                expert_seed_input("Seed of noises, weights and order."),
                 Shards.Input(
                     "shards",
                     optional=True,
@@ -113,7 +114,7 @@ class TrainSAE(io.ComfyNode):
             width, features, k or min(AUTO_K, features), steps or size.steps,
             batch_tokens=size.batch_for(tokens), architecture=architecture, seed=seed,
         )  # fmt: skip
-        folders = (*result_folder(name), training_folder())
+        folders = job_folders(name)
         job = Job(site.name, config, *folders, decided_by, held_out_of(tokens), size.tried_features, activity)
         return trained(job, source, name, cls)
 

@@ -21,7 +21,7 @@ from sae.demo import files
 from sae.demo.model import build_transformer
 from sae.finding.fit import Fit
 from sae.places.site import Site, site_from_name
-from sae.training.buffer import ActivationBuffer
+from sae.training.buffer import MixedBatches, MixingBuffer
 from sae.training.evaluate import evaluate
 from sae.training.publish import export_topk
 from sae.training.topk import TopKConfig
@@ -61,10 +61,8 @@ def train_sae(tokens: Tensor, fresh: Tensor, config: TopKConfig, folder: Path, s
     """Trains on tokens (n, d_in) of a site, over and over; measures on fresh ones; writes the SAE into `folder`."""
     trainer = TopKTrainer(config)
     capacity = max(BUFFER_TOKENS, 2 * config.batch_tokens)
-    buffer = ActivationBuffer(
-        _again(tokens), config.d_in, config.batch_tokens, capacity, config.seed, dtype=tokens.dtype
-    )
-    model = trainer.fit(buffer, _report, REPORT_EVERY)
+    buffer = MixingBuffer(config.d_in, config.batch_tokens, capacity, config.seed, tokens.dtype)
+    model = trainer.fit(MixedBatches(_again(tokens), buffer), _report, REPORT_EVERY)
     measured, statistics = evaluate(model, fresh.split(CHUNK))
     export_topk(model, folder, statistics, dtype, site)
     return measured

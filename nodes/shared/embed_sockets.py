@@ -8,6 +8,7 @@ from comfy_api.latest import io
 
 from ...sae.embeddings.spot import ALL, AUTO, TARGETS, Spot, tensor_name
 from ...sae.hosts.comfyui.embeddings import TOKENS, Words, is_conditioning, tensors_of, word_positions
+from .inputs import encoded_text_inputs, expert_text
 
 EMBED_TYPES = [io.ClipVisionOutput, io.Conditioning]
 FLUX_TEXT = {"pooled_output": 768, "token_embeddings": 4096}
@@ -33,40 +34,26 @@ def target_input() -> io.Combo.Input:
 
 
 def tokens_input() -> io.String.Input:
-    return io.String.Input(
+    return expert_text(
         "tokens",
-        default=ALL,
-        optional=True,
-        advanced=True,
-        tooltip="'all', or positions such as 0 or 2,5-8. In a CLIP text 0 is the start and 1 the first token; in a T5 "
-        "text 0 is the first. With clip and text connected the numbers count words, from 1.",
+        ALL,
+        "'all', or positions such as 0 or 2,5-8. In a CLIP text 0 is the start and 1 the first token; in a T5 text 0 "
+        "is the first. With clip and text connected the numbers count words, from 1.",
     )
 
 
 def tap_input() -> io.String.Input:
-    return io.String.Input(
+    return expert_text(
         "tap",
-        default=AUTO,
-        optional=True,
-        advanced=True,
-        tooltip="Which hidden state, where a text's encoder puts several side by side, as FLUX.2, Klein and Krea 2 "
-        "read it: its number, such as 18. auto: by the layer in the SAE's name.",
+        AUTO,
+        "Which hidden state, where a text's encoder puts several side by side, as FLUX.2, Klein and Krea 2 read it: "
+        "its number, such as 18. auto: by the layer in the SAE's name.",
     )
 
 
 def word_inputs() -> list[io.Input]:
-    return [
-        io.Clip.Input(
-            "clip", optional=True, tooltip="The CLIP that encoded the text, to choose tokens by the number of a word."
-        ),
-        io.String.Input(
-            "text",
-            default="",
-            optional=True,
-            advanced=True,
-            tooltip="The text that was encoded, to choose tokens by the number of a word.",
-        ),
-    ]
+    chosen = "to choose tokens by the number of a word."
+    return encoded_text_inputs(f"The CLIP that encoded the text, {chosen}", f"The text that was encoded, {chosen}")
 
 
 def words_of(embed: Any, clip: Any, text: str, tokens: str) -> Words | None:

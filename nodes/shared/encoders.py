@@ -30,7 +30,7 @@ def text_encoder(encoder: Any) -> TextEncoder:
         )
 
     def encode(texts: Sequence[str]) -> Tensor:
-        return torch.cat([_pooled(encoder, text) for text in texts])
+        return torch.cat([pooled_row(text_outputs(encoder, text)[1]) for text in texts])
 
     return encode
 
@@ -59,8 +59,14 @@ def encoder_identity(encoder: Any, part: Literal["text_encoder", "image_encoder"
     return identity_of(encoder.patcher)
 
 
-def _pooled(clip: Any, text: str) -> Tensor:
-    pooled = clip.encode_from_tokens(clip.tokenize(text), return_pooled=True)[1]
+def text_outputs(clip: Any, text: str) -> tuple[Tensor | None, Tensor | None]:
+    """Of one text the tokens' hidden states and the pooled output, each None where the CLIP has none."""
+    tokens, pooled = clip.encode_from_tokens(clip.tokenize(text), return_pooled=True)
+    return tokens, pooled
+
+
+def pooled_row(pooled: Tensor | None) -> Tensor:
+    """(1, width): the pooled output in float32; ValueError for a CLIP without one."""
     if pooled is None:
         raise ValueError("encoder: this CLIP gives no pooled output; use one with a projection, as SDXL's clip_g.")
     return pooled.float().cpu()

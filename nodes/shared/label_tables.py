@@ -12,35 +12,28 @@ from ...sae.naming.label_store import shipped_labels
 from ...sae.naming.labelling import UNCLEAR
 from ...sae.naming.labels import Labels
 from .feature_names import label_store
+from .inputs import expert_switch, lines_input
 
 MOST_LINES = 200  # of the table
 
 
 def word_inputs(contexts: str, threshold: float, threshold_tip: str) -> list[io.Input]:
     return [
-        io.String.Input(
-            "words",
-            default="",
-            multiline=True,
-            tooltip="Words or short phrases, one a line or between commas. Empty: about 300 that come with the pack.",
+        lines_input(
+            "words", "Words or short phrases, one a line or between commas. Empty: about 300 that come with the pack."
         ),
-        io.String.Input(
+        lines_input(
             "contexts",
-            default=contexts,
-            multiline=True,
-            tooltip="Prompts with {} for the word, one a line. More, and such as you write yourself, name better.",
+            "Prompts with {} for the word, one a line. More, and such as you write yourself, name better.",
+            contexts,
         ),
         io.Float.Input("threshold", default=threshold, min=0.0, max=1.0, step=0.01, tooltip=threshold_tip),
     ]
 
 
 def save_names_input() -> io.Boolean.Input:
-    return io.Boolean.Input(
-        "save",
-        default=True,
-        optional=True,
-        advanced=True,
-        tooltip="Keeps the names, but never over a name that somebody gave or that more contexts found.",
+    return expert_switch(
+        "save", True, "Keeps the names, but never over a name that somebody gave or that more contexts found."
     )
 
 

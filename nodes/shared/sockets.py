@@ -8,9 +8,11 @@ from comfy_api.latest import io
 
 from ...sae.dictionary.autoencoder import SparseAutoencoder
 from ...sae.dictionary.sae_set import AnySae, SaeSet
+from ...sae.places.moment import SIDES
 from ...sae.places.site import STREAMS
 from ...sae.steering.delta import Steering
 from ...sae.steering.edits import METHODS, UNITS, FeatureList
+from .inputs import amount_input
 
 CATEGORY = "SAE Steering"
 UNSTEERED = "With none, nothing is steered."  # of features that need not come
@@ -94,6 +96,16 @@ def percent_input(name: str, default: float, tooltip: str, **more: Any) -> io.Fl
     return io.Float.Input(name, default=default, min=0.0, max=1.0, step=0.01, tooltip=tooltip, **more)
 
 
+def side_input(tooltip: str, **more: Any) -> io.Combo.Input:
+    """Which side of guidance is meant; `more` goes to the input."""
+    return io.Combo.Input("apply_to", options=list(SIDES), default="both", tooltip=tooltip, **more)
+
+
+def replaces_input(such_as: str = "") -> io.Input:
+    """The features that swap takes out; `such_as` names some."""
+    return SaeFeatures.Input("replaces", optional=True, tooltip=f"For swap: the features to take out{such_as}.")
+
+
 def steering_inputs(finder: str, unit_tip: str, *, without: str = "") -> list[io.Input]:
     """Features, method, strength and unit; `finder` is the node that lists features for this place.
 
@@ -103,15 +115,11 @@ def steering_inputs(finder: str, unit_tip: str, *, without: str = "") -> list[io
     return [
         SaeFeatures.Input("features", optional=bool(without), tooltip=tip),
         io.Combo.Input("method", options=[*METHODS, "auto"], default="auto", tooltip=METHOD_TIP),
-        io.Float.Input(
+        amount_input(
             "strength",
-            default=1.0,
-            min=-1000.0,
-            max=1000.0,
-            step=0.05,
-            round=False,
-            tooltip="Multiplies the strength of every feature. With the unit auto, 1 is an amount that shows, and 0 "
-            "changes nothing.",
+            1000.0,
+            "Multiplies the strength of every feature. With the unit auto, 1 is an amount that shows, and 0 changes "
+            "nothing.",
         ),
         io.Combo.Input("unit", options=list(UNITS), default="auto", tooltip=unit_tip),
     ]

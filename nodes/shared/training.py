@@ -22,10 +22,11 @@ from ...sae.places.progress import unheard
 from ...sae.training.collect import Collection
 from ...sae.training.config import TrainedAs
 from ...sae.training.source import Source
+from .inputs import expert_number, lines_in, lines_input, model_input
 from .messages import show_progress_text
 from .model_folder import KIND, output_folder
 from .saving import named_folder
-from .sockets import Sae
+from .sockets import Sae, seed_input
 
 log = logging.getLogger(__name__)
 
@@ -33,13 +34,13 @@ Shards = io.Custom("SAE_SHARDS")  # the folder of what CollectActivations kept
 
 
 def prompts_input() -> io.String.Input:
-    return io.String.Input("prompts", default="", multiline=True, tooltip="A prompt a line; the more, the better.")
+    return lines_input("prompts", "A prompt a line; the more, the better.")
 
 
 def activity_inputs() -> list[io.Input]:
     """The model at work, as `activity_of` takes it."""
     return [
-        io.Model.Input("model", tooltip="A model of a known family, such as FLUX; it stays as it is."),
+        model_input(),
         io.Clip.Input("clip", tooltip="Encodes the prompts, as for CLIP Text Encode."),
         io.Latent.Input("latent_image", tooltip="Size of the pictures; with a batch, so many are drawn at once."),
         prompts_input(),
@@ -50,11 +51,13 @@ def name_input() -> io.String.Input:
     return io.String.Input("name", default="my-sae", tooltip="Its folder inside models/sae, which is made.")
 
 
-def whole_number(name: str, tooltip: str, most: int, default: int = 0, least: int = 0) -> io.Int.Input:
+def calls_input() -> io.Int.Input:
+    return expert_number("sampling_steps", "Calls of the model for each prompt.", 100, 8, 1)
+
+
+def expert_seed_input(tooltip: str) -> io.Int.Input:
     """One for experts."""
-    return io.Int.Input(
-        name, default=default, min=least, max=most, step=1, optional=True, advanced=True, tooltip=tooltip
-    )
+    return seed_input(tooltip, optional=True, advanced=True)
 
 
 def architecture_input() -> io.Combo.Input:
@@ -75,25 +78,18 @@ def trained_outputs() -> list[io.Output]:
     ]
 
 
-def lines_in(text: str) -> list[str]:
-    """One a line; empty lines are none."""
-    return [line.strip() for line in text.splitlines() if line.strip()]
-
-
 def activity_of(model: Model, clip: Any, prompts: str, latent: dict[str, Any], steps: int) -> Activity:
     """The model at work on the prompts of a text, one a line."""
     return Activity(model, clip, lines_in(prompts), latent, steps, unheard)
 
 
-def training_folder() -> Path:
-    """Where tokens and checkpoints lie as long as a training is not done."""
-    return output_folder() / "training"
+def job_folders(name: str) -> tuple[Path, str, Path]:
+    """Where a trained SAE goes, how that is told, and where tokens and checkpoints lie until it is there.
 
-
-def result_folder(name: str) -> tuple[Path, str]:
-    """Where a trained SAE goes, and how that is told; ValueError for a name that leads out."""
+    ValueError for a name that leads out.
+    """
     folder = named_folder(name, "name", Path(folder_paths.models_dir) / KIND)
-    return folder, f"models/{KIND}/{name.strip()}"
+    return folder, f"models/{KIND}/{name.strip()}", output_folder() / "training"
 
 
 def trained(job: Job, tokens: Collection | Source, name: str, node: type[io.ComfyNode]) -> io.NodeOutput:

@@ -14,7 +14,7 @@ from ..dictionary.statistics import statistics_path, write_statistics
 from ..export.hook_name import name_of
 from ..formats import load
 from ..hosts.sae_lens import SPARSITY, SaeLensConfig, SaeLensRun, check_installed
-from ..training.buffer import ActivationBuffer
+from ..training.buffer import MixedBatches, MixingBuffer
 from ..training.evaluate import evaluate_sae
 from ..training.source import Source, sift
 from .measuring import held_out_tokens, measured_card, table, write_card
@@ -66,13 +66,13 @@ def _config(settings: Settings, width: int) -> SaeLensConfig:
     )
 
 
-def _batches(source: Source, name: str, width: int, settings: Settings) -> ActivationBuffer:
+def _batches(source: Source, name: str, width: int, settings: Settings) -> MixedBatches:
     def chunks() -> Iterator[Tensor]:
         for number in count():
             yield sift(source.training(number)[name], name)[0].tokens
 
     capacity = max(settings.buffer_tokens, 2 * settings.batch_tokens)
-    return ActivationBuffer(chunks(), width, settings.batch_tokens, capacity, settings.seed, torch.bfloat16)
+    return MixedBatches(chunks(), MixingBuffer(width, settings.batch_tokens, capacity, settings.seed, torch.bfloat16))
 
 
 def _write(run: SaeLensRun, config: SaeLensConfig, name: str, source: Source, settings: Settings) -> None:

@@ -8,40 +8,28 @@ from __future__ import annotations
 
 import re
 
-from ..dictionary.activations import Architecture
 from ..files.quote import quoted
 from .checkpoint import Checkpoint, Reading
+from .openai_tensors import BIASES, check_topk, read_topk
 
 CONFIG_NAME = "config.json"
 LAYOUTS = "jayhsu TopK"
 LAYOUT_NAMES = ("jayhsu_topk",)
 
-_TENSORS = ("pre_bias", "latent_bias", "encoder.weight", "decoder.weight")
 _NUMBERED = re.compile(r"(?<!single_)transformer_blocks\.(?P<block>\d+)-(?P<stream>[01])(?!\d)")
 
 
 def matches(checkpoint: Checkpoint) -> bool:
     config = checkpoint.config or {}
-    return checkpoint.has("pre_bias", "latent_bias") and {"features", "pages"} <= set(config)
+    return checkpoint.has(*BIASES) and {"features", "pages"} <= set(config)
 
 
 def read(checkpoint: Checkpoint) -> Reading:
-    checkpoint.check_tensors(_TENSORS, LAYOUTS, ignored=("stats_last_nonzero",))
-    config = checkpoint.config
-    if config is not None:
-        d_in, d_sae = checkpoint.width_and_count("decoder.weight", transposed=True)
-        checkpoint.check_config_shape(config, {"features": d_in, "pages": d_sae}, CONFIG_NAME)
-        if config.get("sample") is not None:
-            raise checkpoint.fail(
-                f"{CONFIG_NAME} has sample = {quoted(config['sample'])}; only SAEs with null are known."
-            )
-    tensors = {
-        **checkpoint.stored(input_bias="pre_bias", output_bias="pre_bias", encoder="encoder.weight"),
-        **checkpoint.stored(encoder_bias="latent_bias"),
-        **checkpoint.turned(decoder="decoder.weight"),
-    }
-    k = checkpoint.k(config, "k", CONFIG_NAME)
-    return Reading(tensors, Architecture("topk", k=k), LAYOUTS, _hook(checkpoint.label))
+    check_topk(checkpoint, LAYOUTS, CONFIG_NAME, "features", "pages")
+    sample = (checkpoint.config or {}).get("sample")
+    if sample is not None:
+        raise checkpoint.fail(f"{CONFIG_NAME} has sample = {quoted(sample)}; only SAEs with null are known.")
+    return read_topk(checkpoint, LAYOUTS, CONFIG_NAME, _hook(checkpoint.label))
 
 
 def _hook(name: str) -> str | None:

@@ -10,27 +10,26 @@ from typing import Any
 from ..dictionary.activations import Architecture
 from ..files.quote import quoted
 from .checkpoint import Checkpoint, Reading
+from .openai_tensors import BIASES, DECODER, ENCODER, LAST_FIRED, all_but_decoder
 
 CONFIG_NAME = "config.json"
 LAYOUTS = "OpenAI"
 LAYOUT_NAMES = ("openai",)
 
-_TENSORS = ("pre_bias", "latent_bias", "encoder.weight")
-_DECODER, _TIED = "decoder.weight", "decoder.linear.weight"
-_STATISTICS = ("stats_last_nonzero", "latents_activation_frequency", "latents_mean_square")
+_TIED = "decoder.linear.weight"
+_STATISTICS = (LAST_FIRED, "latents_activation_frequency", "latents_mean_square")
 
 
 def matches(checkpoint: Checkpoint) -> bool:
-    return checkpoint.has("pre_bias", "latent_bias") and isinstance(checkpoint.extras.get("activation"), str)
+    return checkpoint.has(*BIASES) and isinstance(checkpoint.extras.get("activation"), str)
 
 
 def read(checkpoint: Checkpoint) -> Reading:
     tied = checkpoint.has(_TIED)
-    checkpoint.check_tensors((*_TENSORS, _TIED if tied else _DECODER), LAYOUTS, ignored=_STATISTICS)
+    checkpoint.check_tensors((*BIASES, ENCODER, _TIED if tied else DECODER), LAYOUTS, ignored=_STATISTICS)
     tensors = {
-        **checkpoint.stored(input_bias="pre_bias", output_bias="pre_bias", encoder="encoder.weight"),
-        **checkpoint.stored(encoder_bias="latent_bias"),
-        **(checkpoint.stored(decoder=_TIED) if tied else checkpoint.turned(decoder=_DECODER)),
+        **all_but_decoder(checkpoint),
+        **(checkpoint.stored(decoder=_TIED) if tied else checkpoint.turned(decoder=DECODER)),
     }
     architecture = _architecture(checkpoint)
     return Reading(tensors, architecture, f"{LAYOUTS} {architecture.kind}{', tied' if tied else ''}")

@@ -109,24 +109,15 @@ class MixingBuffer:
             )
 
 
-class ActivationBuffer:
+class MixedBatches:
     """Mixes the tokens of one source: iterating yields batches (batch_tokens, d_in) in float32.
 
     At the end of the source fewer than `batch_tokens` may be left over, and are dropped.
     """
 
-    def __init__(
-        self,
-        source: Iterable[Tensor],
-        d_in: int,
-        batch_tokens: int,
-        capacity: int,
-        seed: int = 0,
-        dtype: torch.dtype = torch.bfloat16,
-        device: torch.device | str = "cpu",
-    ) -> None:
+    def __init__(self, source: Iterable[Tensor], buffer: MixingBuffer) -> None:
         self.source = source
-        self.buffer = MixingBuffer(d_in, batch_tokens, capacity, seed, dtype, device)
+        self.buffer = buffer
 
     def __iter__(self) -> Iterator[Tensor]:
         chunks = iter(self.source)

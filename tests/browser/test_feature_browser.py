@@ -1,5 +1,6 @@
 """Feature Browser as a user has it: what is on the screen is what the SAE's own files say, and a click adds it."""
 
+import shutil
 import time
 
 import pytest
@@ -196,15 +197,17 @@ def test_an_sae_that_no_loader_tells_is_known_after_a_run(browse, comfy):
     shown(comfy, 600)
 
 
-def test_tens_of_thousands_of_features_stay_fluid(comfy, server):
+@pytest.fixture
+def density(server):
+    """How often the features of an SAE that is called many/model fire; it is gone when the test is through."""
     folder = server.place.models / "sae" / "many"
-    density = torch.rand(MANY, generator=torch.Generator().manual_seed(0)) ** 4
-    export(
-        small_sae("relu", 8, MANY, FeatureStatistics(None, None, density, 1000)),
-        folder,
-        "sae_steering",
-        replace=True,
-    )
+    often = torch.rand(MANY, generator=torch.Generator().manual_seed(0)) ** 4
+    export(small_sae("relu", 8, MANY, FeatureStatistics(None, None, often, 1000)), folder, "sae_steering")
+    yield often
+    shutil.rmtree(folder)
+
+
+def test_tens_of_thousands_of_features_stay_fluid(comfy, density):
     comfy.open()  # the list of files is asked when the page loads
     page = comfy.page
     page.evaluate(

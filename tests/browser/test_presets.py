@@ -46,7 +46,7 @@ REFUSED = f"recipe: it was made with {IMAGE_SAE} "
 
 
 @pytest.fixture
-def folder(server):
+def folder(server, comfy):  # which takes away what lies there
     place = server.place.output / "sae" / "recipes"
     place.mkdir(parents=True, exist_ok=True)
     (place / "blue.json").write_text(BLUE, encoding="utf-8")

@@ -32,10 +32,12 @@ def test_tables_and_reports_stay_after_a_reload(comfy):
     saved = comfy.save()
     page.add_init_script(SLOW_HISTORY)
     page.evaluate("() => sessionStorage.setItem('slow', 4000)")
-    comfy.open()
-    comfy.load(saved)  # while the graph that core has restored still asks for its results
-    page.wait_for_selector(TABLE)
-    page.evaluate("() => sessionStorage.removeItem('slow')")
+    try:
+        comfy.open()
+        comfy.load(saved)  # while the graph that core has restored still asks for its results
+        page.wait_for_selector(TABLE)
+    finally:
+        page.evaluate("() => sessionStorage.removeItem('slow')")
     assert page.locator(TABLE).inner_text() == table
     assert page.locator(REPORT).inner_text() == report
 

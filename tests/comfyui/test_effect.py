@@ -34,6 +34,7 @@ def noted(by_effect, server, request):
     by_effect["noted"] = {"class_type": "ProbeNoteForwards", "inputs": inputs}
     search |= {"model": ["noted", 0], "steps": 4}
     path = server.place.output / "probe" / request.node.name
+    path.unlink(missing_ok=True)
     needed, queue = {}, [number]
     while queue:
         key = queue.pop()
@@ -63,10 +64,11 @@ def test_they_steer(client, by_effect):
 
 def test_they_cost_what_was_told(client, server, noted):
     number, prompt, rows = noted
+    said = len(server.log)
     entry = client.run(prompt)
     [line] = entry["outputs"][number]["sae_steering"][0]["lines"]
     told = int(re.match(r"effect: (\d+) forwards of one picture, as much as [\d.]+ pictures of 4 steps", line)[1])
-    assert line in server.log
+    assert line in server.log[said:]
     pictures = rows()[0]  # of the contrast's batch
     done = sum(rows()) - 2 * 4 * pictures
     assert done == pytest.approx(told, rel=0.1) and told >= 4 * 10

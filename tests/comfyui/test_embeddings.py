@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import pytest
 import torch
 from PIL import Image
@@ -67,7 +69,9 @@ def saes(server):
     ):
         (models / kind).mkdir(exist_ok=True)
         save_file(weights, models / kind / name)
-    return {width: write_saelens(models / "sae", width, f"embeds-{width}") for width in (48, 64, 72)}
+    yield {width: write_saelens(models / "sae", width, f"embeds-{width}") for width in (48, 64, 72)}
+    for width in (48, 64, 72):
+        shutil.rmtree(models / "sae" / f"embeds-{width}")
 
 
 @pytest.fixture(scope="module")
@@ -256,15 +260,22 @@ def test_features_of_one_picture_move_into_another(server, saes, picture):
     assert torch.allclose(blended["image_embeds"], expected, atol=1e-4)
 
 
-def test_a_public_sae_of_a_text_encoder_steers_its_hidden_state_alone(server):
-    """Qwen-Scope's layout, behind block 26: the last of the three states of Klein 9B's text."""
-    random = torch.Generator().manual_seed(9)
-    decoder = torch.randn(4096, 40, generator=random)
+@pytest.fixture
+def qwen_scope(server):
+    """Name and decoder of an SAE in Qwen-Scope's layout, behind block 26."""
+    decoder = torch.randn(4096, 40, generator=torch.Generator().manual_seed(9))
     state = {"W_enc": decoder.T.contiguous(), "W_dec": decoder, "b_enc": torch.zeros(40), "b_dec": torch.zeros(4096)}
     name = "SAE-Res-Qwen3-8B-Base-W64K-L0_4/layer26.sae.pt"
     path = server.place.models / "sae" / name
     path.parent.mkdir()
     torch.save(state, path)
+    yield name, decoder
+    shutil.rmtree(path.parent)
+
+
+def test_a_public_sae_of_a_text_encoder_steers_its_hidden_state_alone(server, qwen_scope):
+    """That of the last of the three states of Klein 9B's text."""
+    name, decoder = qwen_scope
 
     def prompt(width):
         text = {"class_type": "ProbeConditioning", "inputs": {"width": width, "tokens": 6, "seed": 3}}

@@ -63,7 +63,6 @@ def prompt(sae, **how):
         **found("new", blue, red),
         **found("old", red, blue),
         "steer": node("FluxActivationSteer", model=["demo", 0], **steering),
-        "save": node("SaveRecipe", **steering, name="two-places", note=""),
         **sampled("plain", ["demo", 0]),
         **sampled("steered", ["steer", 0]),
     }
@@ -104,13 +103,18 @@ def test_strength_zero_is_bit_identical(client, from_folder):
 
 def test_a_recipe_of_the_set_draws_the_same_picture(client, server, from_folder):
     whole = prompt(from_folder)
-    steered = pictures_of(client, client.run(whole), "steered")
-    text = (server.place.output / "sae" / "recipes" / "two-places.json").read_text(encoding="utf-8")
+    steering = {name: value for name, value in whole["steer"]["inputs"].items() if name != "model"}
+    saving = {**whole, "save": node("SaveRecipe", **steering, name="two-places", note="")}
+    entry = client.run(saving)
+    steered, shown = pictures_of(client, entry, "steered"), entry["outputs"]["save"]["text"][0]
+    text = shown[shown.index("{") :]
     assert json.loads(text)["version"] == 2
+    saved = (server.place.output / "sae" / "recipes").glob("two-places*.json")
+    assert text in [path.read_text(encoding="utf-8").strip() for path in saved]
     load = {**whole, "steer": node("LoadRecipe", model=["demo", 0], recipe=text, strength=1.0, sae=["sae", 0])}
     assert torch.equal(pictures_of(client, client.run(load), "steered"), steered)
     load["sae"] = node("SAESet", sae_1=["demo", 4], sae_2=["demo", 2], name="another")
-    for name in ("new", "old", "save"):
+    for name in ("new", "old"):
         del load[name]
     with pytest.raises(PromptFailed) as failure:
         client.run(load)
@@ -126,7 +130,7 @@ def test_one_node_is_a_chain_of_nodes(client):
     }
     adding = {**HOW, "method": "add", "strength": 0.3}
     whole = prompt(BY_NODE)
-    for name in ("new", "old", "save", "steer"):
+    for name in ("new", "old", "steer"):
         del whole[name]
     whole |= chosen | {
         "steer": node("FluxActivationSteer", model=["demo", 0], sae=["sae", 0], features=["both", 0], **adding),

@@ -13,6 +13,7 @@ from sae.drawing.sheet import GAP, HEAD, SIDE
 from workflows import by_type, pictures_of, read_workflow, to_prompt, workflow_files
 
 FILES = {path.stem: path for path in workflow_files()}
+RECIPE = "blue for red, of the sheet"  # no other test saves one of this name
 
 
 def node_of(prompt, kind):
@@ -43,22 +44,29 @@ def test_the_sliders_steer_without_a_browser(client):
 
 def test_names_and_ranges(client, server):
     prompt = to_prompt(read_workflow(FILES["Shapes - names and ranges"]), client.object_info())
+    mark = fingerprint(load_sae(TEXT_SAE))
+    before = methods(client, mark)
     entry = client.run(prompt, timeout=900)
     told = {kind: entry["outputs"][node_of(prompt, kind)]["text"] for kind in ("LabelFeatures", "CalibrateStrength")}
     assert "of 256 features named" in told["LabelFeatures"][0]
     assert "too much  (add)" in told["CalibrateStrength"][0]
-    mark = fingerprint(load_sae(TEXT_SAE))
-    found = client.get_json(f"/sae_steering/features?fingerprint={mark}&index=65,73")["features"]
-    assert [[known["method"] for known in row["calibrations"]] for row in found] == [["add"]] * 2
+    assert methods(client, mark) == [known | {"add"} for known in before]
     kept = server.place.base / "user" / "default" / "sae_steering" / "labels"
     files = {path.name for path in kept.iterdir() if path.suffix != ".lock"}
     assert files >= {f"{mark}.json", f"{mark}.calibration.json"}
 
 
+def methods(client, mark):
+    """Of two features, the methods that have a range."""
+    found = client.get_json(f"/sae_steering/features?fingerprint={mark}&index=65,73")["features"]
+    return [{known["method"] for known in row.get("calibrations", [])} for row in found]
+
+
 def test_sheet_and_recipe(client, server):
     prompt = to_prompt(read_workflow(FILES["Shapes - sheet and recipe"]), client.object_info())
+    by_type(prompt, "SaveRecipe")["inputs"]["name"] = RECIPE
     entry = client.run(prompt)
-    recipe = json.loads((server.place.output / "sae" / "recipes" / "shapes-example.json").read_text(encoding="utf-8"))
+    recipe = json.loads((server.place.output / "sae" / "recipes" / f"{RECIPE}.json").read_text(encoding="utf-8"))
     assert (recipe["method"], recipe["strength"], recipe["note"]) == ("swap", 1.0, "Blue in place of red.")
     [concept] = [entry["outputs"][number]["sae_steering"] for number in [node_of(prompt, "ConceptSteer")]]
     for table, key in zip(concept, ("features", "replaces"), strict=True):
@@ -82,7 +90,7 @@ def check_sheet(sheet):
 def check_recipe_by_name(client, server, prompt):
     """The saved recipe is in LoadRecipe's list, and draws what the model draws that it was saved from."""
     listed = client.object_info("LoadRecipe")["input"]["optional"]["saved"][1]["options"]
-    assert listed[0] == "none" and "shapes-example.json" in listed
+    assert listed[0] == "none" and f"{RECIPE}.json" in listed
     save = by_type(prompt, "SaveRecipe")["inputs"]
     [loader, text, latent, concept] = (
         node_of(prompt, kind) for kind in ("LoadShapesDemo", "ShapesPrompt", "EmptyLatentImage", "ConceptSteer")
@@ -95,7 +103,7 @@ def check_recipe_by_name(client, server, prompt):
             "recipe": "",
             "strength": 1.0,
             "sae": [loader, 2],
-            "saved": "shapes-example.json",
+            "saved": f"{RECIPE}.json",
         },
     }
     for number, model in (("60", [concept, 0]), ("70", ["50", 0])):
@@ -115,9 +123,9 @@ def check_recipe_by_name(client, server, prompt):
     entry = client.run(graph)
     one, other = (pictures_of(client, entry, number) for number in ("602", "702"))
     assert torch.equal(one, other) and read_pictures(one)[0].colour == "blue"
-    assert entry["outputs"]["80"]["text"][0].startswith("Wrote output/sae/recipes/shapes-example-2.json")
+    assert entry["outputs"]["80"]["text"][0].startswith(f"Wrote output/sae/recipes/{RECIPE}-2.json")
     folder = server.place.output / "sae" / "recipes"
-    assert sorted(path.name for path in folder.glob("shapes-*")) == ["shapes-example-2.json", "shapes-example.json"]
+    assert sorted(path.name for path in folder.glob(f"{RECIPE}*")) == [f"{RECIPE}-2.json", f"{RECIPE}.json"]
     graph["90"] = {"class_type": "SaveRecipe", "inputs": {**save, "sae": [loader, 2], "features": [concept, 1]}}
     with pytest.raises(PromptFailed, match="model: it brings its own set-up, but sae and features came too") as failed:
         client.run(graph)

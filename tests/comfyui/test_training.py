@@ -30,7 +30,8 @@ def graph(**more):
 
 
 def test_trained_over_http_it_is_listed_and_measured(client, server):
-    folder = server.place.models / "sae" / FOLDER
+    folder, unfinished = server.place.models / "sae" / FOLDER, server.place.output / "sae" / "training"
+    before = set(unfinished.glob("*"))
     try:
         entry = client.run(graph(), timeout=300)
         [report] = entry["outputs"]["3"]["text"]
@@ -38,7 +39,7 @@ def test_trained_over_http_it_is_listed_and_measured(client, server):
         assert f"{told['fit']['explained_variance']:.4f}" in report and told["fit"]["explained_variance"] > 0.6
         listed = client.object_info("LoadSAE")["input"]["required"]["sae_name"]
         assert f"{FOLDER}/model.safetensors" in json.dumps(listed)
-        assert not list((server.place.output / "sae" / "training").iterdir())
+        assert set(unfinished.iterdir()) == before
         given = {"sae_name": f"{FOLDER}/model.safetensors", "location": "auto", "stream": "auto"}
         measured = graph()
         measured["3"] = {"class_type": "LoadSAE", "inputs": given}
@@ -57,15 +58,15 @@ def test_trained_over_http_it_is_listed_and_measured(client, server):
 
 
 def test_tokens_of_two_places_collected_over_http_train_an_sae(client, server):
-    folder, tokens = server.place.models / "sae" / "from-shards", server.place.output / "sae" / "tokens"
+    folder, tokens = server.place.models / "sae" / "from-shards", server.place.output / "sae" / "tokens" / "two"
     given = graph(shards=["4", 0], name=folder.name, location="transformer_blocks.1", stream="image", steps=20)
     shared = {name: given["3"]["inputs"][name] for name in ("model", "clip", "latent_image", "prompts")}
-    more = {"sites": "transformer_blocks.0:text\ntransformer_blocks.1:image", "tokens": 1024, "name": "two"}
+    more = {"sites": "transformer_blocks.0:text\ntransformer_blocks.1:image", "tokens": 1024, "name": tokens.name}
     given["4"] = {"class_type": "CollectActivations", "inputs": {**shared, **more, "sampling_steps": 4}}
     try:
         entry = client.run(given, timeout=300)
         [told], [report] = entry["outputs"]["4"]["text"], entry["outputs"]["3"]["text"]
-        index = json.loads((tokens / "two" / "index.json").read_text(encoding="utf-8"))
+        index = json.loads((tokens / "index.json").read_text(encoding="utf-8"))
         places = ["transformer_blocks.0-text", "transformer_blocks.1-image"]
         assert list(index["sites"]) == places and all(f"{place}: 1,0" in told for place in places)
         assert places[1] in report and "explained variance" in report

@@ -121,6 +121,12 @@ BOXES = """
   return Object.fromEntries(app.graph.nodes.map((node) => [`${node.id} ${node.title}`, of(node)]));
 }
 """
+SET_AGAIN = """
+async (wanted) => {
+  const { setting } = app.extensionManager;
+  for (const [name, value] of Object.entries(wanted)) if (setting.get(name) !== value) await setting.set(name, value);
+}
+"""
 CLOSE_OTHERS = """
 async () => {
   const tabs = app.extensionManager.workflow;
@@ -154,6 +160,7 @@ class ComfyPage:
         self.client = client
         self.settings = {"Comfy.TutorialCompleted": True, "Comfy.VueNodes.Enabled": vue}
         self.settings |= {"Comfy.Minimap.Visible": False, "Comfy.RightSidePanel.IsOpen": False}
+        self.settings["Comfy.ColorPalette"] = "dark"
         self.complaints: list[str] = []
         self.workflow_in_picture = ""  # what core's SaveImage wrote into the last picture
         self.page = browser.new_page(viewport=VIEWPORT)
@@ -177,10 +184,11 @@ class ComfyPage:
         self.page.wait_for_timeout(2500)
 
     def begin(self) -> None:
-        """A new empty workflow, as a new tab of core; what earlier tests said and saved is forgotten."""
+        """A new empty workflow, as a new tab of core; what earlier tests said, saved and set is forgotten."""
         self.complaints.clear()
         self.workflow_in_picture = ""
         self.page.set_viewport_size(VIEWPORT)
+        self.page.evaluate(SET_AGAIN, self.settings)
         self.page.evaluate("() => app.extensionManager.command.execute('Comfy.NewBlankWorkflow')")
         self.page.wait_for_function("() => app.canvas.graph === app.rootGraph && app.graph.nodes.length === 0")
         self.page.evaluate(CLOSE_OTHERS)

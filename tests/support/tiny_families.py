@@ -18,6 +18,8 @@ import torch
 from torch import nn
 
 WIDTH, TEXT_WIDTH, TEXT = 128, 64, 6
+# What core's detection takes as given, so that a file with other numbers would not load.
+HUNYUAN_POOLED, LONGCAT_TEXT = 768, 3584
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,7 @@ class Case:
     places: tuple[Place, ...]
     width: int = WIDTH
     text_width: int = TEXT_WIDTH
+    pooled_width: int = 16
     more: dict[str, Any] = field(default_factory=dict)  # in the conditioning
     depth: dict[str, int] = field(default_factory=dict)
     slot: str | None = "double_block"  # of the first place, for other packs' patches
@@ -84,7 +87,8 @@ def patcher(model):
 
 def conditioning(case, seed=2, tokens=TEXT):
     text = torch.randn(1, tokens, case.text_width, generator=random_for(seed))
-    return [[text, {"pooled_output": torch.randn(1, 16, generator=random_for(seed + 1)), **case.more}]]
+    pooled = torch.randn(1, case.pooled_width, generator=random_for(seed + 1))
+    return [[text, {"pooled_output": pooled, **case.more}]]
 
 
 # FLUX.1, FLUX.2, Chroma: 8×8 latent cells, patch 2 (FLUX.2: 4×4, patch 1): 16 tokens
@@ -120,8 +124,8 @@ def _flux(config, **more):
         num_heads=1,
         depth=2,
         depth_single_blocks=2,
-        context_in_dim=TEXT_WIDTH,
         **{
+            "context_in_dim": TEXT_WIDTH,
             "mlp_ratio": 4.0,
             "axes_dim": [16, 56, 56],
             "qkv_bias": True,
@@ -152,16 +156,20 @@ def _chroma():
 def _hunyuan(config=comfy.supported_models.HunyuanVideo, **more):
     return make(
         config, image_model="hunyuan_video", **{
-            "in_channels": 16, "out_channels": 16, "vec_in_dim": 16, "context_in_dim": TEXT_WIDTH, "hidden_size": WIDTH,
-            "mlp_ratio": 4.0, "num_heads": 1, "depth": 2, "depth_single_blocks": 2, "axes_dim": [16, 56, 56],
-            "theta": 256, "patch_size": [1, 2, 2], "qkv_bias": True, "guidance_embed": True, "byt5": False,
-            "meanflow": False, "use_cond_type_embedding": False, "vision_in_dim": None, "meanflow_sum": False, **more,
+            "in_channels": 16, "out_channels": 16, "vec_in_dim": HUNYUAN_POOLED, "context_in_dim": TEXT_WIDTH,
+            "hidden_size": WIDTH, "mlp_ratio": 4.0, "num_heads": 1, "depth": 2, "depth_single_blocks": 2,
+            "axes_dim": [16, 56, 56], "theta": 256, "patch_size": [1, 2, 2], "qkv_bias": True, "guidance_embed": True,
+            "byt5": False, "meanflow": False, "use_cond_type_embedding": False, "vision_in_dim": None,
+            "meanflow_sum": False, **more,
         },
     )  # fmt: skip
 
 
 def _longcat():
-    return _flux(comfy.supported_models.LongCatImage, vec_in_dim=None, guidance_embed=False, txt_ids_dims=[1, 2])()
+    return _flux(
+        comfy.supported_models.LongCatImage, vec_in_dim=None, guidance_embed=False, txt_ids_dims=[1, 2],
+        context_in_dim=LONGCAT_TEXT,
+    )()  # fmt: skip
 
 
 def _qwen():
@@ -286,9 +294,12 @@ CASES = {
         # 3 frames of 8×8 cells: 48 tokens
         Case(
             "HunyuanVideo", _hunyuan, (1, 16, 3, 8, 8), _flux_places(TEXT, tokens=48),
-            depth={"double": 2, "single": 2},
+            pooled_width=HUNYUAN_POOLED, depth={"double": 2, "single": 2}, detected=True,
         ),
-        Case("LongCat", _longcat, (1, 16, 8, 8), _flux_places(TEXT), depth={"double": 2, "single": 2}),
+        Case(
+            "LongCat", _longcat, (1, 16, 8, 8), _flux_places(TEXT), text_width=LONGCAT_TEXT,
+            depth={"double": 2, "single": 2}, detected=True,
+        ),
         Case("Qwen-Image", _qwen, (1, 16, 1, 8, 8), _QWEN_PLACES, depth={"double": 2}),
         Case(
             "Z-Image",
@@ -314,10 +325,3 @@ CASES = {
         Case("Anima", _anima, (1, 16, 2, 8, 8), _image_only(32, "self_attn", "mlp"), depth={"blocks": 2}, slot=None),
     )
 }  # fmt: skip
-
-# Those whose tiny models core's loader reads, by every way to a block that such a model has.
-OVER_HTTP = ("FLUX.2", "Wan 2", "Stable Diffusion 3", "Krea 2")
-
-
-def file_name(family):
-    return "tiny-" + family.lower().replace(" ", "-").replace(".", "-")

@@ -1,7 +1,7 @@
-"""Writes tiny models of several families, and an SAE made on each, for a ComfyUI server: run in ComfyUI's Python.
+"""Writes an SAE made on a tiny model of each family, and the models that core's loader reads, for a ComfyUI server.
 
-`python write_tiny_families.py MODELS`, with COMFYUI_PATH. The files are what UNETLoader and LoadSAE read. The SAE's
-features are the main directions of the model's own activations at one place.
+`python write_tiny_families.py MODELS` in ComfyUI's Python, with COMFYUI_PATH. The files are what UNETLoader and LoadSAE
+read. The SAE's features are the main directions of the model's own activations at one place.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 from comfy_install import comfyui_root
+from family_files import IN_FILES, file_name
 
 sys.path.insert(0, str(comfyui_root()))
 
@@ -31,15 +32,18 @@ FEATURES = 8
 def main(models: Path) -> None:
     load_pack()
     (models / "diffusion_models").mkdir(parents=True, exist_ok=True)
-    for name in tiny_families.OVER_HTTP:
-        case = tiny_families.CASES[name]
+    for name, case in tiny_families.CASES.items():
         model = tiny_families.build(case)
-        network = model.model.diffusion_model
-        weights = {key: tensor.clone().contiguous() for key, tensor in network.state_dict().items()}
-        # Core's detection takes the text's width of Wan as given, unless the header tells.
-        header = {"config": json.dumps({"transformer": {"text_dim": case.text_width}})} if name == "Wan 2" else None
-        save_file(weights, models / "diffusion_models" / f"{tiny_families.file_name(name)}.safetensors", header)
+        if name in IN_FILES:
+            write_model(name, case, model, models / "diffusion_models")
         write_sae(name, case, model, models / "sae")
+
+
+def write_model(name, case, model, folder):
+    weights = {key: tensor.clone().contiguous() for key, tensor in model.model.diffusion_model.state_dict().items()}
+    # Core's detection takes the text's width of Wan as given, unless the header tells.
+    header = {"config": json.dumps({"transformer": {"text_dim": case.text_width}})} if name == "Wan 2" else None
+    save_file(weights, folder / f"{file_name(name)}.safetensors", header)
 
 
 def write_sae(name, case, model, folder):
@@ -63,7 +67,7 @@ def write_sae(name, case, model, folder):
     site = parse_location(place.location, place.stream)
     sae = SparseAutoencoder.from_tensors(tensors, Architecture("relu"), name=name, site=site)
     sae.trained_on = TrainedOn(name, "tiny", identity_of(model))
-    export(sae, folder / tiny_families.file_name(name), "sae_steering", None, None)
+    export(sae, folder / file_name(name), "sae_steering", None, None)
 
 
 def activations(case, model, place):

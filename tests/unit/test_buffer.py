@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from sae.training.buffer import ActivationBuffer
+from sae.training.buffer import MixedBatches, MixingBuffer
 
 
 def counted_chunks(sizes):
@@ -18,7 +18,7 @@ def counted_chunks(sizes):
 
 @pytest.mark.parametrize("sizes", [[7] * 60, [400, 0, 20], [1] * 100 + [320], [3]])
 def test_buffer_gives_every_token_once_and_mixed(sizes):
-    buffer = ActivationBuffer(counted_chunks(sizes), 2, batch_tokens=10, capacity=100, dtype=torch.float32)
+    buffer = MixedBatches(counted_chunks(sizes), MixingBuffer(2, batch_tokens=10, capacity=100, dtype=torch.float32))
     batches = [batch[:, 0].int().tolist() for batch in buffer]
     given = [number for batch in batches for number in batch]
     assert all(len(batch) == 10 for batch in batches)
@@ -39,7 +39,7 @@ def test_buffer_reads_only_what_it_has_room_for():
             yield torch.zeros(8, 2)
 
     given = 0
-    for batch in itertools.islice(ActivationBuffer(endless(), 2, batch_tokens=10, capacity=64), 500):
+    for batch in itertools.islice(MixedBatches(endless(), MixingBuffer(2, batch_tokens=10, capacity=64)), 500):
         given += len(batch)
         assert taken - given <= 64 + 8 + 10
     assert given == 5000
@@ -48,7 +48,7 @@ def test_buffer_reads_only_what_it_has_room_for():
 def test_buffer_order_depends_on_the_seed_only():
     def order(seed):
         chunks = counted_chunks([50] * 4)
-        return torch.cat(list(ActivationBuffer(chunks, 2, batch_tokens=20, capacity=80, seed=seed)))
+        return torch.cat(list(MixedBatches(chunks, MixingBuffer(2, batch_tokens=20, capacity=80, seed=seed))))
 
     assert torch.equal(order(0), order(0))
     assert not torch.equal(order(0), order(1))
@@ -57,7 +57,7 @@ def test_buffer_order_depends_on_the_seed_only():
 def test_buffer_holds_activations_beyond_half_precision():
     """Late blocks of large models reach 1e5; bfloat16 keeps eight bits of each number."""
     chunk = torch.tensor([[1e5, -3.2e7], [0.001, 7.0]])
-    (batch,) = ActivationBuffer([chunk], 2, batch_tokens=2, capacity=4)
+    (batch,) = MixedBatches([chunk], MixingBuffer(2, batch_tokens=2, capacity=4))
     assert batch.dtype == torch.float32
     torch.testing.assert_close(batch[batch[:, 0].argsort()], chunk.flip(0), rtol=2**-8, atol=0.0)
 
@@ -74,4 +74,4 @@ def test_buffer_holds_activations_beyond_half_precision():
 )
 def test_buffer_refuses_bad_activations(chunk, dtype, message):
     with pytest.raises(ValueError, match=message):
-        list(ActivationBuffer([chunk], 2, batch_tokens=1, capacity=4, dtype=dtype))
+        list(MixedBatches([chunk], MixingBuffer(2, batch_tokens=1, capacity=4, dtype=dtype)))

@@ -64,6 +64,20 @@ class TinyStyleModel(io.ComfyNode):
         return io.NodeOutput(comfy.sd.StyleModel(model))
 
 
+class TinyModel(io.ComfyNode):
+    """A model of a family whose tiny ones core's loader cannot read."""
+
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(node_id="ProbeTinyModel", inputs=[io.String.Input("family")], outputs=[io.Model.Output()])
+
+    @classmethod
+    def execute(cls, family):
+        from . import tiny_families  # lies beside this file in a server's copy of the pack
+
+        return io.NodeOutput(tiny_families.build(tiny_families.CASES[family]))
+
+
 class NoteForwards(io.ComfyNode):
     """A MODEL that writes the rows of each call before it and takes at least `seconds` for it."""
 
@@ -110,13 +124,14 @@ class RandomConditioning(io.ComfyNode):
     @classmethod
     def define_schema(cls):
         inputs = [io.Int.Input("width"), io.Int.Input("tokens"), io.Int.Input("seed")]
+        inputs.append(io.Int.Input("pooled", default=16, optional=True))
         return io.Schema(node_id="ProbeConditioning", inputs=inputs, outputs=[io.Conditioning.Output()])
 
     @classmethod
-    def execute(cls, width, tokens, seed):
+    def execute(cls, width, tokens, seed, pooled=16):
         random = torch.Generator().manual_seed(seed)
-        text, pooled = torch.randn(1, tokens, width, generator=random), torch.randn(1, 16, generator=random)
-        return io.NodeOutput([[text, {"pooled_output": pooled}]])
+        text, vector = torch.randn(1, tokens, width, generator=random), torch.randn(1, pooled, generator=random)
+        return io.NodeOutput([[text, {"pooled_output": vector}]])
 
 
 def _tensors(what, prefix=""):
@@ -134,7 +149,7 @@ def _tensors(what, prefix=""):
 
 class Probes(ComfyExtension):
     async def get_node_list(self):
-        return [TinyClipVision, TinyStyleModel, NoteForwards, SaveTensors, RandomConditioning]
+        return [TinyClipVision, TinyStyleModel, TinyModel, NoteForwards, SaveTensors, RandomConditioning]
 
 
 async def comfy_entrypoint():
