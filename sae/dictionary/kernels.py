@@ -22,7 +22,7 @@ def _keep(
     pre, moved, length, weight_length, weight_moved, bias, norm, least, kept, count, features, first, room,
     biased: tl.constexpr, scaled: tl.constexpr, block: tl.constexpr,
 ):  # fmt: skip
-    """Appends to each token's list the features that can be as high as `least`, by the bound of `candidates.py`."""
+    """Appends to each token's list the features that can be as high as `least`, by the bound of `bound.py`."""
     token = tl.program_id(0).to(tl.int64)
     columns = tl.program_id(1) * block + tl.arange(0, block)
     inside = columns < features
@@ -119,7 +119,7 @@ class Lists:
         listed = self.kept.masked_fill(ended, len(encoder)).sort(dim=1).values  # the order they came in is chance
         codes = torch.full(listed.shape, -torch.inf, device=tokens.device)
         bias, norm = vectors.get("encoder_bias"), vectors.get("decoder_norm")
-        width = tokens.shape[1]
+        tokens, width = tokens.contiguous(), tokens.shape[1]
         with torch.cuda.device_of(tokens):
             _exact[(len(tokens),)](
                 tokens, encoder, tokens if bias is None else bias, tokens if norm is None else norm, listed,
@@ -135,8 +135,8 @@ def decode(decoder: Tensor, features: Tensor, values: Tensor, starts: Tensor) ->
     result = torch.empty(count, width, device=decoder.device)
     with torch.cuda.device_of(decoder):
         _decode[(count,)](
-            decoder, features, values, starts, result, count, len(features), width, triton.next_power_of_2(width),
-            num_warps=warps(width),
+            decoder, features.contiguous(), values.contiguous(), starts, result, count, len(features), width,
+            triton.next_power_of_2(width), num_warps=warps(width),
         )  # fmt: skip
     return result
 

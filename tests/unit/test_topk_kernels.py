@@ -61,6 +61,22 @@ def test_codes_by_kernels_are_the_dense_ones(dtype, rectify, vectors):
 
 
 @needs_triton
+def test_tokens_may_lie_in_memory_in_any_order():
+    """Channels first, as in a convolution, and as a part of longer rows; and so may codes."""
+    from sae.dictionary.kernels import decode
+
+    x, encoder = random(TOKENS, D_IN), random(D_SAE, D_IN, seed=1)
+    for given in (x.T.contiguous().T, torch.cat([x, x], dim=1)[:, :D_IN]):
+        assert not given.is_contiguous()
+        codes, dense, full = compared(given, encoder)
+        assert full == 0 and torch.equal(codes.indices, dense.indices)
+    values, features = (part[:, :1].flatten() for part in codes)
+    assert not features.is_contiguous()
+    sums = decode(encoder, features, values, torch.arange(TOKENS, device=DEVICE))
+    torch.testing.assert_close(sums, values[:, None] * encoder[features])
+
+
+@needs_triton
 def test_tokens_without_a_line_are_computed_in_full():
     x = random(TOKENS, D_IN)
     x[3, 1], x[5] = torch.nan, 1e30
