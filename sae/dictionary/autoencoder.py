@@ -130,7 +130,7 @@ class SparseAutoencoder:
         centred, encoder = self._input(x, sigma), self.part("encoder")
         if self.architecture.kind == "matching_pursuit":
             found = self._pursued(centred)
-        elif worthwhile(encoder, self.architecture, x.device):
+        elif worthwhile(encoder, self.architecture, x.device) and not centred.requires_grad:  # kernels have no gradient
             found = topk_codes(centred, encoder, self.architecture, self._selected, SCRATCH_BYTES)
         else:
             found = self._selected(centred)
@@ -295,8 +295,9 @@ class SparseAutoencoder:
         return activate(pre, vectors, self.architecture)
 
     def _sums_by_kernels(self, values: Tensor) -> bool:
-        weight = self.part("decoder").weight
-        return self.architecture.decoder_norm == "none" and weight.device == values.device and have_kernels(weight)
+        """They have no gradient."""
+        weight, plain = self.part("decoder").weight, self.architecture.decoder_norm == "none"
+        return plain and not values.requires_grad and weight.device == values.device and have_kernels(weight)
 
     def _gather(self, values: Tensor, indices: Tensor) -> Tensor:
         """values, indices (tokens, n) -> the weighted sum (tokens, d_in) of decoder rows."""

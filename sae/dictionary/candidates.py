@@ -49,9 +49,12 @@ def topk_codes(centred: Tensor, encoder: Part, architecture: Architecture, full:
     """
     if _wanted(architecture.k or 0) >= len(encoder.weight):
         return full(centred)
-    parts, open_ = [], 0
+    parts: list[SparseCodes] = []
+    open_ = 0
     first = len(centred) if have_kernels(encoder.weight) else TRIED  # kernels cost too little to try
     for tokens in (centred[:first], centred[first:]):
+        if parts and not len(tokens):
+            break
         if open_ > MOST_OPEN * TRIED:
             parts.append(full(tokens))
             continue

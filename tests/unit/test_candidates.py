@@ -94,6 +94,27 @@ def test_where_most_tokens_stay_open_the_others_are_not_tried(monkeypatch: pytes
     assert full == 300 and set(tried) == {candidates.TRIED}
 
 
+@pytest.mark.parametrize("tokens", [0, 1, 256, 257])
+def test_the_encoder_is_read_for_no_other_tokens_than_there_are(tokens: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    tried = []
+    monkeypatch.setattr(candidates, "rounded", lambda rows: tried.append(len(rows)) or rounded(rows))
+    codes, dense, _ = found(random(tokens, 64), random(300, 64, seed=1), 2)
+    assert tried == [256, 1] if tokens == 257 else tried == [tokens]
+    assert codes.values.shape == (tokens, 2) and torch.equal(codes.indices, dense.indices)
+
+
+def test_gradients_go_through_torchs_own_operations(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where a pipeline is trained through steering: kernels would leave them out without a word."""
+    x, sae = random(9, 12, seed=5).requires_grad_(), build(KINDS["topk"])
+    (expected,) = torch.autograd.grad(sae.reconstruct(x).square().sum(), x)
+    monkeypatch.setattr(autoencoder, "worthwhile", lambda *given: True)
+    monkeypatch.setattr(autoencoder, "have_kernels", lambda *given: True)
+    for name in ("topk_codes", "sums_of_rows"):
+        monkeypatch.setattr(autoencoder, name, lambda *given: pytest.fail("without a gradient"))
+    (found,) = torch.autograd.grad(sae.reconstruct(x).square().sum(), x)
+    assert torch.equal(found, expected) and expected.abs().max() > 0
+
+
 @pytest.mark.parametrize("scale", [1e-30, 1e-10, 1.0, 1e12])
 def test_nothing_lies_above_the_bound(scale: float) -> None:
     x, weight = random(50, 300) * scale, random(60, 300, seed=1)
