@@ -150,6 +150,8 @@ def _kept(x: Tensor, delta: Tensor | RowDelta, steered: Tensor, inside: Tensor |
     """Share of ‖Δ‖² that is in `steered`, at SAMPLE of the tokens `inside`, spread over them."""
     place = _spread(x) if inside is None else _sample(inside)
     wanted = (delta.at(place) if isinstance(delta, RowDelta) else delta[place]).square()
+    if inside is not None:  # a token that was left alone may be NaN
+        wanted = torch.where(inside[place].unsqueeze(-1), wanted, 0)
     lost = wanted * (steered[place] == x[place])
     return 1 - lost.sum() / wanted.sum().clamp_min(1e-30)
 

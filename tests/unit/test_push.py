@@ -124,6 +124,22 @@ def test_the_loss_by_rounding_is_read_inside_a_small_region() -> None:
         assert summary.kept < kept if strength < 1e-3 else summary.kept > kept
 
 
+@pytest.mark.parametrize("unit", ["raw", "token_norm"])
+@pytest.mark.parametrize("method", ["add", "project_out"])
+def test_what_a_token_outside_the_mask_has_is_in_no_number(method: str, unit: str) -> None:
+    mask = torch.zeros(1, 16 * ROWS, 16 * COLUMNS)
+    mask[:, 64:96, 48:80] = 1
+    summaries = []
+    for outside in (1.0, torch.nan):
+        x, record = tokens(torch.bfloat16), SteeringRecord()
+        x[:, ROWS * COLUMNS // 2 :] = outside  # so many that some are in the sample
+        steering = Steering(small_sae("relu"), EDITS[:1], method, unit=unit)
+        Intervention(steering, SITE, mask=mask).begin(record)(x, MOMENT)
+        summaries.append(record.summary())
+    plain, beside_nan = summaries
+    assert plain.kept > 0.9 and beside_nan == plain
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("unit", ["raw", "token_norm"])
 def test_a_gpu_without_kernels_goes_the_same_way(dtype: torch.dtype, unit: str, monkeypatch) -> None:
