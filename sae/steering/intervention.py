@@ -96,7 +96,7 @@ class ActiveIntervention:
         With a mask, rows that are a part of the picture whose place is not known stay as they are, and the record
         tells so: a region at the wrong place would be worse, and so would be steering what the mask protects.
         """
-        if self._idle(moment):
+        if self._idle(moment) or not x.numel():  # a stream may have no tokens
             return x
         factors = self._factors(x.shape[0], moment)
         if not any(factors):

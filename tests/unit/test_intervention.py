@@ -245,6 +245,13 @@ def test_zero_strength_returns_the_very_same_tensor() -> None:
         assert steered is x and str(summary) == "No step was steered."
 
 
+@pytest.mark.parametrize("method", ["add", "project_out"])
+def test_a_stream_without_tokens_stays_as_it_is(method: str) -> None:
+    x = tokens(count=0)
+    steered, summary = run(adding(parse_location("transformer_blocks.1", "text"), method=method), x)
+    assert steered is x and summary.steps == 0
+
+
 def test_the_record_counts_sigmas_and_averages_ratios() -> None:
     record, ratios = SteeringRecord(), []
     tap = adding().begin(record)
