@@ -20,11 +20,9 @@ def works(attempt: Callable[[], bool]) -> bool:
         return False
 
 
-def have_kernels(*weights: Tensor) -> bool:
-    """Whether there are kernels for TopK with such matrices (rows, d)."""
-    return all(one.is_cuda and one.shape[1] <= WIDEST and one.is_contiguous() for one in weights) and all(
-        _work(one.device) for one in weights
-    )
+def have_kernels(weight: Tensor) -> bool:
+    """Whether there are kernels for TopK with such a matrix (rows, d)."""
+    return weight.is_cuda and weight.shape[1] <= WIDEST and weight.is_contiguous() and _work(weight.device)
 
 
 def sums_of_rows(table: Tensor, rows: Tensor, weights: Tensor, starts: Tensor) -> Tensor:

@@ -12,7 +12,6 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-WIDEST = 16_384  # numbers of a row that a program can hold
 PER_WARP = 256
 AT_ONCE = 1_024  # features of a token that are looked at by one program
 
@@ -141,6 +140,6 @@ def decode(decoder: Tensor, features: Tensor, values: Tensor, starts: Tensor) ->
     return result
 
 
-def warps(width: int) -> int:
-    """Of a program that holds a row of this width."""
-    return min(16, max(1, triton.next_power_of_2(width) // PER_WARP))
+def warps(width: int, each: int = PER_WARP) -> int:
+    """Of a program that holds a row of this width, so many numbers each."""
+    return min(16, max(1, triton.next_power_of_2(width) // each))

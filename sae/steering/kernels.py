@@ -10,7 +10,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-WIDEST = 16_384  # numbers of a token that a program can hold
+from ..dictionary.fused import WIDEST
+from ..dictionary.kernels import warps
+
 PER_WARP = 512
 AT_ONCE = 1_024  # tokens
 FACTS = 4
@@ -96,12 +98,11 @@ def add_row(
     found, facts = torch.empty(4, count, device=x.device), torch.empty(FACTS, device=x.device)
     steps = (0, 0) if weight is None else weight.stride()
     weight_or_row = row if weight is None else weight  # a kernel takes no None
-    block = triton.next_power_of_2(width)
     with torch.cuda.device_of(x):
         _add[(count,)](
             x, out, row, row if amounts is None else amounts.contiguous(), weight_or_row, found, tokens, width,
-            x.stride(0), x.stride(1), *steps, longest, amounts is not None, weight is not None, block,
-            num_warps=min(16, max(1, block // PER_WARP)),
+            x.stride(0), x.stride(1), *steps, longest, amounts is not None, weight is not None,
+            triton.next_power_of_2(width), num_warps=warps(width, PER_WARP),
         )  # fmt: skip
         _sum_up[(1,)](
             found, weight_or_row, row_length, facts, tokens, count, *steps, largest_ratio, weight is not None,

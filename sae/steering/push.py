@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
@@ -136,8 +137,9 @@ class Pushed(NamedTuple):
     change: Facts | RowDelta
 
 
+@lru_cache
 def kernels_work(device: torch.device) -> bool:
-    """Whether those of `kernels.py` do there what they should, by trying."""
+    """Whether those of `kernels.py` do there what they should, by trying once."""
     return works(lambda: _attempt(device))
 
 

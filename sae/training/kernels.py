@@ -10,6 +10,8 @@ import triton.language as tl
 from torch import Tensor
 from torch.optim import Adam
 
+from ..dictionary.kernels import warps
+
 PER_WARP = 512
 
 
@@ -62,7 +64,7 @@ class Matrix:
         self.weight, self.gradient, self.directions = weight, gradient.contiguous(), directions
         self.rows, self.width = weight.shape
         self.block = triton.next_power_of_2(self.width)
-        self.warps = min(16, max(1, self.block // PER_WARP))
+        self.warps = warps(self.width, PER_WARP)
         self.along = weight.new_empty(self.rows)  # of each row's gradient, along the row
 
     def squares(self) -> Tensor:

@@ -83,5 +83,12 @@ def test_a_row_too_short_for_the_dtype_is_lost_and_said_so():
     assert torch.equal(steered, x) and abs(facts[3].item()) < 1e-6
 
 
+def test_a_device_is_tried_once(monkeypatch):
+    """Each steering asks, at each of its places."""
+    device, tried = torch.device("cpu", 7), []
+    monkeypatch.setattr("sae.steering.push._attempt", lambda given: tried.append(given) or True)
+    assert kernels_work(device) and kernels_work(device) and tried == [device]
+
+
 def test_kernels_are_for_graphics_cards():
     assert not kernels_work(torch.device("cpu"))
