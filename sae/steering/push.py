@@ -77,7 +77,7 @@ class Push:
     def added(self, x: Tensor) -> Pushed:
         """Δ added to x (rows, tokens, d_in)."""
         safe = self.safe and torch.finfo(x.dtype).max > LONGEST  # float32 and bfloat16
-        if self.kernels and safe and x.dtype != torch.float32 and not x.requires_grad:
+        if self.kernels and safe and x.dtype == torch.bfloat16 and not x.requires_grad:
             from . import kernels
 
             if kernels.fits(x):
@@ -163,7 +163,7 @@ def _add(x: Tensor, wide: Tensor, amounts: Tensor, row: Tensor, out: Tensor) -> 
 
     `wide` is x in float32 on a CPU, and is written over there where it is a copy.
     """
-    if x.dtype == torch.float32 or x.requires_grad:
+    if torch.finfo(x.dtype).bits > 16 or x.requires_grad:
         out[:] = x + amounts * row
     elif _on_cpu(x):
         out[:] = wide.addcmul_(amounts, row)

@@ -67,6 +67,12 @@ def test_one_raw_edit_is_the_sum_in_float32_bit_for_bit() -> None:
         assert torch.equal(steered, (x.float() + 0.5 * steering.sae.direction([7])).to(dtype))
 
 
+def test_float64_keeps_its_digits() -> None:
+    x, steering = tokens().double() + 1e-12, Steering(small_sae("relu"), EDITS[:1], "add", unit="raw")
+    steered = Intervention(steering, SITE).begin(SteeringRecord())(x, MOMENT)
+    assert torch.equal(steered, x + 0.5 * steering.sae.direction([7]))
+
+
 def test_gradients_pass_through() -> None:
     """As where a pipeline of diffusers is trained through."""
     x = tokens().requires_grad_()
