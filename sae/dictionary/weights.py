@@ -102,7 +102,8 @@ class Part(nn.Module):
         device, dtype = self.weight.device, self.weight.dtype
         if self._lengths is None or self._lengths[:2] != (device, dtype):
             with torch.inference_mode(False):
-                found = torch.linalg.vector_norm(self.weight, dim=1, dtype=torch.float32)
+                summed = torch.promote_types(dtype, torch.float32)  # torch refuses to take float64 as that
+                found = torch.linalg.vector_norm(self.weight, dim=1, dtype=summed).float()
             self._lengths = (device, dtype, found)
         return self._lengths[2]
 

@@ -33,7 +33,7 @@ def pieces(x: Tensor) -> Iterator[slice]:
 def token_norms(x: Tensor) -> Tensor:
     """‖x‖ of each token, (rows, tokens) float32 for x (rows, tokens, d) of any floating type."""
     if not _on_cpu(x):
-        return torch.linalg.vector_norm(x, dim=-1, dtype=torch.float32)
+        return _lengths(x)
     norms = torch.empty(x.shape[:-1])
     for piece in pieces(x):
         norms[:, piece] = x[:, piece].float().norm(dim=-1)
@@ -90,7 +90,7 @@ class Push:
         for piece in pieces(x):
             part = x[:, piece]
             wide = part.float() if _on_cpu(x) else part
-            lengths[:, piece] = torch.linalg.vector_norm(wide, dim=-1, dtype=torch.float32)
+            lengths[:, piece] = _lengths(wide)
             amounts[:, piece] = self._amounts(lengths[:, piece], piece, safe)
             if held is None:
                 _add(part, wide, amounts[:, piece], self.row, out[:, piece])
@@ -152,6 +152,11 @@ def _attempt(device: torch.device) -> bool:
     row = torch.arange(16, dtype=torch.float32, device=device)
     steered, facts = kernels.add_row(x, row, row.norm(), None, None, LONGEST, LARGEST_RATIO)
     return bool(torch.equal(steered, (x.float() + 4 * row).bfloat16()) and facts.isfinite().all())
+
+
+def _lengths(x: Tensor) -> Tensor:
+    """‖x‖ along the last dimension, float32; torch refuses to take float64 as that."""
+    return torch.linalg.vector_norm(x, dim=-1, dtype=torch.promote_types(x.dtype, torch.float32)).float()
 
 
 def _on_cpu(x: Tensor) -> bool:

@@ -42,7 +42,12 @@ def found(x: Tensor, encoder: Tensor, k: int) -> tuple[SparseCodes, SparseCodes,
 
 @pytest.mark.parametrize(
     ("given", "stored"),
-    [(torch.float32, torch.float32), (torch.bfloat16, torch.float16), (torch.float16, torch.bfloat16)],
+    [
+        (torch.float32, torch.float32),
+        (torch.bfloat16, torch.float16),
+        (torch.float16, torch.bfloat16),
+        (torch.float32, torch.float64),
+    ],
 )
 def test_most_tokens_are_settled_and_all_codes_are_the_dense_ones(given: torch.dtype, stored: torch.dtype) -> None:
     codes, dense, full = found(random(280, 128).to(given), random(3000, 128, seed=1).to(stored), 8)

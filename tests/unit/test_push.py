@@ -67,8 +67,11 @@ def test_one_raw_edit_is_the_sum_in_float32_bit_for_bit() -> None:
         assert torch.equal(steered, (x.float() + 0.5 * steering.sae.direction([7])).to(dtype))
 
 
-def test_float64_keeps_its_digits() -> None:
+@pytest.mark.parametrize("on_cpu", [True, False])
+def test_float64_keeps_its_digits(on_cpu: bool, monkeypatch) -> None:
+    monkeypatch.setattr("sae.steering.push._on_cpu", lambda x: on_cpu)
     x, steering = tokens().double() + 1e-12, Steering(small_sae("relu"), EDITS[:1], "add", unit="raw")
+    torch.testing.assert_close(token_norms(x).double(), x.norm(dim=-1), rtol=2e-6, atol=0)
     steered = Intervention(steering, SITE).begin(SteeringRecord())(x, MOMENT)
     assert torch.equal(steered, x + 0.5 * steering.sae.direction([7]))
 

@@ -48,7 +48,7 @@ def compared(x, encoder, vectors=None, k=K, **architecture):
 
 
 @needs_triton
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.float64])
 @pytest.mark.parametrize("rectify", [True, False])
 @pytest.mark.parametrize("vectors", [(), ("encoder_bias",), ("encoder_bias", "decoder_norm")])
 def test_codes_by_kernels_are_the_dense_ones(dtype, rectify, vectors):
