@@ -54,6 +54,7 @@ class SteeringRecord:
     limit: float = LARGE_DELTA  # ‖Δ‖/‖x‖ above which the summary warns
     _notes: list[_Note] = field(default_factory=list)
     _free: dict[torch.device, list[Tensor]] = field(default_factory=dict, repr=False)  # rows for the notes to come
+    _reserved: dict[torch.device, int] = field(default_factory=dict, repr=False)  # of those
     _missed: bool = False
     _unsided: bool = False
     _ruined: bool = False
@@ -62,9 +63,10 @@ class SteeringRecord:
     told: list[str] = field(default_factory=list)  # sentences on the run as a whole, for its summary
 
     def reserve(self, device: torch.device, count: int) -> None:
-        """Allocates what `count` notes from a device need, so that they keep no tensor of their own."""
+        """Allocates what `count` more notes from a device need, so that they keep no tensor of their own."""
         with self._lock:
-            self._rows(device, count)
+            self._reserved[device] = self._reserved.get(device, 0) + count
+            self._rows(device, self._reserved[device])
 
     def _rows(self, device: torch.device, count: int) -> list[Tensor]:
         """At least `count` free rows; the lock must be held."""
@@ -91,6 +93,7 @@ class SteeringRecord:
         always = change.numbers if isinstance(change, Facts) else _facts(x, change, steered, inside)
         with self._lock:
             row = self._rows(x.device, 1).pop()
+            self._reserved[x.device] = max(0, self._reserved.get(x.device, 0) - 1)
             row[: len(always)].copy_(always)
             for number, value in ((_PRESENCE, presence), (_HELD, held)):
                 if value is not None:

@@ -149,6 +149,22 @@ def test_what_a_token_outside_the_mask_has_is_in_no_number(method: str, unit: st
     assert plain.kept > 0.9 and beside_nan == plain
 
 
+def test_notes_of_several_places_need_no_memory_of_their_own(monkeypatch) -> None:
+    """Of a model's call each place reserves its own, before any of them is noted."""
+    sites, record = ("transformer_blocks.0-18", "single_transformer_blocks.0-37"), SteeringRecord()
+    steering = Steering(small_sae("relu"), EDITS)
+    active = [Intervention(steering, parse_location(site, "image")).begin(record) for site in sites]
+    for _ in range(9):
+        for tap in active:
+            tap.ready(2, MOMENT, torch.device("cpu"))
+        with monkeypatch.context() as patch:
+            patch.setattr("sae.steering.record.UNTOLD", None)  # of which rows are made
+            for tap in active:
+                for _ in tap.site.blocks:
+                    tap(tokens(), MOMENT)
+    assert len(record._notes) == 9 * (19 + 38)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("unit", ["raw", "token_norm"])
 def test_a_gpu_without_kernels_goes_the_same_way(dtype: torch.dtype, unit: str, monkeypatch) -> None:
