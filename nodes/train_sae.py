@@ -20,6 +20,7 @@ from .shared.training import (
     activity_of,
     architecture_input,
     name_input,
+    rate_input,
     result_folder,
     trained,
     trained_outputs,
@@ -71,6 +72,7 @@ class TrainSAE(io.ComfyNode):
                     tooltip="From Collect Activations of the same model: tokens of this place are read from there, and "
                     "none are collected. The prompts only measure the result.",
                 ),
+                rate_input(),
             ],
             outputs=trained_outputs(),
             hidden=[io.Hidden.unique_id],
@@ -96,6 +98,7 @@ class TrainSAE(io.ComfyNode):
         sampling_steps: int = 8,
         seed: int = 0,
         shards: Path | None = None,
+        rate: float = TopKConfig.rate,
     ) -> io.NodeOutput:
         size, width = PRESETS[preset], width_of(model)
         activity = activity_of(model, clip, prompts, latent_image, sampling_steps)
@@ -111,7 +114,7 @@ class TrainSAE(io.ComfyNode):
         features = d_sae or size.expansion * width
         config = TopKConfig(
             width, features, k or min(AUTO_K, features), steps or size.steps,
-            batch_tokens=size.batch_for(tokens), architecture=architecture, seed=seed,
+            batch_tokens=size.batch_for(tokens), rate=rate, architecture=architecture, seed=seed,
         )  # fmt: skip
         folders = (*result_folder(name), training_folder())
         job = Job(site.name, config, *folders, decided_by, held_out_of(tokens), size.tried_features, activity)
