@@ -9,6 +9,8 @@ import pytest
 import torch
 
 from comfy_client import PromptFailed
+from lab.evidence import by_nodes
+from sae.commands.train_settings import Settings
 from sae.demo.shapes import draw, training_prompts
 from sae.drawing.pixels import to_image
 
@@ -101,4 +103,19 @@ def test_an_sae_of_embeddings_trained_over_http_reads_them(client, server):
         assert "of-embeddings/model on image_embeds" in entry["outputs"]["4"]["text"][0]
     finally:
         shutil.rmtree(pictures)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def test_the_graphs_of_the_evidence_train_what_the_settings_say(client, server):
+    folder = server.place.models / "sae" / "by-nodes"
+    settings = Settings(features=32, k=4, steps=30, tokens=2048, rate=0.003, seed=5)
+    try:
+        text = by_nodes.run(client.address, by_nodes.shapes_graph(settings, folder.name))
+        told = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+        assert f"{told['fit']['explained_variance']:.4f}" in text and told["site"] == "transformer_blocks.0 (text)"
+        wanted = {"d_sae": 32, "k": 4, "steps": 30, "rate": 0.003, "seed": 5}
+        assert {name: told["trained"][name] for name in wanted} == wanted
+        with pytest.raises(RuntimeError, match="k: 33 of 32 features cannot be active"):
+            by_nodes.run(client.address, by_nodes.shapes_graph(Settings(features=32, k=33), "not-made"))
+    finally:
         shutil.rmtree(folder, ignore_errors=True)
