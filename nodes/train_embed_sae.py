@@ -21,6 +21,7 @@ from .shared.training import (
     host_of,
     job_folders,
     name_input,
+    rate_input,
     trained,
     trained_outputs,
 )
@@ -61,6 +62,7 @@ class TrainEmbedSAE(io.ComfyNode):
                 architecture_input(),
                 expert_number("steps", "Steps of training, of 1,024 embeddings each.", 10_000_000, STEPS, 1),
                 expert_seed_input("Seed of weights and order."),
+                rate_input(),
             ],
             outputs=trained_outputs(),
             hidden=[io.Hidden.unique_id],
@@ -85,11 +87,12 @@ class TrainEmbedSAE(io.ComfyNode):
         architecture: TrainedAs = "topk",
         steps: int = STEPS,
         seed: int = 0,
+        rate: float = TopKConfig.rate,
     ) -> io.NodeOutput:
         source, host = _source(encoder, folder, lines_in(texts), seed), host_of(cls)
         features = d_sae or EXPANSION * source.width
         k = k or min(MOST_K, max(1, source.width // K_SHARE), features)
-        config = TopKConfig(source.width, features, k, steps, BATCH, architecture=architecture, seed=seed)
+        config = TopKConfig(source.width, features, k, steps, BATCH, rate, architecture=architecture, seed=seed)
         folders = job_folders(name)
         job = Job(source.name, config, *folders, (source.about,), source.held_out_items)
         if done_before(job) is None:

@@ -24,6 +24,7 @@ from .shared.training import (
     expert_seed_input,
     job_folders,
     name_input,
+    rate_input,
     trained,
     trained_outputs,
 )
@@ -72,6 +73,7 @@ class TrainSAE(io.ComfyNode):
                     tooltip="From Collect Activations of the same model: tokens of this place are read from there, and "
                     "none are collected. The prompts only measure the result.",
                 ),
+                rate_input(),
             ],
             outputs=trained_outputs(),
             hidden=[io.Hidden.unique_id],
@@ -97,6 +99,7 @@ class TrainSAE(io.ComfyNode):
         sampling_steps: int = 8,
         seed: int = 0,
         shards: Path | None = None,
+        rate: float = TopKConfig.rate,
     ) -> io.NodeOutput:
         size, width = PRESETS[preset], width_of(model)
         activity = activity_of(model, clip, prompts, latent_image, sampling_steps)
@@ -112,7 +115,7 @@ class TrainSAE(io.ComfyNode):
         features = d_sae or size.expansion * width
         config = TopKConfig(
             width, features, k or min(AUTO_K, features), steps or size.steps,
-            batch_tokens=size.batch_for(tokens), architecture=architecture, seed=seed,
+            batch_tokens=size.batch_for(tokens), rate=rate, architecture=architecture, seed=seed,
         )  # fmt: skip
         folders = job_folders(name)
         job = Job(site.name, config, *folders, decided_by, held_out_of(tokens), size.tried_features, activity)

@@ -20,7 +20,7 @@ from ...sae.hosts.comfyui.model import Model
 from ...sae.hosts.comfyui.room import make_room
 from ...sae.places.progress import unheard
 from ...sae.training.collect import Collection
-from ...sae.training.config import TrainedAs
+from ...sae.training.config import TopKConfig, TrainedAs
 from ...sae.training.source import Source
 from .inputs import expert_number, lines_in, lines_input, model_input
 from .messages import show_progress_text
@@ -68,6 +68,20 @@ def architecture_input() -> io.Combo.Input:
         optional=True,
         advanced=True,
         tooltip="topk: k a token. batchtopk: k on average. matryoshka: the same, and the first features do well alone.",
+    )
+
+
+def rate_input() -> io.Float.Input:
+    return io.Float.Input(
+        "rate",
+        default=TopKConfig.rate,
+        min=0.00001,
+        max=1.0,
+        step=0.00005,
+        round=False,
+        optional=True,
+        advanced=True,
+        tooltip="Learning rate. The demos' small SAEs do better with more, 0.002 to 0.005.",
     )
 
 

@@ -28,7 +28,7 @@ class TopKConfig:
     rate: float = 1e-3  # Adam's learning rate
     warmup_steps: int = 100
     decay_share: float = 0.2  # last part of the steps in which the rate falls to 0 in a straight line
-    clip_norm: float = 1.0  # largest norm of the whole gradient
+    clip_norm: float = 1.0  # largest norm of the whole gradient of a token's squared error, in scaled units
     aux_k: int | None = None  # dead features in the auxiliary reconstruction; half of d_in when None
     aux_weight: float = 1 / 32  # 0 switches the auxiliary loss off
     dead_tokens: int = 200_000  # a feature is dead after so many tokens without firing

@@ -178,7 +178,9 @@ class TopKTrainer:
         for group in self.optimizer.param_groups:
             group["lr"] = self.config.rate_at(self.step)
         self.optimizer.zero_grad()
-        losses.total.backward()
+        # a token's squared error, in scaled units: as long as this gradient is above `clip_norm`, which it is for long,
+        # its length is always the same, and Adam does not remember how much longer it was in the beginning
+        (losses.total * self.config.d_in).backward()
         for parameter in self.model.parameters():
             if self.peers.count > 1 and parameter.grad is not None:
                 parameter.grad = self.peers.mean(parameter.grad)

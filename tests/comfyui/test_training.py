@@ -9,6 +9,8 @@ import pytest
 import torch
 
 from comfy_client import PromptFailed
+from lab.evidence import by_nodes
+from sae.commands.train_settings import Settings
 from sae.demo.shapes import draw, training_prompts
 from sae.drawing.pixels import to_image
 
@@ -20,7 +22,7 @@ def graph(**more):
     train = {
         "model": ["1", 0], "clip": ["1", 5], "latent_image": ["2", 0], "prompts": PROMPTS,
         "location": "transformer_blocks.0", "stream": "text", "preset": "try it (5 minutes)", "name": FOLDER,
-        "d_sae": 64, "k": 8, "tokens": 2048, "steps": 100, "sampling_steps": 4,
+        "d_sae": 64, "k": 8, "tokens": 2048, "steps": 100, "sampling_steps": 4, "rate": 0.002,
     }  # fmt: skip
     return {
         "1": {"class_type": "LoadShapesDemo", "inputs": {}},
@@ -37,6 +39,7 @@ def test_trained_over_http_it_is_listed_and_measured(client, server):
         [report] = entry["outputs"]["3"]["text"]
         told = json.loads((folder / "report.json").read_text(encoding="utf-8"))
         assert f"{told['fit']['explained_variance']:.4f}" in report and told["fit"]["explained_variance"] > 0.6
+        assert told["trained"]["rate"] == 0.002
         listed = client.object_info("LoadSAE")["input"]["required"]["sae_name"]
         assert f"{FOLDER}/model.safetensors" in json.dumps(listed)
         assert set(unfinished.iterdir()) == before
@@ -85,6 +88,7 @@ def test_an_sae_of_embeddings_trained_over_http_reads_them(client, server):
         for number, picture in enumerate(drawn):
             to_image(picture).save(pictures / f"{number}.png")
         train = {"encoder": ["1", 0], "folder": "drawn", "texts": "", "name": folder.name, "d_sae": 32, "steps": 150}
+        train["rate"] = 0.005
         read = {"embed": ["3", 0], "sae": ["2", 0], "count": 3, "rank_by": "mean"}
         entry = client.run({
             "1": {"class_type": "LoadShapesKandinsky", "inputs": {}},
@@ -95,8 +99,24 @@ def test_an_sae_of_embeddings_trained_over_http_reads_them(client, server):
         }, timeout=300)  # fmt: skip
         told = json.loads((folder / "report.json").read_text(encoding="utf-8"))
         assert told["fit"]["explained_variance"] > 0.2 and told["source"]["items"] == 24 and told["d_in"] == 64
+        assert told["trained"]["rate"] == 0.005
         assert f"{told['fit']['explained_variance']:.4f}" in entry["outputs"]["2"]["text"][0]
         assert "of-embeddings/model on image_embeds" in entry["outputs"]["4"]["text"][0]
     finally:
         shutil.rmtree(pictures)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def test_the_graphs_of_the_evidence_train_what_the_settings_say(client, server):
+    folder = server.place.models / "sae" / "by-nodes"
+    settings = Settings(features=32, k=4, steps=30, tokens=2048, rate=0.003, seed=5)
+    try:
+        text = by_nodes.run(client.address, by_nodes.shapes_graph(settings, folder.name))
+        told = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+        assert f"{told['fit']['explained_variance']:.4f}" in text and told["site"] == "transformer_blocks.0 (text)"
+        wanted = {"d_sae": 32, "k": 4, "steps": 30, "rate": 0.003, "seed": 5}
+        assert {name: told["trained"][name] for name in wanted} == wanted
+        with pytest.raises(RuntimeError, match="k: 33 of 32 features cannot be active"):
+            by_nodes.run(client.address, by_nodes.shapes_graph(Settings(features=32, k=33), "not-made"))
+    finally:
         shutil.rmtree(folder, ignore_errors=True)

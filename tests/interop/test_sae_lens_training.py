@@ -63,3 +63,11 @@ def test_site_statistics_and_report_are_written_beside(folder, name):
     assert report["fit"]["explained_variance"] > 0.5 and report["fit"]["l0"] < 40
     assert (report["trained"]["trainer"], report["trained"]["steps"]) == ("sae-lens", 300)
     assert provenance(sae).get("model") is None  # these tokens are of no model
+
+
+def test_ctrl_c_ends_it_after_the_step_and_what_was_done_is_written(folder):
+    assert json.loads((folder / "stopped.json").read_text(encoding="utf-8")) == 130
+    report = json.loads((folder / "stopped" / TEXT / "report.json").read_text(encoding="utf-8"))
+    assert report["trained"]["steps"] == 21  # of 300: batch 31 was trained on, the first ten only told the norm
+    assert report["fit"]["tokens"] == 200
+    assert load(folder / "stopped" / TEXT).d_sae == 48

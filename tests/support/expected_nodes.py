@@ -49,10 +49,10 @@ INPUTS = {
     "InspectModel": ["model"],
     "TrainSAE": [
         *"model clip latent_image prompts location stream preset name".split(),
-        *"d_sae k architecture tokens steps sampling_steps seed shards".split(),
+        *"d_sae k architecture tokens steps sampling_steps seed shards rate".split(),
     ],
     "CollectActivations": "model clip latent_image prompts sites tokens name sampling_steps seed".split(),
-    "TrainEmbedSAE": "encoder folder texts name d_sae k architecture steps seed".split(),
+    "TrainEmbedSAE": "encoder folder texts name d_sae k architecture steps seed rate".split(),
     "EvaluateSAE": (
         "sae model clip latent_image prompts tokens tried_features sampling_steps seed location stream".split()
     ),
