@@ -18,6 +18,8 @@ from .distributed import OneProcess, Peers
 from .topk import Losses, TopKModel
 from .update import adam, fastest_update
 
+GRADIENT = "of a token's squared error"  # what Adam's moments in a checkpoint are made of; before, of its share
+
 
 class Progress(NamedTuple):
     """Where a training run stands after a step; the numbers are those of the step's batch."""
@@ -140,6 +142,7 @@ class TopKTrainer:
     def state(self) -> dict[str, Any]:
         """Everything that the next step depends on, as tensors and plain values; shared with the trainer."""
         return {
+            "gradient": GRADIENT,
             "config": asdict(self.config),
             "step": self.step,
             "silent_tokens": self.silent_tokens,
@@ -149,7 +152,12 @@ class TopKTrainer:
         }
 
     def resume(self, state: Mapping[str, Any], label: str) -> None:
-        """Goes on from a state. ValueError, beginning with `label`, when it belongs to another configuration."""
+        """Goes on from a state. ValueError, beginning with `label`, when another configuration or version made it."""
+        if state.get("gradient") != GRADIENT:
+            raise ValueError(
+                f"{label}: this checkpoint was made by an older version, whose steps had another size; remove it to "
+                "begin anew."
+            )
         theirs, ours = state["config"], asdict(self.config)
         other = next((name for name in ours if theirs.get(name) != ours[name]), None)
         if other is not None:

@@ -186,6 +186,29 @@ def test_checkpoint_of_another_configuration_is_refused(tmp_path):
         TopKTrainer(replace(SMALL, k=3)).load(tmp_path / "state.pt")
 
 
+def test_a_checkpoint_of_an_older_version_is_refused():
+    """Its moments have another size: they would make the first steps too large."""
+    state = TopKTrainer(SMALL).state()
+    del state["gradient"]
+    with pytest.raises(ValueError, match=r"state\.pt: this checkpoint was made by an older version"):
+        TopKTrainer(SMALL).resume(state, "state.pt")
+
+
+def test_the_rate_of_learning_does_not_fall_with_the_error():
+    """Gradients that are clipped have one length, so that Adam's steps stay as long as they were."""
+    random = torch.Generator().manual_seed(3)
+    directions = torch.nn.functional.normalize(torch.randn(24, 6, generator=random), dim=1)
+    codes = torch.rand(4_000, 24, generator=random) * (torch.rand(4_000, 24, generator=random) < 0.08)
+    trainer = TopKTrainer(replace(SMALL, steps=60, batch_tokens=100, d_sae=24, warmup_steps=0, decay_share=0.0))
+    norms = []
+    for batch in (codes @ directions).split(100)[:40]:
+        trainer.train_step(batch)
+        # what was clipped is gone after the step; Adam's second moments tell how long it was
+        squares = [state["exp_avg_sq"].sum() for state in trainer.optimizer.state.values()]
+        norms.append(float(sum(squares) / (1 - 0.999**trainer.step)) ** 0.5)
+    assert norms[0] == pytest.approx(1, rel=1e-3) and norms[-1] == pytest.approx(1, rel=0.05)
+
+
 def test_same_seed_same_result_other_seed_other_result():
     runs = []
     for seed in (0, 0, 1):
