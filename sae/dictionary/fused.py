@@ -12,10 +12,15 @@ WIDEST = 16_384  # numbers of a row that a program can hold
 
 
 def works(attempt: Callable[[], bool]) -> bool:
-    """What an attempt on a few numbers found. Triton says in many ways that it lacks something; torch always works."""
+    """What an attempt on a few numbers found. Triton says in many ways that it lacks something; torch always works.
+
+    Where there is no memory even for these, nothing is found: the error goes on to the host, which may make room.
+    """
     try:
         with torch.no_grad():
             return attempt()
+    except torch.cuda.OutOfMemoryError:
+        raise
     except Exception:  # noqa: BLE001
         return False
 

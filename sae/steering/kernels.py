@@ -1,6 +1,6 @@
 """Triton's way to add one row at every token: each token is read and written once, and what the record has is made.
 
-On a graphics card steering waits for memory and for the start of kernels. Imported only where Triton is.
+On a GPU steering waits for memory and for the start of kernels. Imported only where Triton is.
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ def by_rows(model: TopKModel, x: Tensor, before: Tensor, error: Tensor, dead: Te
 
 
 def by_products(model: TopKModel, x: Tensor, error: Tensor, dead: Tensor, count: int, dtype: torch.dtype) -> Tensor:
-    """Products in `dtype` of the dead features' matrices: on a graphics card, where rows cost more than products."""
+    """Products in `dtype` of the dead features' matrices: on a GPU, where rows cost more than products."""
     features = dead.nonzero().squeeze(1)
     encoder, bias, decoder = (
         tensor.index_select(0, features).to(dtype) for tensor in (model.encoder, model.encoder_bias, model.decoder)

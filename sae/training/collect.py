@@ -134,5 +134,5 @@ def seconds_a_step(config: TopKConfig, device: torch.device | str = "cpu") -> fl
     batch = torch.randn(config.batch_tokens, config.d_in, generator=torch.Generator().manual_seed(0))
     trainer.train_step(batch)
     begun = time.perf_counter()
-    trainer.train_step(batch)  # it reads its loss, so a graphics card is waited for
+    trainer.train_step(batch)  # it reads its loss, so a GPU is waited for
     return time.perf_counter() - begun

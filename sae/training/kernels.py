@@ -1,6 +1,6 @@
 """Triton's part of a training step: what Adam does to a matrix, row by row, each number read and written once.
 
-On a graphics card a step waits for memory more than for arithmetic, and torch's own operations go through each matrix
+On a GPU a step waits for memory more than for arithmetic, and torch's own operations go through each matrix
 many times. Imported only where Triton is.
 """
 

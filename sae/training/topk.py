@@ -86,7 +86,7 @@ class TopKModel(nn.Module):
     def losses(self, x: Tensor, dead: Tensor, peers: Peers | None = None, dead_count: int | None = None) -> Losses:
         """Loss of tokens (n, d_in) with the dead features (d_sae,) bool; with peers, the share of their common loss.
 
-        Who knows how many are dead says it: a graphics card would have to be waited for.
+        Who knows how many are dead says it: a GPU would have to be waited for.
         """
         x = x / self.scale
         with torch.no_grad():
@@ -133,7 +133,7 @@ class TopKModel(nn.Module):
 
     @torch.no_grad()
     def _before(self, x: Tensor) -> Tensor:
-        """Codes (n, d_sae) before any is chosen, of scaled tokens (n, d_in); on a graphics card perhaps in bfloat16."""
+        """Codes (n, d_sae) before any is chosen, of scaled tokens (n, d_in); on a GPU perhaps in bfloat16."""
         centred = x - self.bias
         if not self._in_bfloat16:
             return functional.linear(centred, self.encoder, self.encoder_bias)
@@ -181,7 +181,7 @@ class TopKModel(nn.Module):
 
 
 def _fired(features: Tensor, values: Tensor, d_sae: int) -> Tensor:
-    """(d_sae,) bool: the features with a value above 0. Found without waiting for a graphics card."""
+    """(d_sae,) bool: the features with a value above 0. Found without waiting for a GPU."""
     fired = torch.zeros(d_sae + 1, dtype=torch.bool, device=features.device)
     return fired.index_fill_(0, features.where(values > 0, d_sae), True)[:-1]  # the last stands for all others
 

@@ -70,7 +70,7 @@ class TopKTrainer:
             self.model.fit_to(self.peers.gather(batch))
         losses = self._merged(self.model.losses(batch, self.dead, self.peers, self._dead_count))
         silent = (self.silent_tokens + len(batch) * self.peers.count).masked_fill_(losses.fired, 0)
-        # both at once: the only time in a step that a graphics card is waited for
+        # both at once: the only time in a step that a GPU is waited for
         loss, dead = torch.stack([losses.total.detach(), self._is_dead(silent).sum().float()]).tolist()
         if not math.isfinite(loss):
             where = f" at {self.name}" if self.name else ""

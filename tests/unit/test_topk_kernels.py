@@ -11,7 +11,7 @@ from sae.dictionary import autoencoder, candidates
 from sae.dictionary.above import _rank_and_room
 from sae.dictionary.activations import Architecture, SparseCodes
 from sae.dictionary.candidates import topk_codes
-from sae.dictionary.fused import have_kernels
+from sae.dictionary.fused import have_kernels, works
 from sae.dictionary.weights import Part
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -147,3 +147,17 @@ def test_a_sample_holds_so_many_hardly_ever_fewer_nor_more(k):
 
 def test_there_are_no_kernels_for_processors():
     assert not have_kernels(torch.zeros(64, 24))
+
+
+def test_an_attempt_that_fails_means_no_kernels_but_one_without_memory_means_nothing():
+    def failing(error):
+        def attempt():
+            raise error
+
+        return attempt
+
+    assert (
+        works(lambda: True) and not works(failing(RuntimeError("no C compiler"))) and not works(failing(ImportError()))
+    )
+    with pytest.raises(torch.cuda.OutOfMemoryError):
+        works(failing(torch.cuda.OutOfMemoryError()))

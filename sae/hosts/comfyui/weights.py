@@ -30,7 +30,7 @@ def patcher_of(module: nn.Module, handles: MutableMapping[Any, Any], name: Any) 
 def load_whole(modules: Mapping[str, nn.Module], handles: MutableMapping[Any, Any], memory: float) -> None:
     """Loads other libraries' modules, each as a whole, with `memory` bytes beside them; ComfyUI frees what it must.
 
-    Where nothing may stay on the graphics card (--novram) they are computed on the CPU.
+    Where nothing may stay on the GPU (--novram) they are computed on the CPU.
     """
     state = comfy.model_management.vram_state
     device = comfy.model_management.get_torch_device()
