@@ -30,6 +30,7 @@ from .judge.kept import kept_attributes
 from .judge.reader import measure_pictures
 from .judge.steer import contrast, draw_steered, tally_prompt
 from .kandinsky.chain import Chain
+from .kandinsky.settings import OTHER_CONTEXTS
 from .kandinsky.show import EmbedDemo
 
 if TYPE_CHECKING:
@@ -120,13 +121,18 @@ def _before(given: argparse.Namespace, prompts: Sequence[Prompt]) -> dict[str, T
     chain = Chain()
     print("A Kandinsky 2.2 as small: its decoder sees nothing but the embedding of a picture.")
     print(f"Its SAE {chain.sae}")
-    here, there = (chain.tally(side, FIND_SEEDS) for side in (given.prompt, given.baseline))
+    here, there = (chain.tally(_in_contexts(side), FIND_SEEDS) for side in (given.prompt, given.baseline))
     found = Found(chain.sae, contrast(here, there, given.count), contrast(there, here, given.count))
-    _print_contrast(given, found, "the embedding")
+    _print_contrast(given, found, f"the embedding, with {len(OTHER_CONTEXTS)} other shapes and places")
     demo = EmbedDemo.of(chain, found.gained, found.lost, prompts)
     runs = {UNSTEERED: (0.0, None)} | {f"steered\nstrength {s:g}": (s, None) for s in EMBED_STRENGTHS}
     runs["random direction\nsame size as 1"] = (1.0, RANDOM_SEED)
     return {caption: demo.draw(*run) for caption, run in tqdm(runs.items(), desc="Drawing")}
+
+
+def _in_contexts(side: Prompt) -> list[Prompt]:
+    """The prompt, and its colour on other shapes and places: what fires for all of them is the colour."""
+    return [side, *(context.with_colour(side.colour) for context in OTHER_CONTEXTS)]
 
 
 def _print_contrast(given: argparse.Namespace, found: Found, where: str) -> None:

@@ -38,9 +38,9 @@ class Chain:
         size = (PICTURE_SIDE, PICTURE_SIDE)
         return draw(self.decoder, embeds, blank, size, STEPS, GUIDANCE, seeds, _unheard).movedim(-1, 1)
 
-    def tally(self, prompt: Prompt, seeds: Sequence[int]) -> FeatureTally:
-        """What fires for the embeddings that the prior makes of a prompt, one for each seed."""
-        embeds, _ = self.embed([prompt] * len(seeds), seeds)
+    def tally(self, prompts: Sequence[Prompt], seeds: Sequence[int]) -> FeatureTally:
+        """What fires for the embeddings that the prior makes of prompts, one of each prompt for each seed."""
+        embeds, _ = self.embed([prompt for prompt in prompts for _ in seeds], [*seeds] * len(prompts))
         return tally_tokens(self.sae, embeds.unsqueeze(1))
 
 

@@ -86,7 +86,7 @@ def test_the_sae_explains_the_embeddings_and_knows_its_tensor(chain):
 def test_swapping_the_features_found_changes_the_colour_and_a_random_direction_does_not(chain):
     changed, stayed, random = [], [], []
     for number, (source, target) in enumerate((("red", "blue"), ("blue", "red"), ("purple", "green"))):
-        here, there = (chain.tally(FINDING.with_colour(colour), range(4)) for colour in (target, source))
+        here, there = (chain.tally([FINDING.with_colour(colour)], range(4)) for colour in (target, source))
         found, replaces = feature_list(contrast(here, there, 8)), feature_list(contrast(there, here, 8))
         prompts = [prompt for prompt in held_out_prompts() if prompt.colour == source][:8]
         seeds = range(900 + 10 * number, 900 + 10 * number + len(prompts))
