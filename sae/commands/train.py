@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from ..hosts.accelerate import launched_processes
+from ..hosts.accelerate import Processes, launched_processes
 from ..hosts.sae_lens import SPARSITY
 from ..training.config import TopKConfig
 from ..training.run import RunProgress, RunSettings, TrainingRun, memory_of, size_of_bytes
@@ -39,7 +39,11 @@ def run(arguments: Namespace) -> None:
     if not settings.out:
         raise ValueError("out: the result needs a folder; give --out FOLDER.")
     _check_choice("dtype", settings.dtype, tuple(DTYPES))
-    out, peers = Path(settings.out), launched_processes(settings.device)
+    with launched_processes(settings.device) as peers:
+        _run(settings, Path(settings.out), peers)
+
+
+def _run(settings: Settings, out: Path, peers: Processes | None) -> None:
     _check_trainer(settings, 1 if peers is None else peers.count)
     if peers is not None:
         settings = replace(settings, device=peers.device)

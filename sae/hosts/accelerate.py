@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, distributed
 
 from .encoders import needed_package
 
@@ -45,6 +47,14 @@ class Processes:
         return gathered
 
 
-def launched_processes(device: str) -> Processes | None:
+@contextmanager
+def launched_processes(device: str) -> Iterator[Processes | None]:
     """The processes that this one was launched among; None for a program that runs by itself."""
-    return Processes(device == "cpu") if int(os.environ.get(LAUNCHED, "1")) > 1 else None
+    if int(os.environ.get(LAUNCHED, "1")) <= 1:
+        yield None
+        return
+    try:
+        yield Processes(device == "cpu")
+    finally:  # threads of the group that outlive the program would end it with an error
+        if distributed.is_initialized():
+            distributed.destroy_process_group()

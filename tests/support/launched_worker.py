@@ -31,11 +31,11 @@ def trained(count: int, peers, rank: int) -> dict[str, torch.Tensor]:
 
 def main() -> None:
     torch.set_num_threads(1)
-    peers = launched_processes("cpu")
-    if peers is None:
-        raise SystemExit("not launched among others")
-    result = trained(1, peers, peers.rank)
-    save_file(result, Path(sys.argv[1]) / f"rank{peers.rank}.safetensors")
+    with launched_processes("cpu") as peers:
+        if peers is None:
+            raise SystemExit("not launched among others")
+        result = trained(1, peers, peers.rank)
+        save_file(result, Path(sys.argv[1]) / f"rank{peers.rank}.safetensors")
 
 
 if __name__ == "__main__":

@@ -65,4 +65,5 @@ def test_each_process_takes_its_own_calls_and_its_own_checkpoint(tmp_path):
 
 def test_a_program_by_itself_has_no_other_processes(monkeypatch):
     monkeypatch.delenv("WORLD_SIZE", raising=False)
-    assert launched_processes("cpu") is None
+    with launched_processes("cpu") as peers:
+        assert peers is None
