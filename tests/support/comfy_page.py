@@ -310,10 +310,12 @@ class ComfyPage:
         self.page.wait_for_timeout(200)
 
     def deselect(self) -> None:
-        """Gives the keyboard back to the canvas."""
-        self.page.evaluate(
-            "() => { document.activeElement?.blur(); app.canvas.deselectAll(); app.canvas.canvas.focus(); }"
-        )
+        """Gives the keyboard back to the canvas, also from what takes it a moment after a click."""
+        for _ in range(2):
+            self.page.evaluate(
+                "() => { document.activeElement?.blur(); app.canvas.deselectAll(); app.canvas.canvas.focus(); }"
+            )
+            self.page.wait_for_timeout(100)
 
     def fit(self) -> float:
         """Shows the whole graph; the scale."""
