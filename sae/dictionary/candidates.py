@@ -29,7 +29,7 @@ Full = Callable[[Tensor], SparseCodes]
 
 
 def worthwhile(encoder: Part, architecture: Architecture, device: torch.device) -> bool:
-    """Whether bfloat16 is so much faster there that float32 should only decide: on no CPU that was measured."""
+    """Whether bfloat16 is so much faster there that float32 should only decide. CPUs are left out: most lack it."""
     k = architecture.k or 0
     return (
         architecture.kind == "topk"

@@ -180,6 +180,13 @@ class Watch:
         return extra["original_block"](args)
 
 
+# Of FluxActivationSteer, beside a model, an SAE and features.
+STEER_INPUTS = {
+    "method": "add", "strength": 0.3, "unit": "token_norm", "location": "auto", "stream": "auto", "start_percent": 0.0,
+    "end_percent": 1.0, "apply_to": "both",
+}  # fmt: skip
+
+
 def run_node(node, **inputs):
     """Executes a node class as ComfyUI does; the NodeOutput."""
     prepared = node.PREPARE_CLASS_CLONE({"hidden_inputs": {io.Hidden.unique_id: "17"}})

@@ -12,7 +12,7 @@ from sae_steering_pack.sae.dictionary.sae_set import SaeSet
 from sae_steering_pack.sae.places.site import parse_location
 from sae_steering_pack.sae.steering.edits import Edit, FeatureList
 from tiny_families import CASES
-from tiny_flux import D_SAE, run_node
+from tiny_flux import D_SAE, STEER_INPUTS, run_node
 
 STEERED = "sae_steering_pack.nodes.shared.steered.show_on_node"
 
@@ -32,12 +32,8 @@ def set_of(saes):
 @pytest.fixture
 def steer(node_classes):
     def run(model, sae, features, **inputs):
-        given = {
-            "model": model, "sae": sae, "features": FeatureList(features), "method": "add", "strength": 0.3,
-            "unit": "token_norm", "location": "auto", "stream": "auto", "start_percent": 0.0, "end_percent": 1.0,
-            "apply_to": "both",
-        }  # fmt: skip
-        return run_node(node_classes["FluxActivationSteer"], **{**given, **inputs})
+        given = {"model": model, "sae": sae, "features": FeatureList(features)}
+        return run_node(node_classes["FluxActivationSteer"], **{**given, **STEER_INPUTS, **inputs})
 
     return run
 

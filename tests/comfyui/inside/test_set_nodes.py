@@ -18,7 +18,7 @@ from sae_steering_pack.sae.hosts.comfyui import steering as host
 from sae_steering_pack.sae.naming.labels import Label
 from sae_steering_pack.sae.steering.edits import Edit, FeatureList
 from sae_steering_pack.sae.steering.places import Wanted
-from tiny_flux import D_SAE, conditioning, relative_difference, run_node, sample, sample_diffusers
+from tiny_flux import D_SAE, STEER_INPUTS, conditioning, relative_difference, run_node, sample, sample_diffusers
 from tiny_sets import PLACES, one, tensors
 
 STEERED = "sae_steering_pack.nodes.shared.steered.show_on_node"
@@ -42,12 +42,8 @@ def sae(node_classes, saes):
 @pytest.fixture
 def steer_node(node_classes, model):
     def run(sae, features, **inputs):
-        given = {
-            "model": model, "sae": sae, "features": FeatureList(features), "method": "add", "strength": 0.3,
-            "unit": "token_norm", "location": "auto", "stream": "auto", "start_percent": 0.0, "end_percent": 1.0,
-            "apply_to": "both",
-        }  # fmt: skip
-        return run_node(node_classes["FluxActivationSteer"], **{**given, **inputs})
+        given = {"model": model, "sae": sae, "features": FeatureList(features)}
+        return run_node(node_classes["FluxActivationSteer"], **{**given, **STEER_INPUTS, **inputs})
 
     return run
 
