@@ -124,7 +124,8 @@ def test_one_calibrated_is_the_clear_strength() -> None:
 
 def test_swap_calibrated_is_swap_at_the_clear_strength() -> None:
     sae = small_sae("relu")
-    x, known = torch.randn(5, sae.d_in), {"mean": 1.5, "max": 3.0, "density": 0.5}
+    x = torch.randn(40, sae.d_in, generator=torch.Generator().manual_seed(6))
+    known = {"mean": 1.5, "max": 3.0, "density": 0.5}
     out = [Edit(4, 0.7, **known)]
     plain = Steering(sae, [Edit(2, **known)], "swap", 0.8, replaces=out).delta(x)
     range_ = Calibration("swap", 0.1, 0.8, 2.0)
