@@ -10,8 +10,8 @@ from ..sae.dictionary.sae_set import AnySae
 from ..sae.hosts.comfyui.drawing import Drawing, progress_bar
 from ..sae.hosts.comfyui.model import Model, elsewhere_lines, members_in
 from ..sae.hosts.comfyui.sampling import Sampling
+from ..sae.known.ranges import update_calibrations
 from ..sae.steering.calibration import CALIBRATED_METHODS, alone, calibrate_features
-from ..sae.steering.calibration_file import update_calibrations
 from ..sae.steering.edits import Calibration, FeatureList, Method, check_owner
 from .shared.feature_names import calibration_path, names_of
 from .shared.feature_ranges import setting_here

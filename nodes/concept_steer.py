@@ -14,7 +14,7 @@ from ..sae.hosts.comfyui.model import Model
 from ..sae.hosts.comfyui.sampling import Sampling
 from ..sae.places.moment import Schedule, Side
 from ..sae.steering.edits import method_for
-from ..sae.steering.places import Wanted
+from ..sae.steering.set_up import Wanted
 from .shared.concepts import Texts, of_contrast, of_sae
 from .shared.finding import Finder, Ranking
 from .shared.found_concepts import kept_concepts

@@ -8,7 +8,7 @@ from ..sae.commands.evaluate import measure, measuring_source
 from ..sae.commands.measuring import densities_chart, table
 from ..sae.commands.train_settings import Settings
 from ..sae.dictionary.sae_set import AnySae
-from ..sae.drawing.pixels import from_image
+from ..sae.drawing.pictures import from_image
 from ..sae.hosts.comfyui.drawing import progress_bar
 from ..sae.hosts.comfyui.model import Model, elsewhere_lines, members_in
 from .shared.inputs import expert_number

@@ -4,7 +4,7 @@ from comfy_api.latest import io
 
 from ..sae.dictionary.sae_set import AnySae
 from ..sae.steering.edits import FeatureList, check_owner
-from ..sae.steering.mix import EMPTY, parse_mix
+from ..sae.steering.mixer_value import EMPTY, parse_mix
 from .shared.feature_payload import sae_payload
 from .shared.sockets import CATEGORY, Sae, SaeFeatures
 

@@ -9,7 +9,7 @@ from ..sae.dictionary.sae_set import AnySae
 from ..sae.hosts.comfyui.model import Model
 from ..sae.places.moment import Schedule, Side
 from ..sae.steering.edits import Auto, FeatureList, Method, Unit, method_for
-from ..sae.steering.places import Wanted
+from ..sae.steering.set_up import Wanted
 from .shared.inputs import steered_model_input
 from .shared.sockets import (
     CATEGORY,

@@ -8,8 +8,7 @@ from comfy_api.latest import io, ui
 
 from ..sae.dictionary.autoencoder import SparseAutoencoder
 from ..sae.dictionary.sae_set import AnySae, SaeSet
-from ..sae.finding.inspection import describe, describe_set, report
-from ..sae.finding.selftest import RIVAL_TOKENS, SelfTest, Verdict, judge, rival_sites
+from ..sae.finding.inspection import RIVAL_TOKENS, SelfTest, Verdict, describe, describe_set, judge, report, rival_sites
 from ..sae.hosts.comfyui.model import Model, depth_of, family_of, width_of
 from ..sae.hosts.comfyui.sampling import Sampling, sample
 from ..sae.hosts.comfyui.steering import observe

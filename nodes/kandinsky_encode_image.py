@@ -3,7 +3,7 @@ from __future__ import annotations
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..sae.drawing.pixels import to_image
+from ..sae.drawing.pictures import to_image
 from ..sae.hosts.kandinsky import KandinskyHalf, encode_pictures
 from .shared.kandinsky_sockets import KANDINSKY, NEGATIVE_TIP, KandinskyPriorModel, embedding, load_parts
 

@@ -10,10 +10,10 @@ from torch import Tensor
 from ..sae.dictionary.autoencoder import SparseAutoencoder
 from ..sae.dictionary.sae_set import AnySae
 from ..sae.embeddings.spot import AUTO, reads_tokens
+from ..sae.finding.labelling import SLOT, read_contexts, read_words
+from ..sae.finding.labelling_directions import label_directions, text_rows
 from ..sae.hosts.comfyui.embeddings import TOKENS, spot_in, text_mean
 from ..sae.hosts.kandinsky import KandinskyHalf
-from ..sae.naming.labelling import SLOT, read_contexts, read_words
-from ..sae.naming.labelling_directions import label_directions, text_rows
 from .shared.embed_sockets import tap_input
 from .shared.encoders import pooled_row, text_encoder, text_outputs
 from .shared.kandinsky_sockets import KandinskyPriorModel

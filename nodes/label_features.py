@@ -8,12 +8,12 @@ from comfy_api.latest import io
 
 from ..sae.dictionary.fingerprint import fingerprint
 from ..sae.dictionary.sae_set import AnySae
+from ..sae.finding.labelling import read_contexts, read_words, tally_resumable
 from ..sae.finding.listening import mean_activations
 from ..sae.hosts.comfyui.drawing import Listening, progress_bar
 from ..sae.hosts.comfyui.identity import identity_of
 from ..sae.hosts.comfyui.model import Model, elsewhere_lines, members_in
 from ..sae.hosts.comfyui.sampling import Sampling
-from ..sae.naming.labelling import read_contexts, read_words, tally_resumable
 from .shared.feature_pictures import PictureKeeper, gallery_input
 from .shared.inputs import model_input, steps_input
 from .shared.label_tables import save_names_input, word_inputs, written

@@ -15,8 +15,8 @@ from ..sae.hosts.comfyui.carried import carried
 from ..sae.hosts.comfyui.model import Model, family_of
 from ..sae.places.moment import Schedule, Side
 from ..sae.steering.edits import Auto, FeatureList, Method, Unit, method_for
-from ..sae.steering.places import SetUp, Wanted
 from ..sae.steering.recipe import NeededSae, Recipe, read_recipe, write_recipe
+from ..sae.steering.set_up import SetUp, Wanted
 from ..sae.version import VERSION
 from .flux_activation_steer import UNIT_TIP
 from .shared.feature_names import names_of

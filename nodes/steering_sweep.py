@@ -8,13 +8,13 @@ import comfy.samplers
 from comfy_api.latest import io, ui
 
 from ..sae.dictionary.sae_set import AnySae, SaeSet
-from ..sae.drawing.pixels import from_image
+from ..sae.drawing.pictures import from_image
 from ..sae.drawing.sheet import GrowingSheet
 from ..sae.hosts.comfyui.drawing import Drawing, first_of_batch, progress_bar
 from ..sae.hosts.comfyui.model import Model, elsewhere_lines, members_in
 from ..sae.hosts.comfyui.sampling import Sampling
 from ..sae.steering.edits import METHODS, UNITS, Auto, FeatureList, Method, Unit, method_for
-from ..sae.steering.places import Planned, Wanted
+from ..sae.steering.set_up import Planned, Wanted
 from ..sae.steering.sweep import Row, captions, draw_rows, parse_strengths, plan, rows_of
 from .flux_activation_steer import UNIT_TIP
 from .shared.feature_names import names_of

@@ -6,8 +6,7 @@ from comfy_api.latest import io
 
 from ..sae.dictionary.sae_set import AnySae
 from ..sae.embeddings.spot import ALL, AUTO
-from ..sae.finding.embedding_tally import tally_tokens
-from ..sae.finding.features import RankBy, rank_features
+from ..sae.finding.features import RankBy, rank_features, tally_tokens
 from ..sae.hosts.comfyui.embeddings import read, spot_in
 from .shared.embed_sockets import describe_spot, embed_input, tap_input, target_input, tokens_input
 from .shared.feature_results import count_input, feature_outputs, found_features, rank_input

@@ -7,7 +7,7 @@ import folder_paths
 from comfy_api.latest import io
 
 from ..sae.commands.making import Job, done_before
-from ..sae.files.digest import digest_of
+from ..sae.files.small_json import digest_of
 from ..sae.training.config import TopKConfig, TrainedAs
 from ..sae.training.embedding_source import EmbeddingSource, pictures_in
 from .shared.encoders import encoder_identity, picture_encoder, text_encoder

@@ -21,14 +21,14 @@ def measure() -> None:
 
     from sae.demo.files import TEXT_SAE, TRANSFORMER, load_sae
     from sae.dictionary.sae_set import Member
+    from sae.finding.labelling import WordTally, tally_words
     from sae.finding.listening import mean_activations
     from sae.hosts.comfyui import room
     from sae.hosts.comfyui.drawing import Drawing, Listening
     from sae.hosts.comfyui.sampling import Sampling
-    from sae.naming.labelling import WordTally, tally_words
     from sae.steering.calibration import alone, calibrate_features
     from sae.steering.edits import Edit
-    from sae.steering.places import Wanted
+    from sae.steering.set_up import Wanted
     from sae.steering.sweep import draw_rows, plan, rows_of
 
     from .width import seconds

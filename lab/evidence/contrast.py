@@ -15,11 +15,10 @@ from sae.demo.model import sample
 from sae.demo.shapes import SLOTS, Prompt
 from sae.dictionary.autoencoder import SparseAutoencoder
 from sae.dictionary.contrast import SIDES, Contrast, Side
-from sae.finding.contrast import Runs, Show, find_contrasts, measure, rows_of
 from sae.finding.features import feature_list
+from sae.finding.two_sides import Runs, Show, find_contrasts, measure, rows_of
 from sae.hosts.diffusers import capture
-from sae.places.moment import Moment
-from sae.places.progress import OnStep, unheard
+from sae.places.moment import Moment, OnStep, unheard
 from sae.places.site import Site
 from sae.steering.delta import Steering
 from sae.steering.edits import Method

@@ -17,13 +17,12 @@ from sae.demo.model import sample
 from sae.demo.shapes import SLOTS, WORDS, Prompt, read_prompt, training_prompts
 from sae.dictionary.autoencoder import SparseAutoencoder
 from sae.dictionary.fingerprint import fingerprint
+from sae.finding.labelling import SLOT, UNCLEAR, WordTally, tally_words
+from sae.finding.labelling_directions import label_directions, text_rows
 from sae.hosts.diffusers import capture
 from sae.hosts.kandinsky import KandinskyHalf, embed_texts
-from sae.naming.label_store import shipped_labels
-from sae.naming.labelling import SLOT, UNCLEAR, WordTally, tally_words
-from sae.naming.labelling_directions import label_directions, text_rows
-from sae.naming.labels import Labels, write_labels
-from sae.places.progress import OnStep
+from sae.known.labels import Labels, shipped_labels, write_labels
+from sae.places.moment import OnStep
 from sae.places.site import resolve_site
 
 if TYPE_CHECKING:

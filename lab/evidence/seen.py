@@ -11,8 +11,8 @@ from torch import Tensor
 from sae.demo.model import sample
 from sae.demo.shapes import Prompt
 from sae.dictionary.autoencoder import SparseAutoencoder
-from sae.finding.contrast import MeanReader
 from sae.finding.features import FeatureReader, FeatureTally
+from sae.finding.two_sides import MeanReader
 from sae.hosts.diffusers import capture
 from sae.places.moment import Moment
 from sae.places.site import Site, resolve_site

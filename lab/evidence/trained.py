@@ -22,7 +22,7 @@ import torch
 from sae.demo.files import TEXT_SAE
 from sae.demo.shapes import training_prompts
 from sae.dictionary.autoencoder import SparseAutoencoder
-from sae.drawing.pixels import to_image
+from sae.drawing.pictures import to_image
 from sae.formats import load
 
 from ..kandinsky.losses import drawings

@@ -16,11 +16,10 @@ from sae.dictionary.autoencoder import SparseAutoencoder
 from sae.finding.effect import rank_by_effect, tried_steps
 from sae.finding.features import FeatureReader, FeatureTally, RankedFeature, rank_features
 from sae.hosts.diffusers import Predicting, capture, drawing, steer
-from sae.places.progress import OnStep
+from sae.places.moment import OnStep
 from sae.places.site import resolve_site
-from sae.steering.draw import Draw
+from sae.steering.host_calls import Draw, Level, Which
 from sae.steering.intervention import Intervention
-from sae.steering.predict import Level, Which
 from sae.steering.record import SteeringRecord
 
 if TYPE_CHECKING:

@@ -10,8 +10,7 @@ from torch import Tensor
 from sae.demo.files import load_sae
 from sae.demo.kandinsky.files import DECODER, EMBED_SAE, PRIOR
 from sae.demo.shapes import Prompt
-from sae.finding.embedding_tally import tally_tokens
-from sae.finding.features import FeatureTally
+from sae.finding.features import FeatureTally, tally_tokens
 from sae.hosts.kandinsky import KandinskyHalf, draw, run_prior
 
 from .models import PICTURE_SIDE

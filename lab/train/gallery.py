@@ -14,11 +14,11 @@ from tqdm import tqdm
 from sae.demo.files import SAE_NAMES, WEIGHTS, load_decoder, load_sae, load_transformer
 from sae.demo.model import sample
 from sae.demo.shapes import training_prompts
-from sae.drawing.thumbnail import thumbnail
+from sae.drawing.pictures import thumbnail
 from sae.finding.features import FeatureReader
 from sae.finding.peaks import PeakTally
 from sae.hosts.diffusers import capture
-from sae.naming.gallery import SUFFIX, Gallery, write_gallery
+from sae.known.gallery import SUFFIX, Gallery, write_gallery
 from sae.places.site import resolve_site
 
 PICTURES, BATCH, STEPS, SEED = 240, 40, 8, 5

@@ -13,22 +13,14 @@ from comfy_api.latest import io
 from ...sae.dictionary.contrast import CLEAR, SIDES, Contrast, Side
 from ...sae.dictionary.origin import TrainedOn
 from ...sae.dictionary.sae_set import AnySae, SaeSet
-from ...sae.embeddings.taps import tap_at
-from ...sae.finding.contrast import (
-    Runs,
-    Show,
-    contrast_of_texts,
-    find_contrasts,
-    measure,
-    measure_texts,
-    rows_of,
-)
+from ...sae.embeddings.hidden_states import tap_at
 from ...sae.finding.features import RankedFeature, feature_list
+from ...sae.finding.two_sides import Runs, Show, contrast_of_texts, find_contrasts, measure, measure_texts, rows_of
 from ...sae.hosts.comfyui.embeddings import TOKENS, text_tokens
 from ...sae.hosts.comfyui.identity import identity_of
 from ...sae.hosts.comfyui.model import depth_of, family_of
-from ...sae.places.progress import OnProgress
-from ...sae.places.several import Choice, sites_of
+from ...sae.places.moment import OnProgress
+from ...sae.places.named_choices import Choice, sites_of
 from ...sae.places.site import Site
 from ...sae.steering.edits import FeatureList
 from .feature_results import table_of

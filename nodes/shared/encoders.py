@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from ...sae.drawing.pixels import from_image
+from ...sae.drawing.pictures import from_image
 from ...sae.hosts.comfyui.identity import identity_of
 from ...sae.hosts.encoders import opened
 from ...sae.hosts.kandinsky import KandinskyHalf, embed_texts, encode_pictures

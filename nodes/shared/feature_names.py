@@ -10,9 +10,8 @@ import folder_paths
 
 from ...sae.dictionary.fingerprint import Progress, fingerprint
 from ...sae.dictionary.sae_set import AnySae, SaeSet
-from ...sae.naming.label_store import LabelStore, shipped_labels
-from ...sae.naming.labels import Label, Labels, contrast_labels
-from ...sae.steering.calibration_file import SUFFIX
+from ...sae.known.labels import Label, Labels, LabelStore, contrast_labels, shipped_labels
+from ...sae.known.ranges import SUFFIX
 
 log = logging.getLogger(__name__)
 

@@ -13,8 +13,8 @@ from ...sae.dictionary.fingerprint import fingerprint
 from ...sae.dictionary.sae_set import AnySae
 from ...sae.dictionary.statistics import FeatureStatistics
 from ...sae.finding.features import RankedFeature
-from ...sae.naming.labels import Label
-from ...sae.steering.measured import Calibrations
+from ...sae.known.labels import Label
+from ...sae.known.ranges import Calibrations
 from .feature_names import labels_of
 from .feature_pictures import pictures_payload
 from .sae_sources import introduce

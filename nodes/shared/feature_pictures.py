@@ -15,11 +15,11 @@ from torch import Tensor
 
 from ...sae.dictionary.autoencoder import SparseAutoencoder
 from ...sae.dictionary.sae_set import AnySae, SaeSet
-from ...sae.drawing.thumbnail import thumbnail
+from ...sae.drawing.pictures import thumbnail
 from ...sae.finding.features import FeatureReader
 from ...sae.finding.peaks import Peaks
 from ...sae.formats.named_tensors import AllowedFolders
-from ...sae.naming.gallery import SUFFIX, Gallery, add_pictures, read_gallery
+from ...sae.known.gallery import SUFFIX, Gallery, add_pictures, read_gallery
 from .finding import Run
 
 log = logging.getLogger(__name__)

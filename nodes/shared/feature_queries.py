@@ -15,11 +15,9 @@ from ...sae.dictionary.autoencoder import SparseAutoencoder
 from ...sae.dictionary.fingerprint import SET, fingerprint
 from ...sae.dictionary.sae_set import AnySae, SaeSet, saes_of
 from ...sae.files.quote import quoted
-from ...sae.naming.browsing import browse
-from ...sae.naming.gallery import Gallery
-from ...sae.naming.label_store import shipped_labels
-from ...sae.naming.labels import Labels, search
-from ...sae.steering.measured import Setting
+from ...sae.known.gallery import Gallery, browse
+from ...sae.known.labels import Labels, search, shipped_labels
+from ...sae.known.ranges import Setting
 from .feature_names import label_store, read_labels
 from .feature_payload import feature_payload
 from .feature_pictures import gallery_files, gallery_of, pictures_payload

@@ -8,11 +8,10 @@ from ...sae.dictionary.autoencoder import SparseAutoencoder
 from ...sae.dictionary.fingerprint import SET, fingerprint
 from ...sae.hosts.comfyui.identity import identity_of
 from ...sae.hosts.comfyui.model import Model
+from ...sae.known.ranges import Calibrations, Measured, Setting, fitting, misfits, read_calibrations, setting_of
 from ...sae.places.site import Site
-from ...sae.steering.calibration_file import read_calibrations
 from ...sae.steering.delta import Steering
 from ...sae.steering.edits import Edit, Method
-from ...sae.steering.measured import Calibrations, Measured, Setting, fitting, misfits, setting_of
 from .feature_names import calibration_path, log
 from .sae_sources import Use, note_use
 

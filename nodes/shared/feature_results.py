@@ -10,9 +10,9 @@ from torch import Tensor
 
 from ...sae.dictionary.fingerprint import fingerprint
 from ...sae.dictionary.sae_set import AnySae, SaeSet
-from ...sae.drawing.chart import feature_chart
+from ...sae.drawing.charts import feature_chart
 from ...sae.finding.features import RANKINGS, RankedFeature, feature_list, feature_table
-from ...sae.steering.measured import Setting
+from ...sae.known.ranges import Setting
 from .feature_names import names_of
 from .feature_payload import table_payload
 from .feature_ranges import offered

@@ -28,8 +28,8 @@ from ...sae.hosts.comfyui.model import members_in
 from ...sae.hosts.comfyui.predicting import Predicting, keeping
 from ...sae.hosts.comfyui.sampling import Sampling, sample
 from ...sae.hosts.comfyui.steering import observe
-from ...sae.places.progress import OnProgress, steps_of
-from ...sae.steering.predict import Level, Which
+from ...sae.places.moment import OnProgress, steps_of
+from ...sae.steering.host_calls import Level, Which
 
 Rows = list[list[RankedFeature]]  # of each place, in the numbers of the whole
 

@@ -8,9 +8,8 @@ from comfy_api.latest import io, ui
 
 from ...sae.dictionary.autoencoder import SparseAutoencoder
 from ...sae.dictionary.fingerprint import fingerprint
-from ...sae.naming.label_store import shipped_labels
-from ...sae.naming.labelling import UNCLEAR
-from ...sae.naming.labels import Labels
+from ...sae.finding.labelling import UNCLEAR
+from ...sae.known.labels import Labels, shipped_labels
 from .feature_names import label_store
 from .inputs import expert_switch, lines_input
 

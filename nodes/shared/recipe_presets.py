@@ -12,7 +12,7 @@ from ...sae.dictionary.fingerprint import fingerprint
 from ...sae.dictionary.sae_set import AnySae
 from ...sae.files.quote import quoted, shown
 from ...sae.files.small_json import read_json
-from ...sae.steering.mix import beyond_mix, mix_of
+from ...sae.steering.mixer_value import beyond_mix, mix_of
 from ...sae.steering.recipe import Recipe, read_recipe, recipe_from
 from .recipe_files import SUFFIX, inside, recipe_names, recipes_folder
 from .sae_sources import SaeSources

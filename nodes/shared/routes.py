@@ -14,7 +14,7 @@ from ...sae.dictionary.sae_set import SaeSet
 from ...sae.files.quote import shown
 from ...sae.files.small_json import UnreadableError, parse_object
 from ...sae.files.whole import UnwritableError
-from ...sae.naming.labels import Label, labels_from
+from ...sae.known.labels import Label, labels_from
 from .feature_names import label_store, update_labels
 from .feature_queries import MOST_FEATURES, FeatureQueries
 from .found_concepts import CONCEPTS, FoundConcepts

@@ -16,8 +16,8 @@ from ...sae.dictionary.autoencoder import SparseAutoencoder
 from ...sae.dictionary.fingerprint import fingerprint
 from ...sae.dictionary.sae_set import AnySae
 from ...sae.formats import AUTO
+from ...sae.known.ranges import Setting
 from ...sae.steering.edits import Method
-from ...sae.steering.measured import Setting
 from .loading import load_named, state_of
 from .newest import Newest
 

@@ -15,7 +15,7 @@ from ...sae.hosts.comfyui.model import Model, depth_of, elsewhere_lines, family_
 from ...sae.hosts.comfyui.steering import steer
 from ...sae.places.site import Depth, Site, kind_name
 from ...sae.steering.edits import FeatureList
-from ...sae.steering.places import Planned, SetUp, Wanted
+from ...sae.steering.set_up import Planned, SetUp, Wanted
 from ...sae.steering.summary import RunSummary
 from .feature_ranges import ranges_in_use
 from .graph import graph_under_way, merged_away

@@ -18,7 +18,7 @@ from ...sae.hosts.comfyui.activity import Activity
 from ...sae.hosts.comfyui.drawing import progress_bar
 from ...sae.hosts.comfyui.model import Model
 from ...sae.hosts.comfyui.room import make_room
-from ...sae.places.progress import unheard
+from ...sae.places.moment import unheard
 from ...sae.training.collect import Collection
 from ...sae.training.config import TopKConfig, TrainedAs
 from ...sae.training.source import Source

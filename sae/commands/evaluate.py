@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from ..dictionary.autoencoder import SparseAutoencoder
 from ..formats import load
-from ..places.progress import OnProgress, OnStep
+from ..places.moment import OnProgress, OnStep
 from ..places.site import Site
 from ..training.card import Card
 from ..training.collect import Collection

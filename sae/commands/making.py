@@ -16,8 +16,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from ..files.digest import digest_of
-from ..places.taps import Tap
+from ..files.small_json import digest_of
+from ..places.stream_taps import Tap
 from ..training.collect import Collection, seconds_a_step
 from ..training.config import TopKConfig
 from ..training.run import RunSettings, TrainingRun, memory_of, size_of_bytes

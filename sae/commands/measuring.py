@@ -16,7 +16,7 @@ from torch import Tensor
 from ..dictionary.autoencoder import SparseAutoencoder
 from ..dictionary.origin import TrainedOn
 from ..dictionary.statistics import FeatureStatistics
-from ..drawing.bars import bars, curve
+from ..drawing.charts import bars, curve
 from ..files.whole import told_when_unwritable
 from ..finding.fit import Fit
 from ..finding.recovery import Outputs, prediction_recovered, steerability

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..dictionary.statistics import statistics_path, write_statistics
-from ..export.hook_name import name_of
+from ..export.plain_sae import name_of
 from ..formats import load
 from ..hosts.sae_lens import SPARSITY, SaeLensConfig, SaeLensRun, check_installed
 from ..training.buffer import MixedBatches, MixingBuffer

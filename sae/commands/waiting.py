@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import torch
 
-from ..drawing.bars import curve
-from ..places.progress import OnProgress
+from ..drawing.charts import curve
+from ..places.moment import OnProgress
 from ..training.run import RunProgress
 
 SHOWN_EVERY = 1.0  # seconds

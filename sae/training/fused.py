@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.optim import Adam
 
-from ..dictionary.fused import have_kernels as trained_by
-from ..dictionary.fused import sums_of_rows, works
+from ..dictionary.fast.availability import have_kernels as trained_by
+from ..dictionary.fast.availability import sums_of_rows, works
 from .sparse import Chosen
 
 

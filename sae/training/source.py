@@ -12,7 +12,7 @@ from torch import Tensor
 from ..finding.features import cond_parts
 from ..places.moment import Moment
 from ..places.site import Site
-from ..places.taps import Tap
+from ..places.stream_taps import Tap
 
 SHARE, TOKENS = "share of ", "tokens"  # in what is told about a source: how much of it is kept
 OUTLIER_NORMS = 10.0  # a token longer than so many median tokens would rule the loss: it is set aside

@@ -13,7 +13,7 @@ LEVELS = {
     **dict.fromkeys(("sae/files", "sae/places"), 1),
     "sae/dictionary": 2,
     "sae/formats": 3,
-    **dict.fromkeys(("sae/export", "sae/steering", "sae/naming"), 4),
+    **dict.fromkeys(("sae/export", "sae/steering", "sae/known"), 4),
     "sae/embeddings": 5,
     **dict.fromkeys(("sae/finding", "sae/hosts"), 6),
     **dict.fromkeys(("sae/training", "sae/drawing", "sae/demo"), 7),
@@ -125,7 +125,7 @@ def test_imports_are_seen_in_numbers() -> None:
 UPWARDS = [
     ("sae/places/moment.py", "from ..steering.delta import Steering", "sae/steering"),
     ("sae/places/moment.py", "from .. import steering", "sae/steering"),
-    ("sae/steering/delta.py", "from ..naming.labels import Label", "sae/naming"),  # of the same level
+    ("sae/steering/delta.py", "from ..naming.labels import Label", "sae/known"),  # of the same level
     ("sae/steering/__init__.py", "from ..export import export", "sae/export"),
     ("sae/hosts/comfyui/model.py", "from ...demo.files import load_sae", "sae/demo"),
     ("sae/formats/reny.py", "def read():\n    from ..finding import fit", "sae/finding"),

@@ -7,7 +7,7 @@ import pytest
 
 from sae.__main__ import main
 from sae.demo.files import TEXT_SAE, WEIGHTS
-from sae.naming.labels import read_labels
+from sae.known.labels import read_labels
 
 
 @pytest.fixture

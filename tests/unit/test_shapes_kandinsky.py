@@ -13,7 +13,7 @@ from lab.kandinsky.losses import drawings
 from lab.kandinsky.words import MAX_TOKENS, build_tokenizer, end_token, token_count, word_merges
 from sae.demo.kandinsky.files import DECODER, EMBED_SAE, PRIOR
 from sae.demo.shapes import WORDS, Prompt, held_out_prompts
-from sae.drawing.pixels import to_image
+from sae.drawing.pictures import to_image
 from sae.embeddings.editing import steer_tokens
 from sae.embeddings.spot import home_of
 from sae.finding.features import feature_list

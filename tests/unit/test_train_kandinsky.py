@@ -15,7 +15,7 @@ from lab.kandinsky.words import build_tokenizer
 from lab.train.loop import fit
 from sae.demo.kandinsky.files import EMBED_SAE
 from sae.demo.shapes import Prompt, parse_prompt, training_prompts
-from sae.drawing.pixels import to_image
+from sae.drawing.pictures import to_image
 from sae.formats import load
 from sae.training.topk import TopKConfig
 

@@ -14,13 +14,12 @@ import torch
 from comfy.model_patcher import ModelPatcher as Model
 from torch import Tensor
 
-from ...files.digest import digest_of
-from ...places.moment import Moment
-from ...places.progress import OnStep
+from ...files.small_json import digest_of
+from ...places.moment import Moment, OnStep
 from ...places.reach import Reach
 from ...places.site import Site
-from ...places.taps import Observer, Tap
-from ...steering.predict import Level
+from ...places.stream_taps import Observer, Tap
+from ...steering.host_calls import Level
 from .drawing import first_of_batch, heard, joined, shapes_of
 from .identity import identity_of
 from .model import depth_of, family_of

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from comfy.model_patcher import ModelPatcher as Model
 
-from ...steering.places import SetUp
+from ...steering.set_up import SetUp
 
 KEY = "sae_steering"  # of the attachment
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ...dictionary.contrast import Side
-from ...places.progress import OnStep
+from ...places.moment import OnStep
 from .drawing import heard
 from .sampling import Sampling, look, sample
 from .watching import See, Watched

@@ -15,8 +15,8 @@ from comfy.model_patcher import ModelPatcher as Model
 from torch import Tensor
 
 from ...dictionary.sae_set import Member
-from ...places.progress import OnProgress, OnStep
-from ...steering.draw import Drawn, Steered
+from ...places.moment import OnProgress, OnStep
+from ...steering.host_calls import Drawn, Steered
 from ...steering.intervention import Intervention
 from ...steering.summary import RunSummary
 from .room import MOST_RUNS, runs_at_once

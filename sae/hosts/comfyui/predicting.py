@@ -12,8 +12,8 @@ from comfy.model_patcher import ModelPatcher as Model
 from torch import Tensor
 
 from ...places.reach import Reach
-from ...steering.alone import Alone
-from ...steering.predict import Level, Which
+from ...steering.host_calls import Level, Which
+from ...steering.row_by_row import Alone
 from .drawing import first_of_batch
 from .room import rows_within
 from .sampling import Sampling, call_once, sigmas_of

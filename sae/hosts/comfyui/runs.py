@@ -22,7 +22,7 @@ from torch import Tensor
 from ...places.families import Family
 from ...places.moment import EVERY_SIGMA, UNCOND, Schedule, SigmaWindow
 from ...places.reach import Reach
-from ...places.taps import Tap
+from ...places.stream_taps import Tap
 from ...steering.record import SteeringRecord
 from ...steering.summary import RunSummary
 from .areas import AREAS_KEY, PICTURE_KEY, WHOLE_KEY, Areas, pixels_of, size_of

@@ -15,12 +15,11 @@ from ...dictionary.weights import PartName
 from ...places.moment import Moment
 from ...places.reach import Reach, skipped
 from ...places.site import Site
-from ...places.taps import Observer, Tap
-from ...steering.apart import Apart
-from ...steering.control import RandomDirection
-from ...steering.draw import Steered
-from ...steering.intervention import Intervention
+from ...places.stream_taps import Observer, Tap
+from ...steering.host_calls import Steered
+from ...steering.intervention import Intervention, RandomDirection
 from ...steering.record import SteeringRecord
+from ...steering.row_by_row import Apart
 from ...steering.summary import RunSummary
 from .areas import fitted
 from .model import check_fit

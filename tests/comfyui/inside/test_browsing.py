@@ -18,10 +18,10 @@ from sae_steering_pack.nodes.shared.recipe_presets import list_presets, open_pre
 from sae_steering_pack.nodes.shared.sae_sources import SaeSources
 from sae_steering_pack.sae.demo.files import TEXT_SAE, load_sae
 from sae_steering_pack.sae.dictionary.fingerprint import fingerprint
-from sae_steering_pack.sae.drawing.thumbnail import thumbnail
+from sae_steering_pack.sae.drawing.pictures import thumbnail
 from sae_steering_pack.sae.hosts.comfyui.sampling import Sampling, sample
-from sae_steering_pack.sae.naming.gallery import add_pictures
-from sae_steering_pack.sae.naming.labels import Label
+from sae_steering_pack.sae.known.gallery import add_pictures
+from sae_steering_pack.sae.known.labels import Label
 from sae_steering_pack.sae.steering.edits import Edit, FeatureList
 from tiny_flux import run_node
 

@@ -14,7 +14,7 @@ from sae_steering_pack.nodes.shared.feature_names import label_store
 from sae_steering_pack.sae.dictionary.fingerprint import fingerprint
 from sae_steering_pack.sae.dictionary.statistics import FeatureStatistics
 from sae_steering_pack.sae.hosts.comfyui.embeddings import token_words, word_positions
-from sae_steering_pack.sae.naming.labels import Label
+from sae_steering_pack.sae.known.labels import Label
 from sae_steering_pack.sae.steering.edits import Edit, FeatureList
 from tiny_flux import run_node
 

@@ -14,9 +14,9 @@ from sae_steering_pack.nodes.shared.model_folder import output_folder
 from sae_steering_pack.sae.demo.files import load_transformer
 from sae_steering_pack.sae.demo.shapes import read_prompt
 from sae_steering_pack.sae.dictionary.fingerprint import fingerprint
+from sae_steering_pack.sae.finding.labelling import SOURCE, WordTally
 from sae_steering_pack.sae.hosts.comfyui import room
-from sae_steering_pack.sae.naming.labelling import SOURCE, WordTally
-from sae_steering_pack.sae.naming.labels import Label
+from sae_steering_pack.sae.known.labels import Label
 from tiny_flux import run_node
 
 LATENT = {"samples": torch.zeros(1, 16, 16, 16)}

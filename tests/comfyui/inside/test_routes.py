@@ -19,9 +19,8 @@ from sae_steering_pack.nodes.shared.routes import add_routes
 from sae_steering_pack.nodes.shared.sae_sources import SOURCES, SaeSources, Use, introduce, note_use
 from sae_steering_pack.sae.demo.files import TEXT_SAE, load_sae
 from sae_steering_pack.sae.dictionary.fingerprint import fingerprint
-from sae_steering_pack.sae.steering.calibration_file import update_calibrations
+from sae_steering_pack.sae.known.ranges import Setting, update_calibrations
 from sae_steering_pack.sae.steering.edits import Calibration
-from sae_steering_pack.sae.steering.measured import Setting
 
 SHAPES = {"loader": "LoadShapesDemo", "output": "sae_text"}
 MARK = fingerprint(load_sae(TEXT_SAE))

@@ -15,9 +15,9 @@ from sae_steering_pack.sae.dictionary.fingerprint import fingerprint
 from sae_steering_pack.sae.dictionary.sae_set import SaeSet, members_at
 from sae_steering_pack.sae.drawing.sheet import HEAD, SIDE
 from sae_steering_pack.sae.hosts.comfyui import steering as host
-from sae_steering_pack.sae.naming.labels import Label
+from sae_steering_pack.sae.known.labels import Label
 from sae_steering_pack.sae.steering.edits import Edit, FeatureList
-from sae_steering_pack.sae.steering.places import Wanted
+from sae_steering_pack.sae.steering.set_up import Wanted
 from tiny_flux import D_SAE, STEER_INPUTS, conditioning, relative_difference, run_node, sample, sample_diffusers
 from tiny_sets import PLACES, one, tensors
 

@@ -11,10 +11,10 @@ from sae_steering_pack.sae.finding.listening import mean_activations
 from sae_steering_pack.sae.hosts.comfyui import room
 from sae_steering_pack.sae.hosts.comfyui.drawing import Drawing, Listening
 from sae_steering_pack.sae.hosts.comfyui.sampling import STEADY, Sampling
-from sae_steering_pack.sae.places.progress import unheard
+from sae_steering_pack.sae.places.moment import unheard
 from sae_steering_pack.sae.steering.delta import Steering
-from sae_steering_pack.sae.steering.draw import Steered
 from sae_steering_pack.sae.steering.edits import Edit
+from sae_steering_pack.sae.steering.host_calls import Steered
 from sae_steering_pack.sae.steering.intervention import Intervention
 
 EMPTY = {"samples": torch.zeros(1, 16, 16, 16)}

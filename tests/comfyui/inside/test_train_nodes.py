@@ -19,7 +19,7 @@ from sae_steering_pack.nodes.shared.model_folder import output_folder
 from sae_steering_pack.sae.demo.shapes import training_prompts
 from sae_steering_pack.sae.hosts.comfyui.activity import Activity
 from sae_steering_pack.sae.hosts.comfyui.identity import identity_of
-from sae_steering_pack.sae.places.progress import unheard
+from sae_steering_pack.sae.places.moment import unheard
 from sae_steering_pack.sae.places.site import parse_location
 from sae_steering_pack.sae.training.collect import Collection
 from sae_steering_pack.sae.training.run import TrainingRun

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ....places import taps as recorded
+from ....places import stream_taps as recorded
 from ....places.families import Stack
 from ....places.moment import Moment
 from ....places.reach import CountedTap

@@ -12,9 +12,8 @@ import torch
 
 from ..dictionary.autoencoder import SparseAutoencoder
 from ..formats.provenance import provenance, trained_k
-from .hook_name import hook_name, refuse_place
-from .plain import Plain, cannot_fold, plain, shared_threshold
-from .planned import Layout, Stored
+from .plain_sae import Plain, cannot_fold, hook_name, plain, refuse_place, shared_threshold
+from .tensor_plan import Layout, Stored
 
 WEIGHTS = "ae.pt"
 CONFIG = "config.json"

@@ -13,11 +13,9 @@ from ..dictionary.autoencoder import SparseAutoencoder
 from ..dictionary.contrast import SIDES, Contrast, Side
 from ..dictionary.sae_set import AnySae, SaeSet
 from ..dictionary.statistics import FeatureStatistics
-from ..places.moment import Moment
-from ..places.progress import OnProgress, OnStep, steps_of
+from ..places.moment import Moment, OnProgress, OnStep, steps_of
 from ..places.site import Site
-from .embedding_tally import tally_tokens
-from .features import FeatureReader, RankedFeature, cond_parts
+from .features import FeatureReader, RankedFeature, cond_parts, tally_tokens
 
 
 class MeanReader:

@@ -11,9 +11,8 @@ import torch
 from ..dictionary.autoencoder import SparseAutoencoder
 from ..formats.own import FORMAT, LAYOUTS, MODULATION
 from ..formats.provenance import family_note, provenance, trained_k
-from .hook_name import hook_name
-from .plain import matrix
-from .planned import Layout, Stored
+from .plain_sae import hook_name, matrix
+from .tensor_plan import Layout, Stored
 
 WEIGHTS = "model.safetensors"
 CONFIG = None

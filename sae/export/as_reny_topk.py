@@ -12,9 +12,8 @@ import torch
 from ..dictionary.autoencoder import SparseAutoencoder
 from ..formats.provenance import provenance
 from ..formats.reny import HOOK
-from .hook_name import hook_name, refuse_place
-from .plain import cannot_fold, plain
-from .planned import Layout, Stored
+from .plain_sae import cannot_fold, hook_name, plain, refuse_place
+from .tensor_plan import Layout, Stored
 
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"

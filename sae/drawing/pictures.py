@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from io import BytesIO
+
 import numpy as np
 import torch
 from PIL import Image
@@ -17,3 +19,16 @@ def to_image(picture: Tensor) -> Image.Image:
     """Of a picture (3, height, width) in 0..1."""
     levels = (picture.float().clamp(0, 1).movedim(0, -1) * 255).round().cpu().numpy().astype(np.uint8)
     return Image.fromarray(levels)
+
+
+SIDE = 80  # of the longer side, in pixels
+QUALITY = 75
+
+
+def thumbnail(picture: Tensor) -> bytes:
+    """A picture (3, height, width) in 0..1 as WebP, no larger than SIDE."""
+    image = to_image(picture)
+    image.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
+    file = BytesIO()
+    image.save(file, "WEBP", quality=QUALITY)
+    return file.getvalue()

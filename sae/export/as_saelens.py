@@ -11,9 +11,8 @@ import torch
 
 from ..dictionary.autoencoder import SparseAutoencoder
 from ..formats.provenance import provenance
-from .hook_name import hook_name, refuse_place
-from .plain import cannot_fold, decoder_norms, plain, same_biases
-from .planned import Layout, Stored
+from .plain_sae import cannot_fold, decoder_norms, hook_name, plain, refuse_place, same_biases
+from .tensor_plan import Layout, Stored
 
 WEIGHTS = "sae_weights.safetensors"
 CONFIG = "cfg.json"

@@ -10,8 +10,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..dictionary.fused import WIDEST
-from ..dictionary.kernels import warps
+from ...dictionary.fast.availability import WIDEST
+from ...dictionary.fast.kernels import warps
 
 PER_WARP = 512
 AT_ONCE = 1_024  # tokens

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..dictionary.fused import works
+from ...dictionary.fast.availability import works
 
 CACHED = 128 * 3072  # numbers of x that a CPU works on at once, so that their float32 stays in its cache
 LONGEST = 2.0**64  # what the norm of a token can be before its square leaves float32

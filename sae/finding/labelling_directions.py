@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from ..dictionary.autoencoder import SparseAutoencoder
-from .labelling import SOURCES, TOLD, UNCLEAR
-from .labels import Label, Labels
+from ..known.labels import SOURCES, Label, Labels
+from .labelling import TOLD, UNCLEAR
 
 CHUNK = 4096  # features at once
 

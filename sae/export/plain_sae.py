@@ -18,7 +18,8 @@ from torch import Tensor
 from ..dictionary.activations import VECTORS
 from ..dictionary.autoencoder import SparseAutoencoder
 from ..dictionary.weights import Weight
-from .planned import Matrix
+from ..places.site import Site, site_from_name
+from .tensor_plan import Matrix
 
 BLOCK_ROWS = 4096
 
@@ -135,3 +136,24 @@ def _fold_into_gate(sae: SparseAutoencoder, vectors: dict[str, Tensor], bias: Te
         vectors[name] = vectors[name] + added
         if norms is not None and sae.architecture.decoder_norm == "after":
             vectors[name] = vectors[name] * norms
+
+
+def hook_name(sae: SparseAutoencoder) -> str | None:
+    """The config's own words for the place if they still mean it, else such as `transformer_blocks.18-image`."""
+    told = sae.origin.hook if sae.origin else None
+    if sae.site is None or (told is not None and site_from_name(told) == sae.site):
+        return told
+    return name_of(sae.site)
+
+
+def name_of(site: Site) -> str | None:
+    """The site as file names tell it; None for one of several blocks."""
+    name = f"{site.location}-{site.stream}"
+    return name if site_from_name(name) == site else None
+
+
+def refuse_place(sae: SparseAutoencoder) -> str | None:
+    """Why no name tells the place, or None."""
+    if sae.site is not None and name_of(sae.site) is None:
+        return f"it has no word for a place of several blocks such as {sae.site}"
+    return None

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple, Protocol, runtime_checkable
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 from torch import Tensor
 
-from ..places.progress import OnProgress, OnStep, steps_of
+from ..places.moment import OnProgress, OnStep, steps_of
 from .intervention import Intervention
+from .row_by_row import Alone
 
 
 class Drawn(NamedTuple):
@@ -60,3 +62,30 @@ def draw_each(
             yield from draw.together(part, on_step)
         else:
             yield draw(*part[0], on_step)
+
+
+Which = Literal["prompt", "baseline"]
+
+
+@dataclass(frozen=True)
+class Level:
+    """A noise level of a run, and the latent (1, ...) of its first picture there, as the host's sampler has it."""
+
+    sigma: float
+    latent: Tensor
+
+
+class Predict(Protocol):
+    """Calls a model once, without guidance."""
+
+    @property
+    def most_rows(self) -> int:
+        """How many rows one call may have, at least 1."""
+
+    def __call__(self, which: Which, level: Level, rows: int, taps: Sequence[Alone] = ()) -> Tensor:
+        """Predictions (rows, ...) for one of two prompts, from a level's latent in every row.
+
+        What is predicted, noise, velocity or picture, is the host's; it is linear in the model's output. Raises
+        ValueError where the model never comes to the site of a tap, and what the host raises where Cancel was pressed.
+        """
+        ...

@@ -12,11 +12,10 @@ import torch
 from torch import Tensor
 
 from ..files.safetensors_file import open_safetensors, write_whole
-from ..places.progress import OnProgress, OnStep, steps_of, unheard
-from .labels import Label, Labels
+from ..known.labels import SOURCES, Label, Labels
+from ..places.moment import OnProgress, OnStep, steps_of, unheard
 
-SOURCE = "LabelFeatures"
-SOURCES = (SOURCE, "LabelEmbedFeatures")  # whose names give way to new ones
+SOURCE = SOURCES[0]
 UNCLEAR = "unclear"
 MOST_TEXTS = 5000  # words, and contexts
 NEAR = 0.5  # words that raise a feature at least this much of what the best does share its name
@@ -204,15 +203,6 @@ class WordTally:
             setattr(fresh, name, source.whole(name).float())
         fresh.done = int(done)
         return fresh
-
-
-def merge(known: Labels, found: Labels) -> Labels:
-    """What of the found labels may be written: a name stays that somebody gave, or that more contexts found."""
-
-    def gives_way(old: Label, new: Label) -> bool:
-        return old.source in SOURCES and (old.contexts or 0) <= (new.contexts or 0)
-
-    return {k: label for k, label in found.items() if k not in known or gives_way(known[k], label)}
 
 
 class See(Protocol):

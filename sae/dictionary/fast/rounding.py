@@ -14,8 +14,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .activations import Architecture
-from .weights import Part
+from ..activations import Architecture
+from ..weights import Part
 
 SUMMING = 2.0**-21  # of sums in float32, on tensor cores too, which cut off what they shift out
 FLOOR = 2.0**-50  # a number whose square float32 may not hold counts as this
