@@ -4,7 +4,7 @@ from typing import Any
 
 from comfy_api.latest import io, ui
 
-from ..sae.commands.keeping import keep_tokens
+from ..sae.commands.train_job import keep_tokens
 from ..sae.hosts.comfyui.model import Model
 from ..sae.places.site import parse_sites
 from ..sae.training.collect import Collection

@@ -6,11 +6,11 @@ from comfy_api.latest import io
 
 from ..sae.dictionary.contrast import Side
 from ..sae.finding.two_sides import Runs
-from ..sae.hosts.comfyui.contrasting import PromptRuns
+from ..sae.hosts.comfyui.contrast_runs import PromptRuns
 from ..sae.hosts.comfyui.drawing import encoded, progress_bar
 from ..sae.hosts.comfyui.model import Model
 from ..sae.hosts.comfyui.sampling import Sampling
-from ..sae.hosts.comfyui.watching import Watched
+from ..sae.hosts.comfyui.steering import Watched
 from ..sae.places.named_choices import first_text
 from .shared.contrasting import Told, contrast_output, contrast_outputs, contrasted, contrasted_texts, sites_in
 from .shared.inputs import expert_text, lines_in, lines_input, model_input, steps_input

@@ -7,10 +7,10 @@ from torch import Tensor
 
 from ..sae.dictionary.contrast import SIDES, Side
 from ..sae.finding.two_sides import Runs
-from ..sae.hosts.comfyui.contrasting import PictureRuns
+from ..sae.hosts.comfyui.contrast_runs import PictureRuns
 from ..sae.hosts.comfyui.drawing import progress_bar
 from ..sae.hosts.comfyui.model import Model
-from ..sae.hosts.comfyui.watching import Watched
+from ..sae.hosts.comfyui.steering import Watched
 from ..sae.places.named_choices import picture_attention
 from .shared.contrasting import Told, contrast_output, contrast_outputs, contrasted, sites_in
 from .shared.inputs import model_input, steps_input

@@ -5,7 +5,7 @@ from typing import Any
 from comfy_api.latest import io, ui
 
 from ..sae.commands.evaluate import measure, measuring_source
-from ..sae.commands.measuring import densities_chart, table
+from ..sae.commands.sae_report import densities_chart, table
 from ..sae.commands.train_settings import Settings
 from ..sae.dictionary.sae_set import AnySae
 from ..sae.drawing.pictures import from_image

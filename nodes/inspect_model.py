@@ -2,8 +2,8 @@ from __future__ import annotations
 
 from comfy_api.latest import io, ui
 
+from ..sae.hosts.comfyui.inspection_of_model import offer_of
 from ..sae.hosts.comfyui.model import Model
-from ..sae.hosts.comfyui.offer import offer_of
 from .shared.sockets import CATEGORY
 
 

@@ -11,8 +11,8 @@ from ..sae.dictionary.fingerprint import fingerprint
 from ..sae.dictionary.sae_set import AnySae, SaeSet, members_at
 from ..sae.formats.known import known_checkpoint
 from ..sae.formats.provenance import provenance
-from ..sae.hosts.comfyui.carried import carried
 from ..sae.hosts.comfyui.model import Model, family_of
+from ..sae.hosts.comfyui.steering import carried
 from ..sae.places.moment import Schedule, Side
 from ..sae.steering.edits import Auto, FeatureList, Method, Unit, method_for
 from ..sae.steering.recipe import NeededSae, Recipe, read_recipe, write_recipe

@@ -9,10 +9,18 @@ import torch
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..sae.demo.files import ATTENTION_SAE, IMAGE_SAE, TEXT_SAE, TRANSFORMER, load_attention_set, load_decoder, load_sae
-from ..sae.demo.latents import encode_pictures
-from ..sae.demo.model import POOLED_WIDTH, embed_prompts
 from ..sae.demo.shapes import SLOTS, Prompt, parse_prompt, read_prompt
+from ..sae.demo.shapes_latents import encode_pictures
+from ..sae.demo.shapes_model import POOLED_WIDTH, embed_prompts
+from ..sae.demo.shipped_weights import (
+    ATTENTION_SAE,
+    IMAGE_SAE,
+    TEXT_SAE,
+    TRANSFORMER,
+    load_attention_set,
+    load_decoder,
+    load_sae,
+)
 from .shared.sockets import CATEGORY, Sae
 
 DEMO = f"{CATEGORY}/Shapes demo"

@@ -2,8 +2,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..sae.demo.files import load_sae
-from ..sae.demo.kandinsky.files import DECODER, EMBED_SAE, PRIOR
+from ..sae.demo.shipped_weights import EMBED_SAE, KANDINSKY_DECODER, KANDINSKY_PRIOR, load_sae
 from ..sae.hosts.kandinsky import KandinskyHalf
 from .shapes_demo import DEMO
 from .shared.kandinsky_sockets import KandinskyDecoder, KandinskyPriorModel
@@ -35,7 +34,9 @@ class LoadShapesKandinsky(io.ComfyNode):
 
     @classmethod
     def execute(cls) -> io.NodeOutput:
-        return io.NodeOutput(KandinskyHalf(PRIOR, "prior"), KandinskyHalf(DECODER, "decoder"), load_sae(EMBED_SAE))
+        return io.NodeOutput(
+            KandinskyHalf(KANDINSKY_PRIOR, "prior"), KandinskyHalf(KANDINSKY_DECODER, "decoder"), load_sae(EMBED_SAE)
+        )
 
 
 NODES = [LoadShapesKandinsky]

@@ -6,7 +6,7 @@ from typing import Any
 import folder_paths
 from comfy_api.latest import io
 
-from ..sae.commands.making import Job, done_before
+from ..sae.commands.train_job import Job, done_before
 from ..sae.files.small_json import digest_of
 from ..sae.training.config import TopKConfig, TrainedAs
 from ..sae.training.embedding_source import EmbeddingSource, pictures_in

@@ -5,13 +5,12 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..sae.commands.making import Job, held_out_of
-from ..sae.hosts.comfyui.activity import Activity
+from ..sae.commands.train_job import Job, held_out_of
 from ..sae.hosts.comfyui.model import Model, width_of
+from ..sae.hosts.comfyui.model_at_work import Activity
 from ..sae.places.site import Site, parse_location
 from ..sae.training.collect import Collection
-from ..sae.training.config import TopKConfig, TrainedAs
-from ..sae.training.presets import PRESETS
+from ..sae.training.config import PRESETS, TopKConfig, TrainedAs
 from ..sae.training.shards import ShardSource
 from .shared.inputs import expert_number
 from .shared.sockets import CATEGORY, stream_input

@@ -11,10 +11,9 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
-from sae.demo.files import SAE_NAMES, load_sae, load_transformer
-from sae.demo.kandinsky.files import EMBED_SAE, PRIOR
-from sae.demo.model import sample
 from sae.demo.shapes import SLOTS, WORDS, Prompt, read_prompt, training_prompts
+from sae.demo.shapes_model import sample
+from sae.demo.shipped_weights import EMBED_SAE, KANDINSKY_PRIOR, SAE_NAMES, load_sae, load_transformer
 from sae.dictionary.autoencoder import SparseAutoencoder
 from sae.dictionary.fingerprint import fingerprint
 from sae.finding.labelling import SLOT, UNCLEAR, WordTally, tally_words
@@ -160,7 +159,7 @@ def _judged(labels: Labels, truth: Selectivity, features: int) -> Names:
 def name_embed_features(sae: SparseAutoencoder) -> Labels:
     """The features of the embeddings' SAE, as LabelEmbedFeatures names them."""
     texts = [str(read_prompt(context.replace(SLOT, word))) for word in WORDS for context in contexts()]
-    rows = text_rows(embed_texts(KandinskyHalf(PRIOR, "prior"), texts), CONTEXTS)
+    rows = text_rows(embed_texts(KandinskyHalf(KANDINSKY_PRIOR, "prior"), texts), CONTEXTS)
     return label_directions(sae, WORDS, rows, DIRECTION_THRESHOLD)
 
 

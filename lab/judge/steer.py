@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from sae.demo.model import embed_prompts, noise_for, pack, predict, sample
 from sae.demo.shapes import Prompt
+from sae.demo.shapes_model import embed_prompts, noise_for, pack, predict, sample
 from sae.dictionary.autoencoder import SparseAutoencoder
 from sae.finding.effect import rank_by_effect, tried_steps
 from sae.finding.features import FeatureReader, FeatureTally, RankedFeature, rank_features

@@ -14,11 +14,11 @@ from ...sae.dictionary.contrast import Side
 from ...sae.dictionary.sae_set import AnySae, SaeSet
 from ...sae.finding.features import feature_list
 from ...sae.finding.two_sides import Runs
-from ...sae.hosts.comfyui.contrasting import PromptRuns
+from ...sae.hosts.comfyui.contrast_runs import PromptRuns
 from ...sae.hosts.comfyui.drawing import encoded, progress_bar
 from ...sae.hosts.comfyui.identity import identity_of
 from ...sae.hosts.comfyui.sampling import Sampling
-from ...sae.hosts.comfyui.watching import Watched
+from ...sae.hosts.comfyui.steering import Watched
 from ...sae.places.named_choices import first_text, picture_attention
 from ...sae.steering.edits import FeatureList
 from .contrasting import Contrasted, Told, contrasted, sites_in

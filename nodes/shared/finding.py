@@ -23,9 +23,8 @@ from ...sae.finding.effect import (
 )
 from ...sae.finding.features import FeatureReader, RankedFeature, rank_features
 from ...sae.finding.peaks import PeakTally
-from ...sae.hosts.comfyui.drawing import heard
+from ...sae.hosts.comfyui.drawing import Predicting, heard, keeping
 from ...sae.hosts.comfyui.model import members_in
-from ...sae.hosts.comfyui.predicting import Predicting, keeping
 from ...sae.hosts.comfyui.sampling import Sampling, sample
 from ...sae.hosts.comfyui.steering import observe
 from ...sae.places.moment import OnProgress, steps_of

@@ -11,7 +11,7 @@ import comfy.utils
 from comfy_api.latest import io
 from torch import Tensor
 
-from ...sae.hosts.comfyui.weights import load_whole
+from ...sae.hosts.comfyui.memory import load_whole
 from ...sae.hosts.kandinsky import Half, KandinskyHalf
 from .sockets import CATEGORY
 

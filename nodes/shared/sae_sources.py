@@ -9,9 +9,8 @@ from weakref import WeakValueDictionary
 
 from aiohttp import web
 
-from ...sae.demo.files import ATTENTION_SAE, IMAGE_SAE, TEXT_SAE, load_attention_set
-from ...sae.demo.files import load_sae as load_demo_sae
-from ...sae.demo.kandinsky.files import EMBED_SAE
+from ...sae.demo.shipped_weights import ATTENTION_SAE, EMBED_SAE, IMAGE_SAE, TEXT_SAE, load_attention_set
+from ...sae.demo.shipped_weights import load_sae as load_demo_sae
 from ...sae.dictionary.autoencoder import SparseAutoencoder
 from ...sae.dictionary.fingerprint import fingerprint
 from ...sae.dictionary.sae_set import AnySae

@@ -9,10 +9,9 @@ from typing import Any
 from comfy_api.latest import io
 
 from ...sae.dictionary.sae_set import AnySae
-from ...sae.hosts.comfyui.carried import carry
 from ...sae.hosts.comfyui.masks import with_mask_check
 from ...sae.hosts.comfyui.model import Model, depth_of, elsewhere_lines, family_lines, host_warnings, members_in
-from ...sae.hosts.comfyui.steering import steer
+from ...sae.hosts.comfyui.steering import carry, steer
 from ...sae.places.site import Depth, Site, kind_name
 from ...sae.steering.edits import FeatureList
 from ...sae.steering.set_up import Planned, SetUp, Wanted

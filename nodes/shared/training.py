@@ -11,13 +11,13 @@ import comfy.model_management
 import folder_paths
 from comfy_api.latest import io, ui
 
-from ...sae.commands.making import Job, make_sae
-from ...sae.commands.waiting import Host
+from ...sae.commands.job_progress import Host
+from ...sae.commands.train_job import Job, make_sae
 from ...sae.formats import load
-from ...sae.hosts.comfyui.activity import Activity
 from ...sae.hosts.comfyui.drawing import progress_bar
+from ...sae.hosts.comfyui.memory import make_room
 from ...sae.hosts.comfyui.model import Model
-from ...sae.hosts.comfyui.room import make_room
+from ...sae.hosts.comfyui.model_at_work import Activity
 from ...sae.places.moment import unheard
 from ...sae.training.collect import Collection
 from ...sae.training.config import TopKConfig, TrainedAs

@@ -14,8 +14,8 @@ Choice = Callable[[Family, Depth], list[Site]]
 def first_text(family: Family, depth: Depth) -> list[Site]:
     """The text's stream behind the first block, where what a word says still lies in its own token.
 
-    Measured on Shapes (lab/evidence/contrast.py), changes of colour by `swap` 1, strict: there 98 %, behind the second
-    block 80 %, at all attention outputs of the picture 25 % (77 % with 2), at all block outputs of the picture 3 %.
+    Measured on Shapes (lab/evidence/contrast_rows.py), changes of colour by `swap` 1, strict: there 98 %, behind the
+    second block 80 %, at all attention outputs of the picture 25 % (77 % with 2), at all its block outputs 3 %.
     Families whose blocks carry no text get `picture_attention`.
     """
     stack = family.stacks[0]

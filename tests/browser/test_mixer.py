@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from sae.demo.files import TEXT_SAE, load_sae
+from sae.demo.shipped_weights import TEXT_SAE, load_sae
 from sae.dictionary.fingerprint import fingerprint
 from sae.known.labels import shipped_labels
 

@@ -29,11 +29,10 @@ HOSTS |= {"execution", "folder_paths", "latent_preview", "node_helpers", "nodes"
 # (file, what it imports): why it may
 EXCEPTIONS = {
     (
-        "sae/demo/model.py",
+        "sae/demo/shapes_model.py",
         "package diffusers",
     ): "the Shapes model is of diffusers' own class, imported when it is built",
-    ("sae/demo/activity.py", "package diffusers"): "for the type checker only: whose activity it is",
-    ("sae/demo/files.py", "package diffusers"): "for the type checker only: what load_transformer returns",
+    ("sae/demo/shipped_weights.py", "package diffusers"): "for the type checker only: what load_transformer returns",
     (
         "sae/places/site.py",
         "sae/files",

@@ -27,7 +27,7 @@ from sae.known.gallery import add_pictures
 from sae.known.labels import Label, LabelStore, write_labels
 from sae.known.ranges import Setting, read_calibrations, update_calibrations
 from sae.steering.edits import Calibration
-from sae.training.checkpoint import write_checkpoint
+from sae.training.trainer import write_checkpoint
 
 MARK = "ab" * 32
 OWNER = Owner("ab" * 16, "mine")

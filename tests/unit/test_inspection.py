@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 
 from embeds import sae_for
 from layouts import D, F, K, linear
-from sae.demo.files import SAE_NAMES, WEIGHTS, load_sae
+from sae.demo.shipped_weights import SAE_NAMES, WEIGHTS, load_sae
 from sae.dictionary.autoencoder import Architecture, SparseAutoencoder
 from sae.dictionary.fingerprint import fingerprint
 from sae.finding.fit import Fit

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from sae.__main__ import main
-from sae.demo.files import TEXT_SAE, WEIGHTS
+from sae.demo.shipped_weights import TEXT_SAE, WEIGHTS
 from sae.known.labels import read_labels
 
 

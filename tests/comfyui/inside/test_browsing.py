@@ -16,7 +16,7 @@ from sae_steering_pack.nodes.shared.feature_queries import FeatureQueries
 from sae_steering_pack.nodes.shared.recipe_files import recipes_folder
 from sae_steering_pack.nodes.shared.recipe_presets import list_presets, open_preset
 from sae_steering_pack.nodes.shared.sae_sources import SaeSources
-from sae_steering_pack.sae.demo.files import TEXT_SAE, load_sae
+from sae_steering_pack.sae.demo.shipped_weights import TEXT_SAE, load_sae
 from sae_steering_pack.sae.dictionary.fingerprint import fingerprint
 from sae_steering_pack.sae.drawing.pictures import thumbnail
 from sae_steering_pack.sae.hosts.comfyui.sampling import Sampling, sample

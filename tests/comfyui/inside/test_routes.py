@@ -17,7 +17,7 @@ from sae_steering_pack.nodes.shared.feature_queries import FeatureQueries
 from sae_steering_pack.nodes.shared.messages import KEY, MOST
 from sae_steering_pack.nodes.shared.routes import add_routes
 from sae_steering_pack.nodes.shared.sae_sources import SOURCES, SaeSources, Use, introduce, note_use
-from sae_steering_pack.sae.demo.files import TEXT_SAE, load_sae
+from sae_steering_pack.sae.demo.shipped_weights import TEXT_SAE, load_sae
 from sae_steering_pack.sae.dictionary.fingerprint import fingerprint
 from sae_steering_pack.sae.known.ranges import Setting, update_calibrations
 from sae_steering_pack.sae.steering.edits import Calibration

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from sae_steering_pack.sae.demo.files import TEXT_SAE, WEIGHTS
+from sae_steering_pack.sae.demo.shipped_weights import TEXT_SAE, WEIGHTS
 from sae_steering_pack.sae.dictionary.statistics import FeatureStatistics, read_statistics, write_statistics
 from sae_steering_pack.sae.steering.delta import Steering
 from sae_steering_pack.sae.steering.edits import Edit

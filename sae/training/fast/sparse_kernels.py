@@ -10,7 +10,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..dictionary.fast.kernels import warps
+from ...dictionary.fast.kernels import warps
 
 PART = 128  # of a feature's tokens, for one program; a feature that fires on many has several parts
 

@@ -23,9 +23,9 @@ from ..training.config import TopKConfig
 from ..training.run import RunSettings, TrainingRun, memory_of, size_of_bytes
 from ..training.shards import ShardSource
 from ..training.source import Source
-from .measuring import README, REPORT, table, write_result
+from .job_progress import Host, Waiting
 from .progress_log import CSV, CsvLog
-from .waiting import Host, Waiting
+from .sae_report import README, REPORT, table, write_result
 
 HELD_OUT_TOKENS = 20_000
 FEWEST_TOKENS = 1024
@@ -157,3 +157,22 @@ def _room_for(config: TopKConfig, settings: RunSettings, host: Host) -> torch.de
             f"memory, but {size_of_bytes(free)} are free; give fewer features."
         )
     return device
+
+
+def keep_tokens(collection: Collection, folder: Path, host: Host, what: str) -> str:
+    """Fills a folder of shards, or goes on with one, and tells what it has. `what` is the input that names the folder.
+
+    Cancelled, it keeps whole shards. ValueError where tokens of something else lie there, or the disk is full.
+    """
+    waiting = Waiting(host, collection.seconds)
+    places = " and ".join(map(str, collection.sites.values()))
+    told = (
+        f"{collection.tokens:,} tokens of {places} take about {waiting.minutes} min, and "
+        f"{size_of_bytes(collection.size)} in {folder}."
+    )
+    host.tell(told)
+    collection.into(folder, lambda count: waiting.collected(count, collection.tokens), what)
+    source = ShardSource(folder)
+    lines = [f"{name}: {count:,} tokens of width {source.widths[name]:,}" for name, count in source.tokens.items()]
+    again = f'Train SAE takes them, and so does: python -m sae train --source shards --data "{folder}" --out FOLDER'
+    return "\n".join([told, *lines, again])

@@ -10,7 +10,7 @@ from ...dictionary.contrast import Side
 from ...places.moment import OnStep
 from .drawing import heard
 from .sampling import Sampling, look, sample
-from .watching import See, Watched
+from .steering import See, Watched
 
 SEEDS = 2**64
 

@@ -11,15 +11,21 @@ from ..dictionary.autoencoder import SparseAutoencoder
 from ..dictionary.origin import TrainedOn
 from ..dictionary.sae_set import SaeSet
 from ..formats import load
-from .latents import ShapesDecoder
-from .model import CONFIG, build_transformer
+from .shapes_latents import ShapesDecoder
+from .shapes_model import CONFIG, build_transformer
 
 if TYPE_CHECKING:
     from diffusers import FluxTransformer2DModel
 
+
 WEIGHTS = Path(__file__).parent / "weights"
 TRANSFORMER = WEIGHTS / "shapes.safetensors"
 DECODER = WEIGHTS / "shapes_decoder.safetensors"
+
+# Of the small Kandinsky: two folders of diffusers, and the folder of its embeddings' SAE.
+KANDINSKY_PRIOR = WEIGHTS / "shapes-kandinsky-prior"
+KANDINSKY_DECODER = WEIGHTS / "shapes-kandinsky-decoder"
+EMBED_SAE = "shapes-image_embeds"
 
 # Folder of each SAE; its name tells the SAE's site.
 TEXT_SAE = "shapes-transformer_blocks.0-text"

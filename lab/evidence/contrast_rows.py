@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 from tqdm import tqdm
 
-from sae.demo.model import sample
 from sae.demo.shapes import SLOTS, Prompt
+from sae.demo.shapes_model import sample
 from sae.dictionary.autoencoder import SparseAutoencoder
 from sae.dictionary.contrast import SIDES, Contrast, Side
 from sae.finding.features import feature_list
@@ -27,7 +27,7 @@ from sae.steering.intervention import Intervention
 from ..judge.reader import measure_pictures
 from ..judge.score import Score
 from ..judge.steer import STEPS, draw_steered
-from .changes import FINDING, RUNS, Change, changes, saying
+from .cases import FINDING, RUNS, Change, changes, saying
 from .tables import UNSTEERED, WORDED, Line, Table
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ import triton.language as tl
 from torch import Tensor
 from torch.optim import Adam
 
-from ..dictionary.fast.kernels import warps
+from ...dictionary.fast.kernels import warps
 
 PER_WARP = 512
 

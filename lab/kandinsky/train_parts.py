@@ -1,4 +1,4 @@
-"""Trains the small Kandinsky part by part: python -m lab.kandinsky.train PART --folder FOLDER.
+"""Trains the small Kandinsky part by part: python -m lab.kandinsky.train_parts PART --folder FOLDER.
 
 clip and movq come first, then unet and prior; each part resumes from its checkpoint in the folder.
 """

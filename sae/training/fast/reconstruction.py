@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 from torch.optim import Adam
 
-from ..dictionary.fast.availability import have_kernels as trained_by
-from ..dictionary.fast.availability import sums_of_rows, works
-from .sparse import Chosen
+from ...dictionary.fast.availability import have_kernels as trained_by
+from ...dictionary.fast.availability import sums_of_rows, works
+from ..sparse import Chosen
 
 
 def have_kernels(weight: Tensor) -> bool:
@@ -56,7 +56,7 @@ class _Reconstruction(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *of_results: Tensor) -> tuple[Tensor | None, ...]:
-        from .kernels_sparse import gradients
+        from .sparse_kernels import gradients
 
         x, bias, encoder, decoder, tokens, features, values = ctx.saved_tensors
         gradient, centred = (tensor.to(ctx.products).contiguous() for tensor in (of_results[0], x - bias))

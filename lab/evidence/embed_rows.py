@@ -9,9 +9,9 @@ from tqdm import tqdm
 from sae.demo.shapes import SLOTS
 from sae.dictionary.autoencoder import SparseAutoencoder
 
-from ..kandinsky.evidence import EmbedMeasurement
+from ..kandinsky.embed_evidence import EmbedMeasurement
 from ..kandinsky.settings import SETTINGS, EmbedSetting
-from .changes import FINDING, changes
+from .cases import FINDING, changes
 from .tables import UNSTEERED, WORDED, Line, Table
 
 WHERE = "image_embeds"

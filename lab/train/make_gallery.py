@@ -1,4 +1,4 @@
-"""Makes the galleries that ship with the Shapes SAEs: python -m lab.train.gallery.
+"""Makes the galleries that ship with the Shapes SAEs: python -m lab.train.make_gallery.
 
 Draws training prompts while all SAEs listen, and keeps for each feature the pictures on which it fires most.
 """
@@ -11,9 +11,9 @@ from contextlib import ExitStack
 import torch
 from tqdm import tqdm
 
-from sae.demo.files import SAE_NAMES, WEIGHTS, load_decoder, load_sae, load_transformer
-from sae.demo.model import sample
 from sae.demo.shapes import training_prompts
+from sae.demo.shapes_model import sample
+from sae.demo.shipped_weights import SAE_NAMES, WEIGHTS, load_decoder, load_sae, load_transformer
 from sae.drawing.pictures import thumbnail
 from sae.finding.features import FeatureReader
 from sae.finding.peaks import PeakTally
