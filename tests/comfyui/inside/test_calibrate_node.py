@@ -6,7 +6,7 @@ import comfy.model_management
 import pytest
 import torch
 
-from sae_steering_pack.nodes.shared.feature_names import calibration_path
+from sae_steering_pack.nodes.browser.feature_names import calibration_path
 from sae_steering_pack.sae.dictionary.fingerprint import fingerprint
 from sae_steering_pack.sae.hosts.comfyui.identity import identity_of
 from sae_steering_pack.sae.hosts.comfyui.sampling import Sampling, sample

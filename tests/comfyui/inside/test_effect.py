@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from plain_hooks import hooked
-from sae_steering_pack.nodes import top_activating_features as search
+from sae_steering_pack.nodes.find import top_activating_features as search
 from sae_steering_pack.sae.hosts.comfyui import drawing
 from tiny_flux import (
     D_SAE,

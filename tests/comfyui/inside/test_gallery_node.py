@@ -11,8 +11,8 @@ import pytest
 import torch
 from PIL import Image
 
-from sae_steering_pack.nodes.shared.feature_names import label_store
-from sae_steering_pack.nodes.shared.feature_pictures import gallery_of, gallery_path
+from sae_steering_pack.nodes.browser.feature_names import label_store
+from sae_steering_pack.nodes.browser.feature_pictures import gallery_of, gallery_path
 from sae_steering_pack.sae.dictionary.fingerprint import fingerprint
 from sae_steering_pack.sae.dictionary.sae_set import SaeSet
 from sae_steering_pack.sae.hosts.comfyui import memory

@@ -7,7 +7,7 @@ import latent_preview
 import pytest
 import torch
 
-from sae_steering_pack.nodes.shared.feature_names import calibration_path, label_store
+from sae_steering_pack.nodes.browser.feature_names import calibration_path, label_store
 from sae_steering_pack.sae.dictionary.fingerprint import fingerprint
 from sae_steering_pack.sae.hosts.comfyui import memory
 from sae_steering_pack.sae.steering.calibration import MOST_READINGS

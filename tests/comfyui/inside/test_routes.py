@@ -12,11 +12,11 @@ from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 from server import PromptServer
 
-from sae_steering_pack.nodes.shared.feature_names import calibration_path, label_store
-from sae_steering_pack.nodes.shared.feature_queries import FeatureQueries
-from sae_steering_pack.nodes.shared.messages import KEY, MOST
-from sae_steering_pack.nodes.shared.routes import add_routes
-from sae_steering_pack.nodes.shared.sae_sources import SOURCES, SaeSources, Use, introduce, note_use
+from sae_steering_pack.nodes.browser.feature_names import calibration_path, label_store
+from sae_steering_pack.nodes.browser.messages import KEY, MOST
+from sae_steering_pack.nodes.browser.queries import FeatureQueries
+from sae_steering_pack.nodes.browser.routes import add_routes
+from sae_steering_pack.nodes.browser.sae_sources import SOURCES, SaeSources, Use, introduce, note_use
 from sae_steering_pack.sae.demo.shipped_weights import TEXT_SAE, load_sae
 from sae_steering_pack.sae.dictionary.fingerprint import fingerprint
 from sae_steering_pack.sae.known.ranges import Setting, update_calibrations

@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from sae_steering_pack.nodes.shared.feature_names import labels_of
+from sae_steering_pack.nodes.browser.feature_names import labels_of
 from sae_steering_pack.sae.dictionary.autoencoder import Architecture, SparseAutoencoder
 from sae_steering_pack.sae.embeddings.hidden_states import STACKS, Stack
 from sae_steering_pack.sae.hosts.comfyui.embeddings import word_positions
