@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ..files import small_json
+from ..files.allowed_folders import AllowedFolders
 from ..files.npz_file import open_npz
 from ..files.pickle_file import open_pickle
 from ..files.quote import shown
@@ -38,23 +39,6 @@ class Container:
     metadata: dict[str, str] = field(default_factory=dict)
     extras: dict[str, Any] = field(default_factory=dict)
     wrapper: str | None = None
-
-
-@dataclass(frozen=True)
-class AllowedFolders:
-    """Where files may lie; without folders, anywhere."""
-
-    folders: Sequence[Path] = ()
-
-    def check(self, path: Path, label: str) -> None:
-        """Raises ValueError when the file's real place, links resolved, is outside all folders."""
-        real = path.resolve()
-        if self.folders and not any(real.is_relative_to(folder.resolve()) for folder in self.folders):
-            raise ValueError(
-                f"{label}: {shown(path.name)} is a link that leads out of the model folders; put the file itself "
-                f"there, or "
-                f"add its folder to extra_model_paths.yaml."
-            )
 
 
 def weight_file(path: Path) -> Path:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from types import FunctionType
 from typing import Any
 
 import torch
 from comfy.model_patcher import ModelPatcher as Model
 from torch import Tensor
+
+from ...known.ranges import Setting, setting_of
+from ...places.site import Site
+from ...steering.edits import Edit
 
 SAMPLED = 64  # values of each weight
 DIGITS = 16
@@ -34,6 +38,11 @@ def identity_of(model: Model) -> str:
             digest.update(piece)
     network = getattr(model.model, "diffusion_model", model.model)  # a text encoder has none
     return f"{type(network).__name__}-{digest.hexdigest()[:DIGITS]}"
+
+
+def setting_here(model: Model, site: Site, replaces: Sequence[Edit] | None = None) -> Setting:
+    """As `setting_of`, for a MODEL."""
+    return setting_of(site, identity_of(model), replaces)
 
 
 def _of_tensor(tensor: Tensor) -> Iterator[bytes]:

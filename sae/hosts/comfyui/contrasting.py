@@ -1,4 +1,4 @@
-"""Directions without an SAE, as the nodes ask for them: what two sides differ in, as a dictionary with its features."""
+"""Directions of a MODEL without an SAE: what two sides differ in, as a dictionary with its features."""
 
 from __future__ import annotations
 
@@ -8,23 +8,20 @@ from dataclasses import dataclass
 from typing import Any
 
 from comfy.model_patcher import ModelPatcher as Model
-from comfy_api.latest import io
 
-from ...sae.dictionary.contrast import CLEAR, SIDES, Contrast, Side
-from ...sae.dictionary.origin import TrainedOn
-from ...sae.dictionary.sae_set import AnySae, SaeSet
-from ...sae.embeddings.hidden_states import tap_at
-from ...sae.finding.features import RankedFeature, feature_list
-from ...sae.finding.two_sides import Runs, Show, contrast_of_texts, find_contrasts, measure, measure_texts, rows_of
-from ...sae.hosts.comfyui.embeddings import TOKENS, text_tokens
-from ...sae.hosts.comfyui.identity import identity_of
-from ...sae.hosts.comfyui.model import depth_of, family_of
-from ...sae.places.moment import OnProgress
-from ...sae.places.named_choices import Choice, sites_of
-from ...sae.places.site import Site
-from ...sae.steering.edits import FeatureList
-from ..inputs.sockets import Sae, SaeFeatures
-from .feature_results import table_of
+from ...dictionary.contrast import CLEAR, SIDES, Contrast, Side
+from ...dictionary.origin import TrainedOn
+from ...dictionary.sae_set import AnySae, SaeSet
+from ...embeddings.hidden_states import tap_at
+from ...finding.features import RankedFeature, feature_list
+from ...finding.two_sides import Runs, Show, contrast_of_texts, find_contrasts, measure, measure_texts, rows_of
+from ...places.moment import OnProgress
+from ...places.named_choices import Choice, sites_of
+from ...places.site import Site
+from ...steering.edits import FeatureList
+from .embeddings import TOKENS, text_tokens
+from .identity import identity_of
+from .model import depth_of, family_of
 
 Told = Mapping[Side, tuple[str, ...]]  # what is shown on each side: prompts, or words for it
 LONGEST_NAME = 24  # characters of a side in a dictionary's name
@@ -40,10 +37,6 @@ class Contrasted:
 
     def features(self, side: Side) -> FeatureList:
         return feature_list(self.rows[side], self.sae.owner)
-
-    def tables(self, titles: Mapping[Side, str]) -> list[tuple[str, dict[str, Any]]]:
-        """Of each side, as text and as the browser draws it."""
-        return [table_of(self.sae, self.rows[side], titles[side]) for side in SIDES]
 
 
 def sites_in(model: Model, location: str, stream: str, auto: Choice) -> list[Site]:
@@ -104,30 +97,6 @@ def _embedding_name(conditioning: Any, tap: str) -> str:
 def place_name(site: Site) -> str:
     """A site as names of files tell it, such as `transformer_blocks.0.attn-image`."""
     return f"{site.location}-{site.stream}"
-
-
-def contrast_outputs() -> list[io.Output]:
-    return [
-        Sae.Output(
-            display_name="sae",
-            tooltip="The directions, as Load SAE gives an SAE: two features at each place, the positive side's and the "
-            "negative side's. Of several places a set.",
-        ),
-        SaeFeatures.Output(display_name="features", tooltip="What the positive side has, ready to steer with."),
-        SaeFeatures.Output(
-            display_name="replaces", tooltip="What the negative side has, for swap; 1 is then the natural amount."
-        ),
-        io.String.Output(
-            display_name="table", tooltip="Of each place, how far the sides are apart, and what chance alone gives."
-        ),
-    ]
-
-
-def contrast_output(found: Contrasted) -> io.NodeOutput:
-    """The four outputs; the node shows the table and both sides' features."""
-    tables = found.tables({"positive": "Positive: what it has", "negative": "Negative: what it has"})
-    shown = {"text": [found.table, *(text for text, _ in tables)], "sae_steering": [payload for _, payload in tables]}
-    return io.NodeOutput(found.sae, found.features("positive"), found.features("negative"), found.table, ui=shown)
 
 
 def _name(told: Told) -> str:
