@@ -19,7 +19,6 @@ from sae_steering_pack.sae.dictionary.fingerprint import fingerprint
 from sae_steering_pack.sae.drawing.pictures import thumbnail
 from sae_steering_pack.sae.hosts.comfyui.own_folders import notebooks
 from sae_steering_pack.sae.hosts.comfyui.sampling import Sampling, sample
-from sae_steering_pack.sae.known.gallery import add_pictures
 from sae_steering_pack.sae.known.labels import Label
 from sae_steering_pack.sae.steering.edits import Edit, FeatureList
 from tiny_flux import run_node
@@ -106,10 +105,7 @@ def test_new_names_and_pictures_are_seen_though_the_old_ones_are_kept(queries) -
         notebooks().of(sae).update({7: Label(name)})
         assert queries.browse(ask)["total"] == int(name == "Neptune")
     strength, spot = torch.full((1, sae.d_sae), 1e6), torch.full((1, sae.d_sae, 2), 0.25)
-    add_pictures(
-        notebooks().of(sae).gallery_path,
-        sae.owner,
-        sae.d_sae,
+    notebooks().of(sae).add_pictures(
         [thumbnail(torch.ones(3, 16, 16))],
         ["white"],
         strength,

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from sae_steering_pack.nodes.browser.server_memory import MOST_SEARCHES, kept_concepts
+from sae_steering_pack.sae.hosts.comfyui.concepts import key_of
 from tiny_flux import run_node, sample
 
 GREEN, PURPLE = "green triangle left big white", "purple triangle left big white"

@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from sae_steering_pack.sae.demo.shipped_weights import TEXT_SAE, WEIGHTS
 from sae_steering_pack.sae.dictionary.statistics import FeatureStatistics, read_statistics, write_statistics
+from sae_steering_pack.sae.hosts.comfyui.own_folders import notebooks
 from sae_steering_pack.sae.steering.delta import Steering
 from sae_steering_pack.sae.steering.edits import Edit
 from tiny_flux import run_node
@@ -96,4 +97,4 @@ def test_statistics_beside_the_checkpoint_come_first(folders, node_classes):
 def test_a_name_that_leads_out_of_the_output_folder_is_refused(folders, name):
 
     with pytest.raises(ValueError, match="leads out of output/sae"):
-        measured_statistics(name)
+        notebooks().statistics_path(name)
