@@ -16,11 +16,10 @@ from ...sae.files.small_json import UnreadableError, parse_object
 from ...sae.files.whole import UnwritableError
 from ...sae.hosts.comfyui.own_folders import notebooks
 from ...sae.known.labels import Label, labels_from
-from .messages import KEY, Reports
 from .queries import MOST_FEATURES, FeatureQueries
 from .recipe_presets import list_presets, open_preset
 from .sae_sources import SaeSources
-from .server_memory import remember
+from .server_memory import KEY, Reports, remember
 
 MOST_BYTES = 2**20
 MOST_CHARACTERS = 5000  # of one query's value

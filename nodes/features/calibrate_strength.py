@@ -7,8 +7,7 @@ from comfy_api.latest import io, ui
 
 from ...sae.dictionary.sae_set import AnySae
 from ...sae.hosts.comfyui.drawing import Drawing, progress_bar
-from ...sae.hosts.comfyui.identity import setting_here
-from ...sae.hosts.comfyui.model import Model, elsewhere_lines, members_in
+from ...sae.hosts.comfyui.model import Model, elsewhere_lines, members_in, setting_here
 from ...sae.hosts.comfyui.own_folders import notebooks
 from ...sae.hosts.comfyui.sampling import Sampling
 from ...sae.steering.calibration import CALIBRATED_METHODS, alone, calibrate_features

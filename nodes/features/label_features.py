@@ -8,13 +8,11 @@ from comfy_api.latest import io
 
 from ...sae.dictionary.fingerprint import fingerprint
 from ...sae.dictionary.sae_set import AnySae
-from ...sae.finding.labelling import read_contexts, read_words, tally_resumable
-from ...sae.finding.listening import mean_activations
+from ...sae.finding.labelling import mean_activations, read_contexts, read_words, tally_resumable
 from ...sae.hosts.comfyui.drawing import Listening, progress_bar
-from ...sae.hosts.comfyui.identity import identity_of
-from ...sae.hosts.comfyui.model import Model, elsewhere_lines, members_in
+from ...sae.hosts.comfyui.finding_features import PictureKeeper
+from ...sae.hosts.comfyui.model import Model, elsewhere_lines, identity_of, members_in
 from ...sae.hosts.comfyui.own_folders import notebooks, output_folder
-from ...sae.hosts.comfyui.picture_keeper import PictureKeeper
 from ...sae.hosts.comfyui.sampling import Sampling
 from ..browser.feature_results import gallery_input
 from ..browser.label_results import save_names_input, word_inputs, written

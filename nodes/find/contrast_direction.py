@@ -6,8 +6,7 @@ from comfy_api.latest import io
 
 from ...sae.dictionary.contrast import Side
 from ...sae.finding.two_sides import Runs
-from ...sae.hosts.comfyui.contrast_runs import PromptRuns
-from ...sae.hosts.comfyui.contrasting import Told, contrasted, contrasted_texts, sites_in
+from ...sae.hosts.comfyui.contrasting import PromptRuns, Told, contrasted, contrasted_texts, sites_in
 from ...sae.hosts.comfyui.drawing import encoded, progress_bar
 from ...sae.hosts.comfyui.model import Model
 from ...sae.hosts.comfyui.sampling import Sampling

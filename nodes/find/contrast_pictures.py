@@ -7,8 +7,7 @@ from torch import Tensor
 
 from ...sae.dictionary.contrast import SIDES, Side
 from ...sae.finding.two_sides import Runs
-from ...sae.hosts.comfyui.contrast_runs import PictureRuns
-from ...sae.hosts.comfyui.contrasting import Told, contrasted, sites_in
+from ...sae.hosts.comfyui.contrasting import PictureRuns, Told, contrasted, sites_in
 from ...sae.hosts.comfyui.drawing import progress_bar
 from ...sae.hosts.comfyui.model import Model
 from ...sae.hosts.comfyui.steering import Watched

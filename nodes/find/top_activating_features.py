@@ -10,14 +10,12 @@ from ...sae.dictionary.sae_set import AnySae, SaeSet
 from ...sae.finding.effect import CANDIDATES, EFFECT
 from ...sae.finding.features import FeatureReader
 from ...sae.hosts.comfyui.drawing import progress_bar
-from ...sae.hosts.comfyui.finding_features import Finder, Ranking, find
-from ...sae.hosts.comfyui.identity import setting_here
-from ...sae.hosts.comfyui.model import Model, elsewhere_lines
+from ...sae.hosts.comfyui.finding_features import Finder, Ranking, find, keep_run
+from ...sae.hosts.comfyui.model import Model, elsewhere_lines, setting_here
 from ...sae.hosts.comfyui.own_folders import notebooks, output_folder
-from ...sae.hosts.comfyui.picture_keeper import keep_run
 from ...sae.hosts.comfyui.sampling import Sampling
 from ..browser.feature_results import count_input, feature_outputs, found_features, gallery_input, rank_input
-from ..browser.messages import show_progress_text
+from ..browser.server_memory import show_progress_text
 from ..inputs.menu import FIND
 from ..inputs.plain_inputs import expert_number, expert_switch, model_input, steps_input
 from ..inputs.sockets import Sae, location_input, stream_input

@@ -13,16 +13,15 @@ from ...sae.finding.effect import EFFECT
 from ...sae.finding.features import RANKINGS
 from ...sae.hosts.comfyui.concepts import Concept, Texts, of_contrast, of_sae
 from ...sae.hosts.comfyui.finding_features import Finder, Ranking
-from ...sae.hosts.comfyui.masks import mask_fault
 from ...sae.hosts.comfyui.model import Model
 from ...sae.hosts.comfyui.own_folders import notebooks
 from ...sae.hosts.comfyui.sampling import Sampling
+from ...sae.hosts.comfyui.steering import mask_fault
 from ...sae.places.moment import Schedule, Side
 from ...sae.steering.edits import method_for
 from ...sae.steering.set_up import Wanted
 from ..browser.feature_results import table_of
-from ..browser.messages import show_progress_text
-from ..browser.server_memory import kept_concepts
+from ..browser.server_memory import kept_concepts, show_progress_text
 from ..inputs.menu import STEER
 from ..inputs.plain_inputs import amount_input, lines_input, steered_model_input, steps_input
 from ..inputs.sockets import Sae, SaeFeatures, location_input, percent_input, seed_input, side_input, stream_input

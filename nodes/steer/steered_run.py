@@ -11,18 +11,23 @@ from comfy_api.latest import io
 
 from ...sae.dictionary.autoencoder import SparseAutoencoder
 from ...sae.dictionary.sae_set import AnySae
-from ...sae.hosts.comfyui.identity import setting_here
-from ...sae.hosts.comfyui.masks import with_mask_check
-from ...sae.hosts.comfyui.model import Model, depth_of, elsewhere_lines, family_lines, host_warnings, members_in
+from ...sae.hosts.comfyui.model import (
+    Model,
+    depth_of,
+    elsewhere_lines,
+    family_lines,
+    host_warnings,
+    members_in,
+    setting_here,
+)
 from ...sae.hosts.comfyui.own_folders import notebooks
-from ...sae.hosts.comfyui.steering import carry, steer
+from ...sae.hosts.comfyui.steering import carry, steer, with_mask_check
 from ...sae.places.site import Depth, Site, kind_name
 from ...sae.steering.delta import Steering
 from ...sae.steering.edits import FeatureList
 from ...sae.steering.set_up import Planned, SetUp, Wanted
 from ...sae.steering.summary import RunSummary
-from ..browser.messages import show_on_node
-from ..browser.server_memory import Use, note_use
+from ..browser.server_memory import Use, note_use, show_on_node
 from ..inputs.sockets import steering_warnings
 
 log = logging.getLogger(__name__)

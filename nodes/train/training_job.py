@@ -23,7 +23,7 @@ from ...sae.places.moment import unheard
 from ...sae.training.collect import Collection
 from ...sae.training.config import TopKConfig, TrainedAs
 from ...sae.training.source import Source
-from ..browser.messages import show_progress_text
+from ..browser.server_memory import show_progress_text
 from ..inputs.plain_inputs import expert_number, lines_in, lines_input, model_input
 from ..inputs.sockets import Sae, seed_input
 

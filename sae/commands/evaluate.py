@@ -11,9 +11,8 @@ from ..dictionary.autoencoder import SparseAutoencoder
 from ..formats import load
 from ..places.moment import OnProgress, OnStep
 from ..places.site import Site
-from ..training.card import Card
+from ..training.card import Card, evaluate_sae
 from ..training.collect import Collection
-from ..training.held_out_measures import evaluate_sae
 from ..training.source import Model, ModelSource, Source
 from .inspect import add_architecture
 from .sae_report import held_out_tokens, measured_card, table, write_card

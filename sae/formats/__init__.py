@@ -9,8 +9,7 @@ from pathlib import Path
 from ..dictionary.autoencoder import SparseAutoencoder
 from ..dictionary.origin import Origin
 from ..dictionary.weights import Weights
-from ..files.allowed_folders import AllowedFolders
-from ..files.quote import quoted, shown
+from ..files.quote import AllowedFolders, quoted, shown
 from ..places.site import site_from_name
 from . import (
     dictionary_learning,

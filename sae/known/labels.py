@@ -12,10 +12,9 @@ from typing import Any
 
 from ..dictionary.autoencoder import SparseAutoencoder
 from ..dictionary.contrast import SIDES
-from ..files.allowed_folders import AllowedFolders
-from ..files.lock import locked
-from ..files.quote import quoted, shown
+from ..files.quote import AllowedFolders, quoted, shown
 from ..files.small_json import UnreadableError, is_number, parse_object, read_json, update_json, write_json
+from ..files.whole import locked
 
 FORMAT, VERSION = "sae-steering labels", 1
 SUFFIX = ".labels.json"  # beside a checkpoint

@@ -20,8 +20,7 @@ from ..dictionary.owner import Owner
 from ..dictionary.sae_set import AnySae, Member, SaeSet
 from ..dictionary.statistics import SUFFIX as STATISTICS
 from ..dictionary.statistics import FeatureStatistics, statistics_path, write_statistics
-from ..files.allowed_folders import AllowedFolders
-from ..files.quote import quoted
+from ..files.quote import AllowedFolders, quoted
 from ..files.recent import Newest, state_of_files
 from ..steering.edits import Calibration, Edit, Method
 from . import ranges

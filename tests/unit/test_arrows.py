@@ -138,7 +138,7 @@ UPWARDS = [
     ("sae/commands/inspect.py", "from ...nodes.inputs import sockets", "nodes/inputs"),
     ("sae/hosts/comfyui/model.py", "from ....lab import demo", "lab"),
     ("sae/hosts/comfyui/model.py", "from .....lab import demo", "outside"),
-    ("sae/training/topk.py", "import lab.train.muon", "lab"),
+    ("sae/training/topk.py", "import lab.train.loop", "lab"),
     ("sae/finding/features.py", "import comfy.sample", "package comfy"),
     ("sae/finding/features.py", "import nodes", "package nodes"),
     ("sae/drawing/sheet.py", "x = importlib.import_module('diffusers.models')", "package diffusers"),

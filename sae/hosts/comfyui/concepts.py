@@ -19,11 +19,10 @@ from ...finding.two_sides import Runs
 from ...known.ranges import Setting
 from ...places.named_choices import first_text, picture_attention
 from ...steering.edits import FeatureList
-from .contrast_runs import PromptRuns
-from .contrasting import Contrasted, Told, contrasted, sites_in
+from .contrasting import Contrasted, PromptRuns, Told, contrasted, sites_in
 from .drawing import encoded, progress_bar
 from .finding_features import Finder, Found, Ranking, find
-from .identity import identity_of, setting_here
+from .model import identity_of, setting_here
 from .sampling import Sampling
 from .steering import Watched
 

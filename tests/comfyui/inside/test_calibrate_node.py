@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from sae_steering_pack.sae.dictionary.fingerprint import fingerprint
-from sae_steering_pack.sae.hosts.comfyui.identity import identity_of
+from sae_steering_pack.sae.hosts.comfyui.model import identity_of
 from sae_steering_pack.sae.hosts.comfyui.own_folders import notebooks
 from sae_steering_pack.sae.hosts.comfyui.sampling import Sampling, sample
 from sae_steering_pack.sae.known.ranges import Measured, Setting, read_calibrations

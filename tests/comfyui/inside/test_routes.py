@@ -12,11 +12,10 @@ from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 from server import PromptServer
 
-from sae_steering_pack.nodes.browser.messages import KEY, MOST
 from sae_steering_pack.nodes.browser.queries import FeatureQueries
 from sae_steering_pack.nodes.browser.routes import add_routes
 from sae_steering_pack.nodes.browser.sae_sources import SaeSources
-from sae_steering_pack.nodes.browser.server_memory import Use, introduce, note_use, remember
+from sae_steering_pack.nodes.browser.server_memory import KEY, MOST, Use, introduce, note_use, remember
 from sae_steering_pack.sae.demo.shipped_weights import TEXT_SAE, load_sae
 from sae_steering_pack.sae.dictionary.fingerprint import fingerprint
 from sae_steering_pack.sae.hosts.comfyui.own_folders import notebooks

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 import tiny_families
 from family_runs import tiny
 from sae_steering_pack.sae.demo.shapes import training_prompts
-from sae_steering_pack.sae.hosts.comfyui.identity import identity_of
+from sae_steering_pack.sae.hosts.comfyui.model import identity_of
 from sae_steering_pack.sae.hosts.comfyui.model_at_work import Activity
 from sae_steering_pack.sae.hosts.comfyui.own_folders import output_folder
 from sae_steering_pack.sae.places.moment import unheard
