@@ -167,7 +167,7 @@ def test_an_import_that_points_upwards_is_found(path: str, source: str, target: 
         ("sae/files/tensors.py", "from ..version import VERSION\nimport torch\nimport json"),
         ("sae/hosts/comfyui/model.py", "import nodes\nimport comfy.utils\nfrom ...embeddings.spot import ALL"),
         ("sae/hosts/diffusers.py", "from diffusers import FluxTransformer2DModel"),
-        ("sae/__main__.py", "from .commands import convert"),
+        ("sae/__main__.py", "from .commands import label"),
         (
             "nodes/browser/routes.py",
             "import nodes\nfrom server import PromptServer\nfrom ...sae.hosts.comfyui import model",

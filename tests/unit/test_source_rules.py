@@ -21,13 +21,10 @@ ALLOWED_CALLS = {
     **{
         f"sae/commands/{name}.py": {"print"}
         for name in (
-            "compare",
-            "convert",
             "download",
             "evaluate",
             "inspect",
             "label",
-            "list",
             "publish",
             "train",
             "train_sae_lens",

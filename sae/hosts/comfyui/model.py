@@ -1,4 +1,4 @@
-"""What a MODEL of ComfyUI is: which one, its family, its depth and width, whether an SAE fits, what may skip patches."""
+"""What a MODEL of ComfyUI is: which one, its family, depth and width, whether an SAE fits, what may skip patches."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def _check_family(family: Family, sae: Directions) -> None:
 def _check_level(sae: AnySae) -> None:
     if isinstance(sae, SaeSet) or sae.site is not None:
         return
-    from ...embeddings.spot import home_of  # seldom asked for, and brings all layouts of checkpoints along
+    from ...embeddings.spot import home_of
 
     home = home_of(sae)
     if home is not None:
