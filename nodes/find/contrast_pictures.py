@@ -7,12 +7,12 @@ from torch import Tensor
 
 from ...sae.dictionary.contrast import SIDES, Side
 from ...sae.finding.two_sides import Runs
-from ...sae.hosts.comfyui.contrast_runs import PictureRuns
+from ...sae.hosts.comfyui.contrasting import PictureRuns, Told, contrasted, sites_in
 from ...sae.hosts.comfyui.drawing import progress_bar
 from ...sae.hosts.comfyui.model import Model
 from ...sae.hosts.comfyui.steering import Watched
 from ...sae.places.named_choices import picture_attention
-from ..browser.contrasting import Told, contrast_output, contrast_outputs, contrasted, sites_in
+from ..browser.feature_results import contrast_output, contrast_outputs
 from ..inputs.menu import FIND
 from ..inputs.plain_inputs import model_input, steps_input
 from ..inputs.sockets import places_input, seed_input, seeds_input, stream_input

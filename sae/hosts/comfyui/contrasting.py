@@ -1,30 +1,32 @@
-"""Directions without an SAE, as the nodes ask for them: what two sides differ in, as a dictionary with its features."""
+"""Directions of a MODEL without an SAE: what two sides differ in, as a dictionary with its features.
+
+The sides are prompts that are sampled shortly, or pictures that are noised back.
+"""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from comfy.model_patcher import ModelPatcher as Model
-from comfy_api.latest import io
 
-from ...sae.dictionary.contrast import CLEAR, SIDES, Contrast, Side
-from ...sae.dictionary.origin import TrainedOn
-from ...sae.dictionary.sae_set import AnySae, SaeSet
-from ...sae.embeddings.hidden_states import tap_at
-from ...sae.finding.features import RankedFeature, feature_list
-from ...sae.finding.two_sides import Runs, Show, contrast_of_texts, find_contrasts, measure, measure_texts, rows_of
-from ...sae.hosts.comfyui.embeddings import TOKENS, text_tokens
-from ...sae.hosts.comfyui.identity import identity_of
-from ...sae.hosts.comfyui.model import depth_of, family_of
-from ...sae.places.moment import OnProgress
-from ...sae.places.named_choices import Choice, sites_of
-from ...sae.places.site import Site
-from ...sae.steering.edits import FeatureList
-from ..inputs.sockets import Sae, SaeFeatures
-from .feature_results import table_of
+from ...dictionary.contrast import CLEAR, SIDES, Contrast, Side
+from ...dictionary.origin import TrainedOn
+from ...dictionary.sae_set import AnySae, SaeSet
+from ...embeddings.hidden_states import tap_at
+from ...finding.features import RankedFeature, feature_list
+from ...finding.two_sides import Runs, Show, contrast_of_texts, find_contrasts, measure, measure_texts, rows_of
+from ...places.moment import OnProgress, OnStep
+from ...places.named_choices import Choice, sites_of
+from ...places.site import Site
+from ...steering.edits import FeatureList
+from .drawing import heard
+from .embeddings import TOKENS, text_tokens
+from .model import depth_of, family_of, identity_of
+from .sampling import Sampling, look, sample
+from .steering import See, Watched
 
 Told = Mapping[Side, tuple[str, ...]]  # what is shown on each side: prompts, or words for it
 LONGEST_NAME = 24  # characters of a side in a dictionary's name
@@ -40,10 +42,6 @@ class Contrasted:
 
     def features(self, side: Side) -> FeatureList:
         return feature_list(self.rows[side], self.sae.owner)
-
-    def tables(self, titles: Mapping[Side, str]) -> list[tuple[str, dict[str, Any]]]:
-        """Of each side, as text and as the browser draws it."""
-        return [table_of(self.sae, self.rows[side], titles[side]) for side in SIDES]
 
 
 def sites_in(model: Model, location: str, stream: str, auto: Choice) -> list[Site]:
@@ -106,30 +104,6 @@ def place_name(site: Site) -> str:
     return f"{site.location}-{site.stream}"
 
 
-def contrast_outputs() -> list[io.Output]:
-    return [
-        Sae.Output(
-            display_name="sae",
-            tooltip="The directions, as Load SAE gives an SAE: two features at each place, the positive side's and the "
-            "negative side's. Of several places a set.",
-        ),
-        SaeFeatures.Output(display_name="features", tooltip="What the positive side has, ready to steer with."),
-        SaeFeatures.Output(
-            display_name="replaces", tooltip="What the negative side has, for swap; 1 is then the natural amount."
-        ),
-        io.String.Output(
-            display_name="table", tooltip="Of each place, how far the sides are apart, and what chance alone gives."
-        ),
-    ]
-
-
-def contrast_output(found: Contrasted) -> io.NodeOutput:
-    """The four outputs; the node shows the table and both sides' features."""
-    tables = found.tables({"positive": "Positive: what it has", "negative": "Negative: what it has"})
-    shown = {"text": [found.table, *(text for text, _ in tables)], "sae_steering": [payload for _, payload in tables]}
-    return io.NodeOutput(found.sae, found.features("positive"), found.features("negative"), found.table, ui=shown)
-
-
 def _name(told: Told) -> str:
     """Such as `contrast blue_square - red_square`, without what a file's name may not have."""
     sides = ["_".join(re.findall(r"\w+", told[side][0] if told[side] else ""))[:LONGEST_NAME] for side in SIDES]
@@ -161,3 +135,53 @@ def _nothing(found: Mapping[Any, Contrast], more: str = "more seeds, or another 
         f"positive, negative: nothing tells them apart at {where}: they differ by {best.norm:.3g}, and chance alone "
         f"gives {best.floor:.3g}; use sides that differ more, {more}."
     )
+
+
+SEEDS = 2**64
+
+
+def seed_of(first: int, number: int) -> int:
+    """The seed so many after the first; they begin anew after the largest."""
+    return (first + number) % SEEDS
+
+
+@dataclass(frozen=True)
+class PromptRuns:
+    """The `Show` of prompts: run i of a side draws its prompt i from the first seed, and all of them from each seed."""
+
+    watched: Watched
+    prompts: Mapping[Side, Sequence[Any]]  # CONDITIONINGs
+    latent: dict[str, Any]
+    how: Sampling
+
+    def __call__(self, side: Side, run: int, sees: Sequence[See], on_step: OnStep) -> None:
+        turn, number = divmod(run, len(self.prompts[side]))
+        how = replace(self.how, seed=seed_of(self.how.seed, turn))
+        with self.watched.showing(sees) as model:
+            sample(model, self.prompts[side][number], self.latent, how, heard(on_step))
+
+
+@dataclass(frozen=True)
+class PictureRuns:
+    """The `Show` of pictures: run i of a side looks at its picture i, with noise from the first seed, and so on.
+
+    A run is one call of the model at each of `levels`, parts of a sampling: 0 is pure noise, 1 the finished picture.
+    """
+
+    watched: Watched
+    latents: Mapping[Side, Sequence[dict[str, Any]]]  # of one picture each
+    prompt: Any
+    seed: int
+    levels: Sequence[float]
+
+    def __call__(self, side: Side, run: int, sees: Sequence[See], on_step: OnStep) -> None:
+        turn, number = divmod(run, len(self.latents[side]))
+        latent, seed, count = self.latents[side][number], seed_of(self.seed, turn), len(self.levels)
+        with self.watched.showing(sees) as model:
+            for done, level in enumerate(self.levels):
+                look(model, self.prompt, latent, seed, level, 1, heard(_part(on_step, done, count)))
+
+
+def _part(on_step: OnStep, done: int, count: int) -> OnStep:
+    """What to tell of the next of `count` parts."""
+    return lambda share, preview: on_step((done + share) / count, preview)
