@@ -11,8 +11,8 @@ from torch import Tensor
 from ...sae.dictionary.contrast import SIDES
 from ...sae.dictionary.sae_set import AnySae, SaeSet
 from ...sae.drawing.charts import feature_chart
+from ...sae.finding.contrasted import Contrasted
 from ...sae.finding.features import RANKINGS, RankedFeature, feature_list, feature_table
-from ...sae.hosts.comfyui.contrasting import Contrasted
 from ...sae.hosts.comfyui.own_folders import notebooks
 from ...sae.known.notebook import Notebook
 from ...sae.known.ranges import Setting

@@ -5,8 +5,9 @@ from typing import Any
 from comfy_api.latest import io
 
 from ...sae.dictionary.contrast import Side
+from ...sae.finding.contrasted import Told
 from ...sae.finding.two_sides import Runs
-from ...sae.hosts.comfyui.contrasting import PromptRuns, Told, contrasted, contrasted_texts, sites_in
+from ...sae.hosts.comfyui.contrasting import PromptRuns, contrasted_in, contrasted_texts, sites_in
 from ...sae.hosts.comfyui.drawing import encoded, progress_bar
 from ...sae.hosts.comfyui.model import Model
 from ...sae.hosts.comfyui.sampling import Sampling
@@ -66,7 +67,7 @@ class ContrastDirection(io.ComfyNode):
         pairs = len(prompts["positive"])
         runs = Runs(pairs * seeds, pairs * seeds, paired=True, again=pairs)
         show = PromptRuns(watched, prompts, latent_image, Sampling(seed, steps))
-        return contrast_output(contrasted(model, sites, show, runs, told, progress_bar(steps)))
+        return contrast_output(contrasted_in(model, sites, show, runs, told, progress_bar(steps)))
 
 
 def _sides() -> list[io.Input]:

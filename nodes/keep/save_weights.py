@@ -8,8 +8,8 @@ from comfy_api.latest import io, ui
 from ...sae.dictionary.autoencoder import SparseAutoencoder
 from ...sae.dictionary.sae_set import AnySae, saes_of
 from ...sae.export import TARGETS, export
+from ...sae.finding.contrasted import place_name
 from ...sae.formats.sets import MARK
-from ...sae.hosts.comfyui.contrasting import place_name
 from ...sae.hosts.comfyui.drawing import writing_bar
 from ...sae.hosts.comfyui.own_folders import named_folder, output_folder
 from ..inputs.menu import KEEP

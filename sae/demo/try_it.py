@@ -12,7 +12,7 @@ from PIL import Image
 from ..dictionary.autoencoder import SparseAutoencoder
 from ..drawing.pictures import to_image
 from .shapes import parse_prompt
-from .shapes_model import sample
+from .shapes_model import ShapesDecoder, sample
 from .shipped_weights import TEXT_SAE, load_decoder, load_sae, load_transformer
 
 if TYPE_CHECKING:
@@ -40,9 +40,13 @@ class Shapes:
         """The SAE of its text stream behind the first block: 256 features, 128 wide."""
         return load_sae(TEXT_SAE)
 
+    @cached_property
+    def _decoder(self) -> ShapesDecoder:
+        return load_decoder()
+
     def draws(self, prompt: str, seed: int = 0) -> Draw:
         """A callable that draws the prompt with the model that it is given. ValueError for a word it does not know."""
-        asked, decoder = parse_prompt(prompt), load_decoder()
+        asked, decoder = parse_prompt(prompt), self._decoder
 
         def draw(model: FluxTransformer2DModel) -> Image.Image:
             with torch.no_grad():

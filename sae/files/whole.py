@@ -96,7 +96,7 @@ else:
 
 SUFFIX = ".lock"
 PATIENCE = 20.0  # seconds to wait for another's turn, which takes milliseconds
-PAUSE = 0.01
+BETWEEN_TRIES = 0.01  # seconds
 _BUSY = {errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES, errno.EDEADLK}
 # Some file systems lock for the whole program, so its threads have locks of their own, one for each lock file.
 _OF_THREADS: dict[str, threading.Lock] = {}
@@ -161,7 +161,7 @@ def _taken(handle: int, until: float, path: Path) -> bool:
             return True
         if time.monotonic() > until:
             return False
-        time.sleep(PAUSE)
+        time.sleep(BETWEEN_TRIES)
 
 
 if sys.platform == "win32":

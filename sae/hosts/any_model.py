@@ -134,7 +134,8 @@ def contrast(
     else:
         host = host_of(model)
         sites = sites_of(host.family, host.depth, location, stream, first_text)
-        runs: dict[Side, Sequence[Run]] = {"positive": wanted, "negative": instead_of}
+        runs: dict[Side, list[Run]] = {"positive": [_run(run) for run in wanted]}
+        runs["negative"] = [_run(run) for run in instead_of]
 
         def show(side: Side, run: int, sees: Sequence[See], on_step: OnStep) -> None:
             with host.showing([(site, None) for site in sites], sees) as shown:
@@ -196,7 +197,7 @@ def _embedding(x: Tensor, steering: SetUp | Steering) -> Steered:
             )
         wanted = steering.wanted
         steering = Steering(steering.sae, wanted.features, wanted.method, wanted.strength, wanted.unit, wanted.replaces)
-    check_embedding(x, "embedding")
+    check_embedding(x, EMBEDDING)
     record = embedding_record()
     steered = steer_tokens(x if x.ndim == 3 else x.unsqueeze(1), steering, record)
     return Steered(steered if x.ndim == 3 else steered.squeeze(1), record.summary)
@@ -210,19 +211,23 @@ def _tokens(x: Any) -> Tensor:
     return x.reshape(-1, x.shape[-1])
 
 
+def _run(run: Tensor | Run) -> Run:
+    if isinstance(run, Tensor) or not callable(run):
+        raise ValueError(f"wanted, instead_of: {type(run).__name__} came; give callables that draw with the model.")
+    return run
+
+
 def _tallies_of(sae: SparseAutoencoder, x: Tensor | Run) -> list[FeatureTally]:
     if not isinstance(x, Tensor):
         raise ValueError("instead_of: a run came, but what is wanted is an embedding; give an embedding.")
-    check_embedding(x, "embedding")
+    check_embedding(x, EMBEDDING)
     return [tally_tokens(sae, x if x.ndim == 3 else x.unsqueeze(1))]
 
 
 def _heard(host: Host, members: Sequence[Member], run: Tensor | Run) -> list[FeatureTally]:
-    if isinstance(run, Tensor):
-        raise ValueError("instead_of: an embedding came, but what is wanted is a run of a model; give a run.")
     readers = [FeatureReader(member.sae, member.site) for member in members]
     with host.showing([(member.site, member.sae) for member in members], readers) as shown:
-        run(shown)
+        _run(run)(shown)
     return [reader.tally for reader in readers]
 
 

@@ -16,8 +16,7 @@ from ...places.site import Depth, Site
 from ...steering.intervention import Intervention
 from ...steering.summary import RunSummary
 from ..host import See, Steered
-from .identity import identity_of
-from .model import depth_of, family_of, members_in
+from .model import depth_of, family_of, identity_of, members_in
 from .steering import Watched, steer
 
 

@@ -14,12 +14,13 @@ from torch import Tensor
 from ...dictionary.contrast import SIDES, Side
 from ...dictionary.sae_set import AnySae, SaeSet
 from ...files.recent import Newest
+from ...finding.contrasted import Contrasted, Told
 from ...finding.features import RankedFeature, feature_list
 from ...finding.two_sides import Runs
 from ...known.ranges import Setting
 from ...places.named_choices import first_text, picture_attention
 from ...steering.edits import FeatureList
-from .contrasting import Contrasted, PromptRuns, Told, contrasted, sites_in
+from .contrasting import PromptRuns, contrasted_in, sites_in
 from .drawing import encoded, progress_bar
 from .finding_features import Finder, Found, Ranking, find
 from .model import identity_of, setting_here
@@ -110,7 +111,7 @@ def of_contrast(
         wanted, other = texts.prompts()
         prompts: dict[Side, list[Any]] = {"positive": [wanted], "negative": [other]}
         show = PromptRuns(Watched(model, [(site, None) for site in sites]), prompts, latent, how)
-        return contrasted(model, sites, show, Runs(SEEDS, SEEDS, True, 1), told, progress_bar(how.steps))
+        return contrasted_in(model, sites, show, Runs(SEEDS, SEEDS, True, 1), told, progress_bar(how.steps))
 
     facts = ("no SAE", texts.identity, identity_of(model), [str(site) for site in sites], how.seed, how.steps)
     found: Contrasted = kept.get(key_of(*facts, latent["samples"]), search)
