@@ -59,7 +59,7 @@ def contrasted(
     prompts, name = (told["positive"], told["negative"]), _name(told)
     trained = TrainedOn(family_of(model).name, identity=identity_of(model))
     saes = {
-        site: contrast.dictionary(site, f"{name}/{place_name(site)}", trained, prompts)
+        site: contrast.dictionary(site, f"{name}/{site.name}", trained, prompts)
         for site, contrast in found.items()
         if not contrast.is_nothing
     }
@@ -97,11 +97,6 @@ def _embedding_name(conditioning: Any, tap: str) -> str:
     """Such as token_embeddings-layer_17, from whose name `auto` knows hidden state 18 again."""
     at = tap_at(conditioning[0][0].shape[-1], tap)
     return TOKENS if at is None else f"{TOKENS}-layer_{at.layer - 1}"
-
-
-def place_name(site: Site) -> str:
-    """A site as names of files tell it, such as `transformer_blocks.0.attn-image`."""
-    return f"{site.location}-{site.stream}"
 
 
 def _name(told: Told) -> str:
