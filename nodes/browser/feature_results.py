@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from comfy_api.latest import io
 from torch import Tensor
@@ -18,6 +18,9 @@ from ...sae.known.notebook import Notebook
 from ...sae.known.ranges import Setting
 from ..inputs.sockets import Sae, SaeFeatures
 from .payloads import table_payload
+
+if TYPE_CHECKING:
+    from ...sae.hosts.comfyui.contrasting import Contrasted
 
 
 def count_input() -> io.Int.Input:

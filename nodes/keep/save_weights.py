@@ -8,7 +8,6 @@ from comfy_api.latest import io, ui
 from ...sae.dictionary.autoencoder import SparseAutoencoder
 from ...sae.dictionary.sae_set import AnySae, saes_of
 from ...sae.export import TARGETS, export
-from ...sae.finding.contrasted import place_name
 from ...sae.formats.sets import MARK
 from ...sae.hosts.comfyui.drawing import writing_bar
 from ...sae.hosts.comfyui.own_folders import named_folder, output_folder
@@ -58,7 +57,7 @@ def _place(sae: SparseAutoencoder) -> str:
             f"sae: {sae.name} was trained and is no contrast; write it with Export SAE, or connect what Contrast "
             "Direction makes."
         )
-    return place_name(sae.site) if sae.site else PurePosixPath(sae.name).name
+    return sae.site.name if sae.site else PurePosixPath(sae.name).name
 
 
 AS_STORED = "as stored"

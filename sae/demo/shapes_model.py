@@ -1,7 +1,7 @@
 """The Shapes transformer: a very small diffusers FLUX, its word embeddings, its sampler and its latents.
 
-The latents' encoder is fixed: it averages the 128 px picture to 32 px and folds 2×2 pixels into channels, 12 of FLUX's
-16, the last four stay zero. One latent cell covers 8 px, as in every FLUX autoencoder. The decoder is
+The encoder of latents is fixed: it averages the 128 px picture to 32 px and folds 2×2 pixels into channels, 12 of the
+16 that FLUX has, the last four stay zero. One latent cell covers 8 px, as in every FLUX autoencoder. The decoder is
 small and trained.
 """
 

@@ -44,7 +44,7 @@ def contrasted(
     found = dict(zip(sites, find_contrasts(show, sites, runs, on_progress), strict=True))
     prompts, name = (told["positive"], told["negative"]), _name(told)
     saes = {
-        site: contrast.dictionary(site, f"{name}/{place_name(site)}", trained_on, prompts)
+        site: contrast.dictionary(site, f"{name}/{site.name}", trained_on, prompts)
         for site, contrast in found.items()
         if not contrast.is_nothing
     }
@@ -77,11 +77,6 @@ def contrasted_tokens(
     measure_texts(sae, texts)
     table = _table(name, {place: found}, Runs(runs, runs, True, runs), "two pairs of prompts")
     return Contrasted(sae, {side: rows_of(sae, side) for side in SIDES}, table)
-
-
-def place_name(site: Site) -> str:
-    """A site as names of files tell it, such as `transformer_blocks.0.attn-image`."""
-    return f"{site.location}-{site.stream}"
 
 
 def _name(told: Told) -> str:
