@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
     from .measure import Measurement
 
+ENTERING = [Site("double", (0,), "input", "text")]
 TEXT = [Site("double", (0,), "block", "text")]
 LATER = [Site("double", (1,), "block", "text")]
 ATTENTION = [Site("double", (n,), "attn", "image") for n in range(2)]
@@ -42,6 +43,7 @@ ATTENTION += [Site("single", (n,), "attn", "image") for n in range(4)]
 OUTPUTS = [Site("double", (n,), "block", "image") for n in range(2)]
 OUTPUTS += [Site("single", (n,), "block", "image") for n in range(4)]
 PLACES: Mapping[str, Sequence[Site]] = {
+    "transformer_blocks.0.input, text": ENTERING,
     "transformer_blocks.0, text": TEXT,
     "transformer_blocks.1, text": LATER,
     "transformer_blocks.0-1, text": [*TEXT, *LATER],
@@ -79,7 +81,13 @@ class Row:
         return f"{self.method}{unit} {self.strength:g}" + (", one prompt" if self.prompts == 1 else "")
 
 
+ENTERING_ROWS = (
+    Row("transformer_blocks.0.input, text", "swap", random=True),
+    Row("transformer_blocks.0.input, text", "swap", prompts=1),
+    Row("transformer_blocks.0.input, text", "add", 5.0),
+)
 COLOUR_ROWS = (
+    *ENTERING_ROWS,
     Row("transformer_blocks.0, text", "swap", random=True),
     Row("transformer_blocks.0, text", "swap", prompts=1),
     Row("transformer_blocks.0, text", "swap", 0.5),
@@ -92,7 +100,11 @@ COLOUR_ROWS = (
     Row("all six block outputs, image", "swap"),
     Row("text and all six attention outputs", "swap"),
 )
-KIND_ROWS = (Row("transformer_blocks.0, text", "swap"), Row("transformer_blocks.0, text", "swap", prompts=1))
+KIND_ROWS = (
+    *ENTERING_ROWS,
+    Row("transformer_blocks.0, text", "swap", random=True),
+    Row("transformer_blocks.0, text", "swap", prompts=1),
+)
 
 
 Drawn = tuple[Prompt, int]  # with its seed

@@ -144,7 +144,7 @@ def test_every_row_of_the_table_is_tested(name):
     tested = [parse_location(place.location, place.stream) for place in CASES[name].places]
     for stack in stacks.values():
         points = {site.point for site in tested if stack in (stacks.get(site.kind), None) or len(stacks) == 1}
-        assert {"block", "update"} | {point for point, _ in stack.modules} == points
+        assert {"input", "block", "update"} | {point for point, _ in stack.modules} == points
 
 
 @pytest.mark.parametrize("name", [name for name, case in CASES.items() if case.detected])
