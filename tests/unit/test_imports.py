@@ -112,6 +112,16 @@ def test_what_a_node_pulls_in_only_falls():
     assert {name: count for name, count in now.items() if count < CEILINGS[name] - ROOM} == {}, now
 
 
+def test_no_modules_import_each_other_in_a_circle():
+    """Else which of them comes first decides whether they can be imported. A package is not one of its own parts."""
+    after = {
+        module: {one for one in imports_of(module) if not f"{module}.".startswith(f"{one}.")} for module in FILES
+    }
+    while free := {module for module, waits in after.items() if not waits & after.keys()}:
+        after = {module: waits for module, waits in after.items() if module not in free}
+    assert {module: sorted(waits & after.keys()) for module, waits in after.items()} == {}
+
+
 def test_imports_are_followed_as_python_does():
     """Through packages, which come before what is in them; not into functions and what is for the type checker."""
     assert {"sae.formats", "sae.formats.own"} <= pulled_in("sae.formats.provenance")
