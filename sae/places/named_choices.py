@@ -19,7 +19,7 @@ def first_text(family: Family, depth: Depth) -> list[Site]:
     Families whose blocks carry no text get `picture_attention`.
     """
     stack = family.stacks[0]
-    site = Site(stack.kind, (0,), "block", "text")
+    site = Site(stack.kind, (0,), "input", "text")
     return [site] if family.takes(site, depth) else picture_attention(family, depth)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -168,8 +169,10 @@ def test_a_contrast_that_is_not_sound_is_told(tmp_path, change) -> None:
 
 def test_where_contrasts_are_looked_for() -> None:
     flux, wan, depth = family_named("FLUX.1"), family_named("Wan 2"), Depth(2, 2)
-    assert sites_of(flux, depth, "auto", "auto", first_text) == [SITE]
-    assert [str(site) for site in sites_of(flux, depth, "", "image", first_text)] == ["transformer_blocks.0 (image)"]
+    assert sites_of(flux, depth, "auto", "auto", first_text) == [replace(SITE, point="input")]
+    assert [str(site) for site in sites_of(flux, depth, "", "image", first_text)] == [
+        "transformer_blocks.0.input (image)"
+    ]
     attention = [str(site) for site in picture_attention(flux, depth)]
     assert attention == [
         *(f"transformer_blocks.{n}.attn (image)" for n in range(2)),

@@ -114,9 +114,7 @@ def test_what_a_node_pulls_in_only_falls():
 
 def test_no_modules_import_each_other_in_a_circle():
     """Else which of them comes first decides whether they can be imported. A package is not one of its own parts."""
-    after = {
-        module: {one for one in imports_of(module) if not f"{module}.".startswith(f"{one}.")} for module in FILES
-    }
+    after = {module: {one for one in imports_of(module) if not f"{module}.".startswith(f"{one}.")} for module in FILES}
     while free := {module for module, waits in after.items() if not waits & after.keys()}:
         after = {module: waits for module, waits in after.items() if module not in free}
     assert {module: sorted(waits & after.keys()) for module, waits in after.items()} == {}

@@ -152,7 +152,9 @@ def outliving(model, monkeypatch, **run):
 def test_what_outlives_a_block_is_not_on_cores_record(model, sae, monkeypatch, place):
     """The new tokens, which the block returns in place of its own or writes into, and nothing else."""
     found = outliving(steer(model, sae, *place), monkeypatch)
-    assert all(found) and bool(found) == (place[0].endswith(("input", "update")) or place[0].rpartition(".")[2][0].isdigit())
+    assert all(found) and bool(found) == (
+        place[0].endswith(("input", "update")) or place[0].rpartition(".")[2][0].isdigit()
+    )
 
 
 @pytest.mark.parametrize(
