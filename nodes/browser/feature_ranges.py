@@ -12,10 +12,11 @@ from ...sae.known.ranges import Calibrations, Measured, Setting, fitting, misfit
 from ...sae.places.site import Site
 from ...sae.steering.delta import Steering
 from ...sae.steering.edits import Edit, Method
+from ...sae.steering.methods import DEFAULT
 from .feature_names import calibration_path, log
 from .sae_sources import Use, note_use
 
-FIRST: Method = "add"  # where it is not known what a graph steers with
+FIRST: Method = DEFAULT  # where it is not known what a graph steers with
 
 
 def stored(mark: str) -> list[Measured]:

@@ -11,8 +11,9 @@ from ...sae.hosts.comfyui.drawing import Drawing, progress_bar
 from ...sae.hosts.comfyui.model import Model, elsewhere_lines, members_in
 from ...sae.hosts.comfyui.sampling import Sampling
 from ...sae.known.ranges import update_calibrations
-from ...sae.steering.calibration import CALIBRATED_METHODS, alone, calibrate_features
+from ...sae.steering.calibration import alone, calibrate_features, calibrated_methods
 from ...sae.steering.edits import Calibration, FeatureList, Method, check_owner
+from ...sae.steering.methods import DEFAULT
 from ..browser.feature_names import calibration_path, names_of
 from ..browser.feature_ranges import setting_here
 from ..browser.sae_sources import Use, note_use
@@ -43,8 +44,8 @@ class CalibrateStrength(io.ComfyNode):
                 steps_input("Steps of each short sampling."),
                 io.Combo.Input(
                     "method",
-                    options=list(CALIBRATED_METHODS),
-                    default="add",
+                    options=calibrated_methods(),
+                    default=DEFAULT,
                     tooltip="The method you will steer with; a range holds for one method. swap needs replaces.",
                 ),
                 location_input(),

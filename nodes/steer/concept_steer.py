@@ -14,7 +14,7 @@ from ...sae.hosts.comfyui.masks import mask_fault
 from ...sae.hosts.comfyui.model import Model
 from ...sae.hosts.comfyui.sampling import Sampling
 from ...sae.places.moment import Schedule, Side
-from ...sae.steering.edits import method_for
+from ...sae.steering.methods import method_for
 from ...sae.steering.set_up import Wanted
 from ..browser.concepts import Texts, of_contrast, of_sae
 from ..browser.kept_results import kept_concepts
