@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from .calibrate import ENDS, KEPT, METHODS
+from .calibrate import ENDS, KEPT, TRIED
 
 if TYPE_CHECKING:
     from .calibrate import Effects
@@ -55,12 +55,12 @@ def names_section(found: Mapping[str, Names]) -> str:
 
 
 def calibration_section(found: Effects) -> str:
-    pictures = found[METHODS[0], ENDS[0]].pictures
+    pictures = found[TRIED[0], ENDS[0]].pictures
     head = "| method | strength | ranges found | mean | ‖Δ‖/‖x‖ | changed | target | place | size | background |"
     lines = ["## Calibrated strengths: what 1.0 and the ends do", "", CALIBRATION_TEXT.format(pictures=pictures)]
     lines += [head, "|---" * 10 + "|"]
     names = {"low": "visible", "clear": "**clear (1.0)**", "high": "upper end", "random": "random, as clear"}
-    for method in METHODS:
+    for method in TRIED:
         for end, called in names.items():
             effect = found.get((method, end))
             if effect is None:
