@@ -8,7 +8,7 @@ from pathlib import Path
 from project_files import ROOT, python_files
 
 # Files of the pack that each node's file pulls in when it is imported, itself among them. Empty `__init__` files do
-# not count, nor do the two doors: `nodes/__init__.py`, which lists the nodes, and `sae/__init__.py`. Twelve are of the
+# not count, nor do the two doors: `nodes/__init__.py`, which lists the nodes, and `sae/__init__.py`. Eleven are of the
 # methods of steering, each of which is a file, since all of them are offered.
 CEILINGS = {
     "demo.shapes_demo": 77,
