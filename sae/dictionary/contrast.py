@@ -5,7 +5,11 @@ With p and n the mean tokens of the positive and the negative side at a site, d 
     feature 0    direction  d    code  max(0,  (x - c)·d / ‖d‖²)
     feature 1    direction -d    code  max(0, -(x - c)·d / ‖d‖²)
 
-so that decode(encode(x)) is c plus the projection of x - c onto d. `add` of feature 0 with `raw` 1 adds the difference
+so that decode(encode(x)) is c plus the projection of x - c onto d. Of what d is, and of what is read, there are other
+ways (`Way`): with `whitened` the code is (x - c)·w, where w·d = 1 and w reads past how tokens vary anyway
+(finding/token_covariance.py); with `pca` d lies along the first principal component of the pairs' differences δ_i
+around 0, the right singular vector v with the largest singular value, as long as they are along it in the mean:
+d = (δ̄·v) v (representation engineering, arXiv 2310.01405). `add` of feature 0 with `raw` 1 adds the difference
 itself to every token. `swap`, feature 0 in place of feature 1, mirrors at c what lies on the negative side and leaves
 the other tokens as they are: strength 1 moves the mean as far as the two sides are apart, and only where the negative
 side shows. Adding moves every token by the mean over all of them, which is a small part of what one word's token needs;
@@ -36,6 +40,8 @@ from .origin import ContrastOf, TrainedOn
 Side = Literal["positive", "negative"]
 SIDES: tuple[Side, ...] = get_args(Side)  # in the order of their features
 CLEAR = 2.0  # times the noise floor
+Way = Literal["mean", "whitened", "pca"]
+WAYS: tuple[Way, ...] = get_args(Way)
 
 
 @dataclass(frozen=True)
@@ -46,12 +52,15 @@ class Contrast:
     negative: Tensor
     runs: int  # of the side that had fewer
     floor: float | None  # None where a side had one run
+    direction: Tensor  # d (d_in,): the difference, or what another way makes of the pairs
+    reads: Tensor | None = None  # w (d_in,), w·d = 1, with which codes are read; None for d / ‖d‖²
 
     @classmethod
-    def of(cls, positive: Tensor, negative: Tensor, paired: bool) -> Contrast:
+    def of(cls, positive: Tensor, negative: Tensor, paired: bool, way: Way = "mean") -> Contrast:
         """From each run's mean token, (runs, d_in) of each side; where they are pairs, row i of both belongs together.
 
-        Raises ValueError where pairs are asked for and the numbers of runs differ.
+        What `whitened` reads with is known to who saw the tokens. Raises ValueError where pairs are asked for and the
+        numbers of runs differ, and for `pca` without pairs.
         """
         if paired and len(positive) != len(negative):
             raise ValueError(
@@ -60,7 +69,12 @@ class Contrast:
         positive, negative = positive.double(), negative.double()
         variances = [_variance(positive - negative)] if paired else [_variance(positive), _variance(negative)]
         floor = None if None in variances else float(sum(found for found in variances if found is not None)) ** 0.5
-        return cls(positive.mean(0), negative.mean(0), min(len(positive), len(negative)), floor)
+        direction = positive.mean(0) - negative.mean(0)
+        if way == "pca":
+            if not paired:
+                raise ValueError("contrast_by: 'pca' is of pairs, and these sides are none; use mean or whitened.")
+            direction = _principal(positive - negative)
+        return cls(positive.mean(0), negative.mean(0), min(len(positive), len(negative)), floor, direction)
 
     @property
     def difference(self) -> Tensor:
@@ -90,15 +104,16 @@ class Contrast:
 
         Directions in an embedding have no site.
         """
-        if self.norm == 0:
+        if self.norm == 0 or not self.direction.any():
             raise ValueError(
                 f"positive, negative: at {site or name} both sides are the same, so there is no direction."
             )
-        step = self.difference.float()
+        step = self.direction.float()
         both = torch.stack([step, -step])
+        reads = step / step.square().sum() if self.reads is None else self.reads.float()
         middle = ((self.positive + self.negative) / 2).float()
         tensors = {
-            "encoder": both / step.square().sum(),
+            "encoder": torch.stack([reads, -reads]),
             "decoder": both,
             "input_bias": middle,
             "output_bias": middle.clone(),
@@ -107,6 +122,12 @@ class Contrast:
         sae.trained_on = trained_on
         sae.contrast = ContrastOf(*prompts, self.runs, self.norm, self.floor)
         return sae
+
+
+def _principal(differences: Tensor) -> Tensor:
+    """(d_in,) from (pairs, d_in): their part along the direction in which they are longest."""
+    along = torch.linalg.svd(differences, full_matrices=False).Vh[0]
+    return (differences.mean(0) @ along) * along
 
 
 def _variance(means: Tensor) -> float | None:

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from ..dictionary.autoencoder import SparseAutoencoder
-from ..dictionary.contrast import SIDES, Contrast, Side
+from ..dictionary.contrast import SIDES, Contrast, Side, Way
 from ..dictionary.sae_set import AnySae, SaeSet
 from ..dictionary.statistics import FeatureStatistics
 from ..places.moment import Moment, OnProgress, OnStep, steps_of
 from ..places.site import Site
 from .features import FeatureReader, RankedFeature, cond_parts, tally_tokens
+from .token_covariance import TokenCovariance, whitened
 
 
 class MeanReader:
@@ -61,13 +62,15 @@ class Show(Protocol):
 class Runs:
     """How many runs each side has. Run i of both sides is a pair where they are `paired`.
 
-    The first `again` of each side (or all that it has) are made a second time, when the directions are known.
+    The first `again` of each side (or all that it has) are made a second time, when the directions are known, which
+    are made of the others in one `way`.
     """
 
     positive: int
     negative: int
     paired: bool
     again: int
+    way: Way = "mean"
 
     def of(self, side: Side, second: bool = False) -> int:
         count = self.positive if side == "positive" else self.negative
@@ -81,15 +84,43 @@ class Runs:
 def find_contrasts(show: Show, sites: Sequence[Site], runs: Runs, on_progress: OnProgress) -> list[Contrast]:
     """What differs between the sides at each site; `on_progress` counts the runs of this and of `measure`."""
     means: dict[Side, list[Tensor]] = {side: [] for side in SIDES}  # (sites, d_in) of each run
+    spread: list[list[TokenCovariance]] = [[] for _ in sites]  # of both sides, where that is asked for
     done = 0
     for side in SIDES:
+        varied = [TokenCovariance() for _ in sites] if runs.way == "whitened" else []
         for run in range(runs.of(side)):
             readers = [MeanReader(site) for site in sites]
-            show(side, run, readers, steps_of(on_progress, done, runs.total))
+            show(side, run, _with(readers, varied), steps_of(on_progress, done, runs.total))
             means[side].append(torch.stack([reader.mean for reader in readers]))
             done += 1
+        for both, one in zip(spread, varied, strict=False):
+            both.append(one)
     positive, negative = (torch.stack(means[side], 1) for side in SIDES)  # (sites, runs, d_in)
-    return [Contrast.of(one, other, runs.paired) for one, other in zip(positive, negative, strict=True)]
+    found = [Contrast.of(one, other, runs.paired, runs.way) for one, other in zip(positive, negative, strict=True)]
+    return [_read_past(one, both) for one, both in zip(found, spread, strict=True)]
+
+
+def _with(
+    readers: Sequence[MeanReader], varied: Sequence[TokenCovariance]
+) -> Sequence[Callable[[Tensor, Moment], None]]:
+    """Each site's readers of a new run, as one."""
+    if not varied:
+        return readers
+
+    def both(reader: MeanReader, covariance: TokenCovariance) -> Callable[[Tensor, Moment], None]:
+        def see(x: Tensor, moment: Moment) -> None:
+            reader(x, moment)
+            covariance(x, moment)
+
+        covariance.begin_run()
+        return see
+
+    return [both(reader, covariance) for reader, covariance in zip(readers, varied, strict=True)]
+
+
+def _read_past(contrast: Contrast, sides: Sequence[TokenCovariance]) -> Contrast:
+    """The contrast, read with what varies least over the tokens of both sides; as it is where nobody looked."""
+    return replace(contrast, reads=whitened(contrast.direction, sides)) if sides else contrast
 
 
 def measure(
@@ -109,13 +140,19 @@ def measure(
         sae.statistics = _of_own_sides(found)
 
 
-def contrast_of_texts(texts: Mapping[Side, Sequence[Tensor]]) -> Contrast:
+def contrast_of_texts(texts: Mapping[Side, Sequence[Tensor]], way: Way = "mean") -> Contrast:
     """What differs between pairs of texts, from the tokens (tokens, d_in) of each in one embedding.
 
     The number of tokens may differ, for each text counts with its mean. Chance is what pairs differ among each other.
     """
     means = [torch.stack([tokens.double().mean(0).cpu() for tokens in texts[side]]) for side in SIDES]
-    return Contrast.of(means[0], means[1], paired=True)
+    found, spread = Contrast.of(means[0], means[1], paired=True, way=way), []
+    for side in SIDES if way == "whitened" else ():
+        spread.append(TokenCovariance())
+        for tokens in texts[side]:
+            spread[-1].begin_run()
+            spread[-1].add(tokens)
+    return _read_past(found, spread)
 
 
 def measure_texts(sae: SparseAutoencoder, texts: Mapping[Side, Sequence[Tensor]]) -> None:
