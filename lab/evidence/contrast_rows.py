@@ -87,7 +87,6 @@ class Row:
 ENTERING_ROWS = (
     Row("transformer_blocks.0.input, text", "swap", random=True),
     Row("transformer_blocks.0.input, text", "swap", prompts=1),
-    Row("transformer_blocks.0.input, text", "add", 5.0),
 )
 COLOUR_ROWS = (
     *ENTERING_ROWS,
@@ -105,7 +104,7 @@ COLOUR_ROWS = (
 )
 KIND_ROWS = (
     *ENTERING_ROWS,
-    Row("transformer_blocks.0, text", "swap", random=True),
+    Row("transformer_blocks.0, text", "swap"),
     Row("transformer_blocks.0, text", "swap", prompts=1),
 )
 WAY_ROWS = tuple(

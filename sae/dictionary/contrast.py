@@ -23,6 +23,10 @@ error of d as a vector. With the differences δ_i of n pairs of runs, each from 
 and for runs that are no pairs, the sum of Σ ‖p_i - p‖² / (n (n - 1)) over both sides. Where the sides do not differ,
 E‖d‖² = floor² exactly, whatever the number of dimensions and of runs; so ‖d‖ is then about one floor, and a difference
 of less than CLEAR floors is nothing.
+
+**Consistency.** The mean cosine of the pairs' differences with their mean, Σ cos(δ_i, d) / n. Pairs that differ in one
+thing alone come near 1; n differences with nothing in common give 1/√n. A direction may be far above the floor and yet
+hold several things: below AGREE it does.
 """
 
 from __future__ import annotations
@@ -40,6 +44,7 @@ from .origin import ContrastOf, TrainedOn
 Side = Literal["positive", "negative"]
 SIDES: tuple[Side, ...] = get_args(Side)  # in the order of their features
 CLEAR = 2.0  # times the noise floor
+AGREE = 0.6  # consistency below which pairs tell of more than one thing
 Way = Literal["mean", "whitened", "pca"]
 WAYS: tuple[Way, ...] = get_args(Way)
 
@@ -53,6 +58,7 @@ class Contrast:
     runs: int  # of the side that had fewer
     floor: float | None  # None where a side had one run
     direction: Tensor  # d (d_in,): the difference, or what another way makes of the pairs
+    consistency: float | None = None  # None of runs that are no pairs, and of one pair
     reads: Tensor | None = None  # w (d_in,), w·d = 1, with which codes are read; None for d / ‖d‖²
 
     @classmethod
@@ -74,7 +80,9 @@ class Contrast:
             if not paired:
                 raise ValueError("contrast_by: 'pca' is of pairs, and these sides are none; use mean or whitened.")
             direction = _principal(positive - negative)
-        return cls(positive.mean(0), negative.mean(0), min(len(positive), len(negative)), floor, direction)
+        consistency = _consistency(positive - negative) if paired and len(positive) > 1 else None
+        runs = min(len(positive), len(negative))
+        return cls(positive.mean(0), negative.mean(0), runs, floor, direction, consistency)
 
     @property
     def difference(self) -> Tensor:
@@ -128,6 +136,12 @@ def _principal(differences: Tensor) -> Tensor:
     """(d_in,) from (pairs, d_in): their part along the direction in which they are longest."""
     along = torch.linalg.svd(differences, full_matrices=False).Vh[0]
     return (differences.mean(0) @ along) * along
+
+
+def _consistency(differences: Tensor) -> float:
+    """Mean cosine of (pairs, d_in) with their mean; 0 where there is none."""
+    mean = differences.mean(0, keepdim=True)
+    return float(torch.cosine_similarity(differences, mean, dim=1, eps=1e-30).mean())
 
 
 def _variance(means: Tensor) -> float | None:
