@@ -51,10 +51,13 @@ class MeanReader:
         return mean if self.by_token else mean[0]
 
 
+See = Callable[[Tensor, Moment], None]
+
+
 class Show(Protocol):
     """Makes one run of a side, the same way at each call."""
 
-    def __call__(self, side: Side, run: int, sees: Sequence[Callable[[Tensor, Moment], None]], on_step: OnStep) -> None:
+    def __call__(self, side: Side, run: int, sees: Sequence[See], on_step: OnStep) -> None:
         """Shows each of `sees` the tokens of its site, (batch, tokens, d_in), at every call of the model."""
 
 
@@ -100,14 +103,12 @@ def find_contrasts(show: Show, sites: Sequence[Site], runs: Runs, on_progress: O
     return [_read_past(one, both) for one, both in zip(found, spread, strict=True)]
 
 
-def _with(
-    readers: Sequence[MeanReader], varied: Sequence[TokenCovariance]
-) -> Sequence[Callable[[Tensor, Moment], None]]:
+def _with(readers: Sequence[MeanReader], varied: Sequence[TokenCovariance]) -> Sequence[See]:
     """Each site's readers of a new run, as one."""
     if not varied:
         return readers
 
-    def both(reader: MeanReader, covariance: TokenCovariance) -> Callable[[Tensor, Moment], None]:
+    def both(reader: MeanReader, covariance: TokenCovariance) -> See:
         def see(x: Tensor, moment: Moment) -> None:
             reader(x, moment)
             covariance(x, moment)

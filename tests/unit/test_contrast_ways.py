@@ -97,7 +97,7 @@ def test_pca_is_the_first_singular_vector_of_the_pairs_as_long_as_they_are_along
     middle = (contrast.positive + contrast.negative) / 2
     step_on = torch.stack([middle + 3 * contrast.direction, middle - contrast.direction]).float()
     assert torch.allclose(sae.encode(step_on), torch.tensor([[3.0, 0.0], [0.0, 1.0]]), atol=1e-4)
-    with pytest.raises(ValueError, match="^contrast_by: 'pca' is of pairs"):
+    with pytest.raises(ValueError, match=r"^contrast_by: 'pca' is of pairs"):
         Contrast.of(torch.randn(3, 4), torch.randn(2, 4), False, "pca")
 
 
