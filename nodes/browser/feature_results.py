@@ -109,8 +109,8 @@ def contrast_way_input() -> io.Combo.Input:
         default="mean",
         optional=True,
         advanced=True,
-        tooltip="How a direction is made of two sides: mean, their difference; whitened, the same, but where it acts is read "
-        "past how tokens vary anyway; pca, along the main direction of the differences of pairs.",
+        tooltip="How a direction is made of two sides: mean, their difference; whitened, the same, but where it acts "
+        "is read past how tokens vary anyway; pca, along the main direction of the differences of pairs.",
     )
 
 

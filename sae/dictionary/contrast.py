@@ -5,15 +5,16 @@ With p and n the mean tokens of the positive and the negative side at a site, d 
     feature 0    direction  d    code  max(0,  (x - c)·d / ‖d‖²)
     feature 1    direction -d    code  max(0, -(x - c)·d / ‖d‖²)
 
-so that decode(encode(x)) is c plus the projection of x - c onto d. Of what d is, and of what is read, there are other
-ways (`Way`): with `whitened` the code is (x - c)·w, where w·d = 1 and w reads past how tokens vary anyway
-(finding/token_covariance.py); with `pca` d lies along the first principal component of the pairs' differences δ_i
-around 0, the right singular vector v with the largest singular value, as long as they are along it in the mean:
-d = (δ̄·v) v (representation engineering, arXiv 2310.01405). `add` of feature 0 with `raw` 1 adds the difference
+so that decode(encode(x)) is c plus the projection of x - c onto d. `add` of feature 0 with `raw` 1 adds the difference
 itself to every token. `swap`, feature 0 in place of feature 1, mirrors at c what lies on the negative side and leaves
 the other tokens as they are: strength 1 moves the mean as far as the two sides are apart, and only where the negative
 side shows. Adding moves every token by the mean over all of them, which is a small part of what one word's token needs;
 lab/evidence/contrast_rows.py measures both. The difference of means is the steering vector of arXiv 2312.06681.
+
+There are other ways (`Way`) to make one. With `whitened` d is written as it is and read with w in place of d / ‖d‖²
+(below). With `pca` d lies along the first principal component of the pairs' differences δ_i around 0, the right
+singular vector v of the largest singular value, and is as long as they are along it in the mean: d = (δ̄·v) v
+(representation engineering, arXiv 2310.01405).
 
 **Noise floor.** A mean of n runs is never exact: the length that chance alone gives the difference is the standard
 error of d as a vector. With the differences δ_i of n pairs of runs, each from one seed, and their mean d,
@@ -27,10 +28,23 @@ of less than CLEAR floors is nothing.
 **Consistency.** The mean cosine of the pairs' differences with their mean, Σ cos(δ_i, d) / n. Pairs that differ in one
 thing alone come near 1; n differences with nothing in common give 1/√n. A direction may be far above the floor and yet
 hold several things: below AGREE it does.
+
+**Whitened.** Reading along d itself counts everything that lies along d by chance. Of all w with w·d = 1, the one whose
+code varies least over the tokens is
+
+    w = Σ⁻¹ d / (dᵀ Σ⁻¹ d)
+
+with Σ the covariance of the tokens, each around its own side's mean: Fisher's discriminant, what LEACE erases with
+(arXiv 2306.03819) and what LEACE-Switch and MidSteer (arXiv 2605.05220) read with. There are seldom more tokens than
+dimensions, so Σ is shrunk towards a multiple of 1, as far as Chen, Wiesel, Eldar and Hero, "Shrinkage Algorithms for
+MMSE Covariance Estimation" (IEEE TSP 2010), have it for n samples, tokens of one call of each run:
+
+    Σ = (1 - ρ) S + ρ tr(S)/p · 1        ρ = min(1, (tr(S²)(1 - 2/p) + tr(S)²) / ((n + 1 - 2/p)(tr(S²) - tr(S)²/p)))
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -130,6 +144,60 @@ class Contrast:
         sae.trained_on = trained_on
         sae.contrast = ContrastOf(*prompts, self.runs, self.norm, self.floor)
         return sae
+
+
+class TokenCovariance:
+    """How the tokens of one side vary at a site: (d_in, d_in) numbers in float64 on the CPU, 75 MB at FLUX's width."""
+
+    def __init__(self) -> None:
+        self.tokens = 0  # all that were seen
+        self.samples = 0  # of those, without what was seen again
+        self._origin: Tensor | None = None  # near the mean, so that squares do not swallow the differences
+        self._sum: Tensor | None = None  # (d_in,), from the origin
+        self._products: Tensor | None = None  # (d_in, d_in), from the origin
+
+    def add(self, tokens: Tensor, others: bool = True) -> None:
+        """Tokens (..., d_in); whether they are `others` than those that were added, or the same once more."""
+        tokens = tokens.flatten(0, -2).float()
+        if self._origin is None or self._sum is None or self._products is None:
+            self._origin = tokens.mean(0)
+            self._sum = torch.zeros(tokens.shape[-1], dtype=torch.float64)
+            self._products = torch.zeros(tokens.shape[-1], tokens.shape[-1], dtype=torch.float64)
+        apart = tokens - self._origin
+        self._sum += apart.sum(0).cpu()
+        self._products += (apart.T @ apart).cpu()
+        self.tokens += len(tokens)
+        self.samples += len(tokens) if others else 0
+
+    @property
+    def scatter(self) -> Tensor:
+        """(d_in, d_in), Σ (x - mean)(x - mean)ᵀ; ValueError where nothing was seen."""
+        if self._sum is None or self._products is None:
+            raise ValueError("model: it never came to the place, so nothing was seen there.")
+        return self._products - torch.outer(self._sum, self._sum) / self.tokens
+
+
+def shrunk(scatter: Tensor, tokens: int, samples: int) -> Tensor:
+    """Σ (p, p) from the tokens' Σ (x - mean)(x - mean)ᵀ, for as many independent `samples`."""
+    found, width = scatter / max(tokens, 1), len(scatter)
+    trace, square = found.trace(), found.square().sum()
+    spread = (samples + 1 - 2 / width) * (square - trace**2 / width)
+    part = float(((1 - 2 / width) * square + trace**2) / spread) if spread > 0 else 1.0
+    part = min(1.0, part)
+    return (1 - part) * found + part * trace / width * torch.eye(width, dtype=found.dtype)
+
+
+def whitened(difference: Tensor, sides: Sequence[TokenCovariance]) -> Tensor:
+    """w (d_in,) float64 for d (d_in,): w·d = 1. Where the tokens do not vary, or d is nothing, along d itself."""
+    covariance = shrunk(
+        sum((side.scatter for side in sides), torch.zeros(len(difference), len(difference), dtype=torch.float64)),
+        sum(side.tokens for side in sides),
+        sum(side.samples for side in sides),
+    )
+    if not covariance.trace() > 0 or not difference.any():
+        return difference / difference.square().sum().clamp_min(1e-300)
+    across = torch.linalg.solve(covariance, difference)
+    return across / (difference @ across)
 
 
 def _principal(differences: Tensor) -> Tensor:

@@ -10,13 +10,12 @@ import torch
 from torch import Tensor
 
 from ..dictionary.autoencoder import SparseAutoencoder
-from ..dictionary.contrast import SIDES, Contrast, Side, Way
+from ..dictionary.contrast import SIDES, Contrast, Side, TokenCovariance, Way, whitened
 from ..dictionary.sae_set import AnySae, SaeSet
 from ..dictionary.statistics import FeatureStatistics
 from ..places.moment import Moment, OnProgress, OnStep, steps_of
 from ..places.site import Site
 from .features import FeatureReader, RankedFeature, cond_parts, tally_tokens
-from .token_covariance import TokenCovariance, whitened
 
 
 class MeanReader:
@@ -103,20 +102,22 @@ def find_contrasts(show: Show, sites: Sequence[Site], runs: Runs, on_progress: O
     return [_read_past(one, both) for one, both in zip(found, spread, strict=True)]
 
 
+class _Varied:
+    """A run's readers at a site as one: its mean token, and how its tokens vary."""
+
+    def __init__(self, reader: MeanReader, covariance: TokenCovariance) -> None:
+        self.reader, self.covariance = reader, covariance
+        self._first_call = True  # those that follow see much the same
+
+    def __call__(self, x: Tensor, moment: Moment) -> None:
+        self.reader(x, moment)
+        for rows, _ in cond_parts(x, moment):
+            self.covariance.add(rows, self._first_call)
+        self._first_call = False
+
+
 def _with(readers: Sequence[MeanReader], varied: Sequence[TokenCovariance]) -> Sequence[See]:
-    """Each site's readers of a new run, as one."""
-    if not varied:
-        return readers
-
-    def both(reader: MeanReader, covariance: TokenCovariance) -> See:
-        def see(x: Tensor, moment: Moment) -> None:
-            reader(x, moment)
-            covariance(x, moment)
-
-        covariance.begin_run()
-        return see
-
-    return [both(reader, covariance) for reader, covariance in zip(readers, varied, strict=True)]
+    return [_Varied(*pair) for pair in zip(readers, varied, strict=True)] if varied else readers
 
 
 def _read_past(contrast: Contrast, sides: Sequence[TokenCovariance]) -> Contrast:
@@ -151,7 +152,6 @@ def contrast_of_texts(texts: Mapping[Side, Sequence[Tensor]], way: Way = "mean")
     for side in SIDES if way == "whitened" else ():
         spread.append(TokenCovariance())
         for tokens in texts[side]:
-            spread[-1].begin_run()
             spread[-1].add(tokens)
     return _read_past(found, spread)
 

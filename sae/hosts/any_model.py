@@ -180,7 +180,9 @@ def steer(
         yield _embedding(what, steering)
         return
     if isinstance(steering, Steering):
-        wanted = Wanted(steering.edits, steering.method, steering.strength, steering.unit, steering.replaces)
+        wanted = Wanted(
+            steering.edits, steering.method, steering.strength, steering.unit, steering.replaces, gate=steering.gate
+        )
         steering = SetUp(steering.sae, wanted)  # type: ignore[arg-type]  # directions that are no SAE stand at a site too
     schedule = Schedule(start_percent, end_percent)
     wanted = replace(steering.wanted, schedule=schedule, side=side, mask=mask)
@@ -197,7 +199,9 @@ def _embedding(x: Tensor, steering: SetUp | Steering) -> Steered:
                 f"steering: {steering.sae.name} is a set of places in a model; an embedding needs one SAE."
             )
         wanted = steering.wanted
-        steering = Steering(steering.sae, wanted.features, wanted.method, wanted.strength, wanted.unit, wanted.replaces)
+        steering = Steering(
+            steering.sae, wanted.features, wanted.method, wanted.strength, wanted.unit, wanted.replaces, wanted.gate
+        )
     check_embedding(x, EMBEDDING)
     record = embedding_record()
     steered = steer_tokens(x if x.ndim == 3 else x.unsqueeze(1), steering, record)

@@ -9,6 +9,8 @@ region belongs to a picture and is kept apart. Versions once written stay readab
 Format 2 is written for a set of SAEs, whose features are numbered through in the order of its members. Its `sae` has
 `members` too, a list of objects with fingerprint, name, source, location and stream, and `location` and `stream` may be
 `auto`: all of its places.
+
+Format 3 is either of these with a gate: `where_active`, a list of objects as `features` is one, and `active_above`.
 """
 
 from __future__ import annotations
@@ -27,8 +29,9 @@ from ..places.site import STREAMS, Site, parse_location
 from .edit_json import number, read_edit, write_edit
 from .edits import UNITS, Edit, Method, Unit
 from .methods import DEFAULT, METHODS
+from .steering_inputs import EVERY_TOKEN, Gate
 
-FORMAT, VERSION = "sae-steering recipe", 2
+FORMAT, VERSION = "sae-steering recipe", 3
 OLD_NAMES = {"FLUX": "FLUX.1"}  # of families, in recipes of version 0.1
 MOST_FEATURES = 1000
 MOST_MEMBERS = 200
@@ -72,6 +75,7 @@ class Recipe:
     note: str = ""
     pack: str = ""
     model: str = ""  # the family's name, empty where it is not known
+    gate: Gate = EVERY_TOKEN
 
     def __post_init__(self) -> None:
         """Raises ValueError for anything that FluxActivationSteer would not take."""
@@ -135,16 +139,26 @@ def write_recipe(recipe: Recipe) -> str:
     """The recipe as JSON, on several lines."""
     content = {
         "format": FORMAT,
-        "version": 2 if recipe.sae.members else 1,
+        "version": 3 if recipe.gate else 2 if recipe.sae.members else 1,
         "note": recipe.note,
         "features": [_named(edit, recipe.names) for edit in recipe.features],
         "replaces": [_named(edit, recipe.names) for edit in recipe.replaces],
+        **_gate(recipe),
         **{name: getattr(recipe, name) for name in _PLAIN},
         "sae": _needed(recipe.sae),
         "model": recipe.model,
         "pack": recipe.pack,
     }
     return json.dumps(content, ensure_ascii=False, indent=1, allow_nan=False)
+
+
+def _gate(recipe: Recipe) -> dict[str, Any]:
+    if not recipe.gate:
+        return {}
+    return {
+        "where_active": [_named(edit, recipe.names) for edit in recipe.gate.edits],
+        "active_above": recipe.gate.above,
+    }
 
 
 def _needed(sae: NeededSae) -> dict[str, Any]:
@@ -187,8 +201,11 @@ def recipe_from(content: Mapping[str, Any]) -> Recipe:
     plain = {key: _text(content.get(key), key) for key in _TEXTS}
     numbers = {key: number(content.get(key), f"recipe: {key}") for key in _FLOATS}
     more = {key: _text(content.get(key, ""), key) for key in ("note", "pack")}
-    sae = _sae(content.get("sae"), version)
-    return Recipe(sae=sae, names=names, model=model, **lists, **plain, **numbers, **more)  # type: ignore[arg-type]
+    sae, gate = _sae(content.get("sae"), version), EVERY_TOKEN
+    if version >= 3:
+        above = number(content.get("active_above"), "recipe: active_above")
+        gate = Gate(tuple(_edits(content.get("where_active"), "where_active", names)), above)
+    return Recipe(sae=sae, gate=gate, names=names, model=model, **lists, **plain, **numbers, **more)  # type: ignore[arg-type]
 
 
 def _family(found: Any) -> str:
@@ -200,7 +217,7 @@ def _family(found: Any) -> str:
 
 
 def _edits(found: Any, key: str, names: dict[int, str]) -> Sequence[Edit]:
-    if not isinstance(found, list) or len(found) > MOST_FEATURES or (key == "features" and not found):
+    if not isinstance(found, list) or len(found) > MOST_FEATURES or (key != "replaces" and not found):
         raise ValueError(f"recipe: {key} must be a list of features, {MOST_FEATURES} at most.")
     edits = []
     for entry in found:
@@ -219,6 +236,8 @@ def _sae(found: Any, version: int) -> NeededSae:
     if version == 1:
         return _one(found)
     members = found.get("members")
+    if version >= 3 and members is None:
+        return _one(found)
     if (
         not isinstance(members, list)
         or not 2 <= len(members) <= MOST_MEMBERS

@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from sae.dictionary.contrast import SIDES, WAYS, Contrast
+from sae.dictionary.contrast import SIDES, WAYS, Contrast, TokenCovariance, shrunk, whitened
 from sae.finding.contrasted import contrasted_tokens
-from sae.finding.token_covariance import TokenCovariance, shrunk, whitened
 from sae.finding.two_sides import Runs, contrast_of_texts, find_contrasts
 from sae.places.moment import COND, UNCOND, Moment, unheard
 from sae.places.site import Site
@@ -111,11 +110,9 @@ def test_one_pair_gives_the_same_direction_every_way() -> None:
 
 def test_no_tokens_vary_and_few_tokens_are_shrunk_to_what_is_sound() -> None:
     same, d = TokenCovariance(), torch.arange(1, 5).double()
-    same.begin_run()
     same.add(torch.ones(3, 4))
     assert torch.allclose(whitened(d, [same]), d / d.square().sum())
     few = TokenCovariance()
-    few.begin_run()
     few.add(torch.randn(2, 64, generator=torch.Generator().manual_seed(0)) + 1e4)  # far from 0, far fewer than wide
     covariance = shrunk(few.scatter, few.tokens, few.samples)
     assert float(torch.linalg.eigvalsh(covariance).min()) > 0.1 * float(covariance.trace()) / 64
