@@ -114,7 +114,7 @@ WAY_ROWS = tuple(
         ("transformer_blocks.0, text", 1.0),
         ("all six attention outputs, image", 2.0),
     )
-    for way in WAYS
+    for way in WAYS[1:]
 )
 
 

@@ -106,11 +106,12 @@ def contrast_way_input() -> io.Combo.Input:
     return io.Combo.Input(
         "contrast_by",
         options=list(WAYS),
-        default="mean",
+        default="auto",
         optional=True,
         advanced=True,
         tooltip="How a direction is made of two sides: mean, their difference; whitened, the same, but where it acts "
-        "is read past how tokens vary anyway; pca, along the main direction of the differences of pairs.",
+        "is read past how tokens vary anyway; pca, along the main direction of the differences of pairs. "
+        "auto: whitened where the text enters, else mean.",
     )
 
 

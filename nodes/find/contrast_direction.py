@@ -54,7 +54,7 @@ class ContrastDirection(io.ComfyNode):
         positive_texts: str = "",
         negative_texts: str = "",
         tap: str = IN_MODEL,
-        contrast_by: Way = "mean",
+        contrast_by: Way = "auto",
     ) -> io.NodeOutput:
         in_model = tap.strip().lower() in ("", IN_MODEL)
         sites = sites_in(model, location, stream, first_text) if in_model else []

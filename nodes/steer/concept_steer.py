@@ -81,7 +81,7 @@ class ConceptSteer(io.ComfyNode):
         start_percent: float = 0.0,
         end_percent: float = 1.0,
         apply_to: Side = "both",
-        contrast_by: Way = "mean",
+        contrast_by: Way = "auto",
     ) -> io.NodeOutput:
         texts = _texts(wanted, instead_of, clip)
         latent = _empty(model) if latent_image is None else latent_image

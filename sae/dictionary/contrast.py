@@ -44,7 +44,6 @@ MMSE Covariance Estimation" (IEEE TSP 2010), have it for n samples, tokens of on
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -59,8 +58,18 @@ Side = Literal["positive", "negative"]
 SIDES: tuple[Side, ...] = get_args(Side)  # in the order of their features
 CLEAR = 2.0  # times the noise floor
 AGREE = 0.6  # consistency below which pairs tell of more than one thing
-Way = Literal["mean", "whitened", "pca"]
+Way = Literal["auto", "mean", "whitened", "pca"]
 WAYS: tuple[Way, ...] = get_args(Way)
+
+
+def way_at(way: Way, site: Site | None) -> Way:
+    """What `auto` means at a site: `whitened` where text enters, else `mean`; of an embedding `mean`.
+
+    Measured on Shapes (lab/evidence/contrast_rows.py); docs/evidence.md has the numbers.
+    """
+    if way != "auto":
+        return way
+    return "whitened" if site is not None and (site.point, site.stream) == ("input", "text") else "mean"
 
 
 @dataclass(frozen=True)
@@ -147,34 +156,43 @@ class Contrast:
 
 
 class TokenCovariance:
-    """How the tokens of one side vary at a site: (d_in, d_in) numbers in float64 on the CPU, 75 MB at FLUX's width."""
+    """How tokens vary at a site, each around its own side's mean.
+
+    It keeps (d_in, d_in) numbers in float64 on the CPU: 75 MB at FLUX's width.
+    """
 
     def __init__(self) -> None:
-        self.tokens = 0  # all that were seen
-        self.samples = 0  # of those, without what was seen again
-        self._origin: Tensor | None = None  # near the mean, so that squares do not swallow the differences
-        self._sum: Tensor | None = None  # (d_in,), from the origin
+        self.samples = 0  # tokens, without what was seen again
+        self._counts = dict.fromkeys(SIDES, 0)  # all tokens
+        self._sums: dict[Side, Tensor] = {}  # (d_in,), from the origin
+        self._origin: Tensor | None = None  # near the means, so that squares do not swallow the differences
         self._products: Tensor | None = None  # (d_in, d_in), from the origin
 
-    def add(self, tokens: Tensor, others: bool = True) -> None:
+    @property
+    def tokens(self) -> int:
+        return sum(self._counts.values())
+
+    def add(self, tokens: Tensor, side: Side, others: bool = True) -> None:
         """Tokens (..., d_in); whether they are `others` than those that were added, or the same once more."""
         tokens = tokens.flatten(0, -2).float()
-        if self._origin is None or self._sum is None or self._products is None:
+        width = tokens.shape[-1]
+        if self._origin is None or self._products is None:
             self._origin = tokens.mean(0)
-            self._sum = torch.zeros(tokens.shape[-1], dtype=torch.float64)
-            self._products = torch.zeros(tokens.shape[-1], tokens.shape[-1], dtype=torch.float64)
-        apart = tokens - self._origin
-        self._sum += apart.sum(0).cpu()
+            self._products = torch.zeros(width, width, dtype=torch.float64)
+            self._sums = {side: torch.zeros(width, dtype=torch.float64) for side in SIDES}
+        apart = tokens - self._origin.to(tokens.device)
+        self._sums[side] += apart.sum(0).cpu()
         self._products += (apart.T @ apart).cpu()
-        self.tokens += len(tokens)
+        self._counts[side] += len(tokens)
         self.samples += len(tokens) if others else 0
 
     @property
     def scatter(self) -> Tensor:
         """(d_in, d_in), Σ (x - mean)(x - mean)ᵀ; ValueError where nothing was seen."""
-        if self._sum is None or self._products is None:
+        if self._products is None:
             raise ValueError("model: it never came to the place, so nothing was seen there.")
-        return self._products - torch.outer(self._sum, self._sum) / self.tokens
+        means = [torch.outer(self._sums[side], self._sums[side]) / max(self._counts[side], 1) for side in SIDES]
+        return self._products - means[0] - means[1]
 
 
 def shrunk(scatter: Tensor, tokens: int, samples: int) -> Tensor:
@@ -187,13 +205,9 @@ def shrunk(scatter: Tensor, tokens: int, samples: int) -> Tensor:
     return (1 - part) * found + part * trace / width * torch.eye(width, dtype=found.dtype)
 
 
-def whitened(difference: Tensor, sides: Sequence[TokenCovariance]) -> Tensor:
+def whitened(difference: Tensor, seen: TokenCovariance) -> Tensor:
     """w (d_in,) float64 for d (d_in,): w·d = 1. Where the tokens do not vary, or d is nothing, along d itself."""
-    covariance = shrunk(
-        sum((side.scatter for side in sides), torch.zeros(len(difference), len(difference), dtype=torch.float64)),
-        sum(side.tokens for side in sides),
-        sum(side.samples for side in sides),
-    )
+    covariance = shrunk(seen.scatter, seen.tokens, seen.samples)
     if not covariance.trace() > 0 or not difference.any():
         return difference / difference.square().sum().clamp_min(1e-300)
     across = torch.linalg.solve(covariance, difference)

@@ -56,7 +56,7 @@ def contrasted(
 
 
 def contrasted_tokens(
-    texts: Mapping[Side, Sequence[Tensor]], place: str, told: Told, otherwise: str = "more pairs", way: Way = "mean"
+    texts: Mapping[Side, Sequence[Tensor]], place: str, told: Told, otherwise: str = "more pairs", way: Way = "auto"
 ) -> Contrasted:
     """What the two sides differ in, of pairs of texts' or pictures' tokens (tokens, d_in) in one embedding.
 
@@ -119,7 +119,7 @@ def _disagreement(found: Mapping[Any, Contrast]) -> list[str]:
 
 
 def _told_way(way: Way) -> str:
-    return "" if way == "mean" else f", {way}"
+    return "" if way == "auto" else f", {way}"
 
 
 def _nothing(found: Mapping[Any, Contrast], more: str = "more seeds, or another location") -> str:

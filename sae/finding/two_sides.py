@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..dictionary.autoencoder import SparseAutoencoder
-from ..dictionary.contrast import SIDES, Contrast, Side, TokenCovariance, Way, whitened
+from ..dictionary.contrast import SIDES, Contrast, Side, TokenCovariance, Way, way_at, whitened
 from ..dictionary.sae_set import AnySae, SaeSet
 from ..dictionary.statistics import FeatureStatistics
 from ..places.moment import Moment, OnProgress, OnStep, steps_of
@@ -72,7 +72,7 @@ class Runs:
     negative: int
     paired: bool
     again: int
-    way: Way = "mean"
+    way: Way = "auto"
 
     def of(self, side: Side, second: bool = False) -> int:
         count = self.positive if side == "positive" else self.negative
@@ -86,43 +86,39 @@ class Runs:
 def find_contrasts(show: Show, sites: Sequence[Site], runs: Runs, on_progress: OnProgress) -> list[Contrast]:
     """What differs between the sides at each site; `on_progress` counts the runs of this and of `measure`."""
     means: dict[Side, list[Tensor]] = {side: [] for side in SIDES}  # (sites, d_in) of each run
-    spread: list[list[TokenCovariance]] = [[] for _ in sites]  # of both sides, where that is asked for
+    ways = [way_at(runs.way, site) for site in sites]
+    varied = [TokenCovariance() if way == "whitened" else None for way in ways]
     done = 0
     for side in SIDES:
-        varied = [TokenCovariance() for _ in sites] if runs.way == "whitened" else []
         for run in range(runs.of(side)):
             readers = [MeanReader(site) for site in sites]
-            show(side, run, _with(readers, varied), steps_of(on_progress, done, runs.total))
+            sees = [_Varied(*pair, side) for pair in zip(readers, varied, strict=True)]
+            show(side, run, sees, steps_of(on_progress, done, runs.total))
             means[side].append(torch.stack([reader.mean for reader in readers]))
             done += 1
-        for both, one in zip(spread, varied, strict=False):
-            both.append(one)
     positive, negative = (torch.stack(means[side], 1) for side in SIDES)  # (sites, runs, d_in)
-    found = [Contrast.of(one, other, runs.paired, runs.way) for one, other in zip(positive, negative, strict=True)]
-    return [_read_past(one, both) for one, both in zip(found, spread, strict=True)]
+    found = [Contrast.of(*both, runs.paired, way) for *both, way in zip(positive, negative, ways, strict=True)]
+    return [_read_past(one, seen) for one, seen in zip(found, varied, strict=True)]
 
 
 class _Varied:
-    """A run's readers at a site as one: its mean token, and how its tokens vary."""
+    """The readers of a run of a side at a site as one: its mean token and, where it is asked for, how tokens vary."""
 
-    def __init__(self, reader: MeanReader, covariance: TokenCovariance) -> None:
-        self.reader, self.covariance = reader, covariance
+    def __init__(self, reader: MeanReader, covariance: TokenCovariance | None, side: Side) -> None:
+        self.reader, self.covariance, self.side = reader, covariance, side
         self._first_call = True  # those that follow see much the same
 
     def __call__(self, x: Tensor, moment: Moment) -> None:
         self.reader(x, moment)
-        for rows, _ in cond_parts(x, moment):
-            self.covariance.add(rows, self._first_call)
+        if self.covariance is not None:
+            for rows, _ in cond_parts(x, moment):
+                self.covariance.add(rows, self.side, self._first_call)
         self._first_call = False
 
 
-def _with(readers: Sequence[MeanReader], varied: Sequence[TokenCovariance]) -> Sequence[See]:
-    return [_Varied(*pair) for pair in zip(readers, varied, strict=True)] if varied else readers
-
-
-def _read_past(contrast: Contrast, sides: Sequence[TokenCovariance]) -> Contrast:
+def _read_past(contrast: Contrast, seen: TokenCovariance | None) -> Contrast:
     """The contrast, read with what varies least over the tokens of both sides; as it is where nobody looked."""
-    return replace(contrast, reads=whitened(contrast.direction, sides)) if sides else contrast
+    return contrast if seen is None else replace(contrast, reads=whitened(contrast.direction, seen))
 
 
 def measure(
@@ -142,18 +138,18 @@ def measure(
         sae.statistics = _of_own_sides(found)
 
 
-def contrast_of_texts(texts: Mapping[Side, Sequence[Tensor]], way: Way = "mean") -> Contrast:
+def contrast_of_texts(texts: Mapping[Side, Sequence[Tensor]], way: Way = "auto") -> Contrast:
     """What differs between pairs of texts, from the tokens (tokens, d_in) of each in one embedding.
 
     The number of tokens may differ, for each text counts with its mean. Chance is what pairs differ among each other.
     """
     means = [torch.stack([tokens.double().mean(0).cpu() for tokens in texts[side]]) for side in SIDES]
-    found, spread = Contrast.of(means[0], means[1], paired=True, way=way), []
-    for side in SIDES if way == "whitened" else ():
-        spread.append(TokenCovariance())
+    way = way_at(way, None)
+    seen = TokenCovariance() if way == "whitened" else None
+    for side in SIDES if seen is not None else ():
         for tokens in texts[side]:
-            spread[-1].add(tokens)
-    return _read_past(found, spread)
+            seen.add(tokens, side)
+    return _read_past(Contrast.of(means[0], means[1], paired=True, way=way), seen)
 
 
 def measure_texts(sae: SparseAutoencoder, texts: Mapping[Side, Sequence[Tensor]]) -> None:

@@ -106,7 +106,7 @@ def find(
 
 def contrast(
     wanted: Sequence[Tensor] | Sequence[Run], instead_of: Sequence[Tensor] | Sequence[Run], *, model: Model = None,
-    location: str = "auto", stream: str = "auto", way: Way = "mean",
+    location: str = "auto", stream: str = "auto", way: Way = "auto",
 ) -> Concept:  # fmt: skip
     """A dictionary of two directions without training: what the sides differ in, pair by pair.
 

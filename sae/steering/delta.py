@@ -221,6 +221,5 @@ def check_lists(
     if replaces and not traits.needs_replaces:
         replacing = [name for name, traits in METHODS.items() if traits.needs_replaces]
         raise ValueError(
-            f"replaces: only {', '.join(map(repr, replacing))} takes features out, but the method is {method!r}; use "
-            f"{' or '.join(replacing)}."
+            f"replaces: {method!r} takes no features out; use {' or '.join(replacing)}, or disconnect them."
         )

@@ -114,6 +114,20 @@ class SteeringInputs:
         """Whether strengths are fractions of each token's norm; both where some are and some are not."""
         return frozenset(unit in NORMED for unit in self.units)
 
+    def over_all_tokens(self, edits: Sequence[Edit]) -> Tensor:
+        """(n,): each feature's mean over all tokens; ValueError where nobody measured it."""
+        return self.measured(edits, "mean") * self.measured(edits, "density")
+
+    def level_of_replaces(self) -> Tensor:
+        """(): Σ_j w_j m_j, what the features to take out come to over all tokens; ValueError where that is nothing."""
+        level = (self.weights * self.over_all_tokens(self.replaces)).sum()
+        if not level > 0:
+            raise ValueError(
+                f"replaces: feature {self.replaced[0]} never fires by its statistics, nor does any other of the list; "
+                "take out features that fire."
+            )
+        return level
+
     def measured(self, edits: Sequence[Edit], name: str, asking: str = "") -> Tensor:
         """One statistic of each edit's feature, (n,).
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
-from sae.dictionary.contrast import SIDES, WAYS, Contrast, TokenCovariance, shrunk, whitened
+from sae.dictionary.contrast import SIDES, WAYS, Contrast, TokenCovariance, shrunk, way_at, whitened
 from sae.finding.contrasted import contrasted_tokens
 from sae.finding.two_sides import Runs, contrast_of_texts, find_contrasts
 from sae.places.moment import COND, UNCOND, Moment, unheard
@@ -110,14 +112,30 @@ def test_one_pair_gives_the_same_direction_every_way() -> None:
 
 def test_no_tokens_vary_and_few_tokens_are_shrunk_to_what_is_sound() -> None:
     same, d = TokenCovariance(), torch.arange(1, 5).double()
-    same.add(torch.ones(3, 4))
-    assert torch.allclose(whitened(d, [same]), d / d.square().sum())
+    same.add(torch.ones(3, 4), "positive")
+    assert torch.allclose(whitened(d, same), d / d.square().sum())
     few = TokenCovariance()
-    few.add(torch.randn(2, 64, generator=torch.Generator().manual_seed(0)) + 1e4)  # far from 0, far fewer than wide
+    few.add(
+        torch.randn(2, 64, generator=torch.Generator().manual_seed(0)) + 1e4, "negative"
+    )  # far from 0, far fewer than wide
     covariance = shrunk(few.scatter, few.tokens, few.samples)
     assert float(torch.linalg.eigvalsh(covariance).min()) > 0.1 * float(covariance.trace()) / 64
-    assert torch.isfinite(whitened(torch.ones(64).double(), [few])).all()
-    assert whitened(torch.zeros(4).double(), [same]).abs().max() == 0
+    assert torch.isfinite(whitened(torch.ones(64).double(), few)).all()
+    assert whitened(torch.zeros(4).double(), same).abs().max() == 0
+
+
+def test_auto_is_whitened_where_text_enters_and_the_mean_elsewhere() -> None:
+    tokens, places = made(6), [SITE, replace(SITE, point="block"), replace(SITE, stream="image")]
+    show = Given(tokens)
+
+    def at_all(side, run, sees, on_step) -> None:
+        for see in sees:
+            show(side, run, [see], on_step)
+
+    found = find_contrasts(at_all, places, Runs(RUNS, RUNS, True, 0), unheard)
+    assert [one.reads is None for one in found] == [False, True, True]
+    assert np.allclose(found[0].reads, by_hand(tokens)[2], rtol=2e-3, atol=1e-5)
+    assert [way_at("auto", None), way_at("pca", SITE)] == ["mean", "pca"]
 
 
 def test_texts_of_an_embedding_take_the_same_ways() -> None:

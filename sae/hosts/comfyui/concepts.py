@@ -97,7 +97,7 @@ def _search(finder: Finder, texts: Texts, ranking: Ranking, tell: Callable[[str]
 
 def of_contrast(
     model: Model, texts: Texts, latent: dict[str, Any], how: Sampling, location: str, stream: str, in_picture: bool,
-    kept: Newest[Any], way: Way = "mean",
+    kept: Newest[Any], way: Way = "auto",
 ) -> Concept:  # fmt: skip
     """The directions between both texts, or between the first and no words, where no SAE is at hand.
 

@@ -39,7 +39,7 @@ def contrasted_in(
 
 
 def contrasted_texts(
-    conditionings: Mapping[Side, Sequence[Any]], tap: str, told: Told, way: Way = "mean"
+    conditionings: Mapping[Side, Sequence[Any]], tap: str, told: Told, way: Way = "auto"
 ) -> Contrasted:
     """What the two sides differ in at a hidden state of the text's embedding, or with `all` in the whole of it.
 

@@ -78,6 +78,15 @@ def swap(x, read):
     return x + 3 * (come - f @ directions((18, 12)))
 
 
+def replace(x, read):
+    """Where they fire half as strongly as their means 1.5 and 0.5 together; put in as `swap` does at just that."""
+    f = dense_codes(read)[..., [18, 12]]
+    height = f.sum(-1, keepdim=True) / (1.5 + 0.5)
+    natural = (1.5 + 0.5) / (0.75 + 0.5)
+    come = height.clamp(min=1) * natural * (1.0 * directions((3,))[0] - 0.5 * 0.25 * directions((8,))[0])
+    return x + (height >= 0.5) * (come - f @ directions((18, 12)))
+
+
 METHODS = {
     "add": (add_a_share_of_the_norm, {"method": "add", "strength": 0.4}),
     "add raw": (add_raw, {"method": "add", "strength": 4.0, "unit": "raw"}),
@@ -87,6 +96,7 @@ METHODS = {
     "project_out": (project_out, {"method": "project_out", "strength": 1.0}),
     "surgery": (surgery, {"method": "surgery", "strength": 4.0, "unit": "raw"}),
     "swap": (swap, {"method": "swap", "strength": 3.0, "replaces": OUT}),
+    "replace": (replace, {"method": "replace", "strength": 1.0, "replaces": OUT}),
 }
 every_place = pytest.mark.parametrize(("location", "stream"), PLACES, ids=lambda value: value)
 every_method = pytest.mark.parametrize("method", METHODS)
