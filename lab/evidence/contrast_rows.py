@@ -58,9 +58,9 @@ NULLS = 40  # contrasts of a prompt with itself, for the noise floor
 TEXT_OF_SECTION = """\
 The same changes, prompts, seeds and judge, {pictures} pictures a row, with no SAE at all: the difference between the
 mean tokens of both sides, over all tokens, as ContrastDirection makes it, so that nothing hangs on where in a prompt a
-word stands. *swap* mirrors what lies on the source's side; *add raw 1* adds the difference itself to every token, and
-*5* as much as one of the five words makes of it. "One prompt": eight seeds of one pair; else eight pairs, one seed
-each.
+word stands. `.input` is what a block reads, before it. *swap* mirrors what lies on the source's side; *add raw 1* adds
+the difference itself to every token, and *5* as much as one of the five words makes of it. "One prompt": eight seeds of
+one pair; else eight pairs, one seed each.
 """
 FLOOR_TEXT = """\
 **The noise floor.** ‖d‖ over the length that chance alone gives it; below 2 a direction is called nothing. Eight pairs

@@ -14,6 +14,7 @@ from ...sae.demo.shapes_model import POOLED_WIDTH, embed_prompts, encode_picture
 from ...sae.demo.shipped_weights import (
     ATTENTION_SAE,
     EMBED_SAE,
+    ENTERING_SAE,
     IMAGE_SAE,
     KANDINSKY_DECODER,
     KANDINSKY_PRIOR,
@@ -57,6 +58,10 @@ class LoadShapesDemo(io.ComfyNode):
                     display_name="sae_set",
                     tooltip="The SAEs of all six attention outputs, image stream, as one: they steer the picture.",
                 ),
+                Sae.Output(
+                    display_name="sae_entering",
+                    tooltip="SAE of transformer_blocks.0.input, text stream: words before the picture reads them.",
+                ),
             ],
         )
 
@@ -64,7 +69,7 @@ class LoadShapesDemo(io.ComfyNode):
     def execute(cls) -> io.NodeOutput:
         model = comfy.sd.load_diffusion_model(str(TRANSFORMER))
         saes = [load_sae(name) for name in (TEXT_SAE, ATTENTION_SAE, IMAGE_SAE)]
-        return io.NodeOutput(model, ShapesVAE(), *saes, ShapesCLIP(), load_attention_set())
+        return io.NodeOutput(model, ShapesVAE(), *saes, ShapesCLIP(), load_attention_set(), load_sae(ENTERING_SAE))
 
 
 class ShapesPrompt(io.ComfyNode):
