@@ -21,9 +21,8 @@ from sae.demo.shipped_weights import ATTENTION_SAE, IMAGE_SAE, TEXT_SAE
 
 from .calibrate import Bench
 from .contrast_rows import contrast_section
-from .embed_rows import embed_table
 from .heat import measure_heat
-from .measure import Measurement
+from .measure import Measurement, embed_table
 from .name_features import measure_names, name_features
 from .report import calibration_section, heat_section, names_section, write_report
 from .rows import COLOUR_ROWS, KIND_ROWS

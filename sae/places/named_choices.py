@@ -15,7 +15,7 @@ def first_text(family: Family, depth: Depth) -> list[Site]:
     """The text as it enters the first block, before the picture's tokens read it.
 
     Measured on Shapes (lab/evidence/contrast_rows.py), `swap` 1, strict, changes of colour, shape, place, size and
-    background: there 97, 93, 98, 98 and 97 %; behind the first block 98, 20, 20, 13 and 0 %. Changes of colour behind
+    background: there 99, 98, 99, 98 and 96 %; behind the first block 99, 17, 23, 13 and 0 %. Changes of colour behind
     the second block 80 %, at all attention outputs of the picture 25 % (77 % with 2), at all its block outputs 3 %.
     Families whose blocks carry no text get `picture_attention`.
     """

@@ -13,8 +13,7 @@ import torch
 from torch import Tensor
 
 from ..steering_inputs import SteeringInputs
-from .sharing import part_of_the_rest
-from .steering_method import Change, Prepared, SteeringMethod, Words
+from .steering_method import Change, Prepared, SteeringMethod, Words, part_of_the_rest
 
 
 def _prepare(inputs: SteeringInputs, sizes: Tensor) -> dict[str, Tensor]:
