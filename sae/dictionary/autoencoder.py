@@ -231,7 +231,10 @@ class SparseAutoencoder:
         chosen = self._selection(len(centred), centred.device)
         for first, rows, codes in self._chunks(centred):
             chosen.add(first, rows, codes)
-        return chosen.pack() if isinstance(chosen, ActiveList) else SparseCodes(chosen.values, chosen.indices)
+        if isinstance(chosen, ActiveList):
+            return chosen.pack()
+        behind_gates = self.architecture.kind == "gated_topk"
+        return SparseCodes(chosen.values.relu() if behind_gates else chosen.values, chosen.indices)
 
     def _selection(self, tokens: int, device: torch.device) -> RunningTopK | RunningGroupMax | ActiveList:
         k = self.architecture.k
@@ -239,7 +242,7 @@ class SparseAutoencoder:
             return ActiveList(tokens, device)
         if self.architecture.kind == "groupmax":
             return RunningGroupMax(tokens, k, self.d_sae, device)
-        return RunningTopK(tokens, k, device)
+        return RunningTopK(tokens, k, device, signed=self.architecture.kind in ("signed_topk", "gated_topk"))
 
     def _modulated(self, x: Tensor, sigma: Sigma) -> TokenFrame | None:
         """What the noise level makes of the tokens: scale and shift, each (1 or tokens, d_in)."""

@@ -46,6 +46,10 @@ def cannot_fold(sae: SparseAutoencoder) -> str | None:
         return "it chooses its features one after another"
     if architecture.kind == "tanh_relu":
         return "its activation function is tanh"
+    if architecture.kind == "gated_topk":
+        return f"its gates open after the {architecture.k} largest are chosen"
+    if architecture.kind == "signed_topk":
+        return "it keeps the largest by size, so its codes may be negative"
     if not architecture.rectify and architecture.kind in ("topk", "relu"):
         return "it has no ReLU, so its codes may be negative"
     if not architecture.rectify and architecture.kind != "gated" and bool((_threshold(sae) < 0).any()):

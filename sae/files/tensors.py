@@ -169,17 +169,17 @@ class TensorMemory(TensorSource):
 
 
 class ComputedRows(TensorSource):
-    """One float32 matrix (F, d) whose rows are computed from other tensors: `compute(start, stop)` gives some."""
+    """One float32 tensor, (F, d) or (F,), whose rows are computed from others: `compute(start, stop)` gives some."""
 
     KEY = "computed"
 
-    def __init__(self, shape: tuple[int, int], compute: Callable[[int, int], Tensor], label: str) -> None:
+    def __init__(self, shape: tuple[int, ...], compute: Callable[[int, int], Tensor], label: str) -> None:
         self.label = label
         self.compute = compute
         self.infos = {self.KEY: TensorInfo(shape, torch.float32)}
 
     def _read_rows(self, key: str, start: int, stop: int) -> Tensor:
-        out = torch.empty((stop - start, self.infos[key].shape[1]))
+        out = torch.empty((stop - start, *self.infos[key].shape[1:]))
         step = max(1, BLOCK_BYTES // max(1, out[:1].nbytes))
         for first in range(start, stop, step):
             last = min(first + step, stop)

@@ -43,6 +43,8 @@ def describe(sae: SparseAutoencoder, progress: Progress | None = None) -> dict[s
     }
     if origin and origin.hook:
         facts["hook in the config"] = origin.hook
+    for number, note in enumerate(origin.notes if origin else ()):
+        facts["told" if number == 0 else f"told ({number + 1})"] = note
     return facts
 
 
@@ -89,6 +91,10 @@ def _selection(sae: SparseAutoencoder) -> str:
     kind, k = sae.architecture.kind, sae.architecture.k
     if kind == "groupmax":
         return f"the largest of each of {k} groups"
+    if kind == "gated_topk":
+        return f"the k = {k} largest magnitudes of each token, where their gate is open"
+    if kind == "signed_topk":
+        return f"the k = {k} largest of each token by size, with their signs"
     if kind == "matching_pursuit":
         return f"{k} times the one that fits best what is left"
     if k is not None:

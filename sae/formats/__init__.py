@@ -17,6 +17,7 @@ from . import (
     gemma_scope,
     gytis,
     jayhsu,
+    llama_scope,
     lucas,
     openai,
     overcomplete,
@@ -40,8 +41,8 @@ __all__ = ["AUTO", "LAYOUT_NAMES", "READERS", "load", "with_statistics"]
 
 # Where several match, the first one is taken: those that a config or a rare tensor marks come first.
 READERS: tuple[Reader, ...] = (
-    own, saev, gytis, overcomplete, diffract, openai, jayhsu, sdxl_unbox, lucas, reny, sparsify, saedit, prisma,
-    dictionary_learning, gemma_scope, qwen_scope, saelens,
+    own, saev, gytis, overcomplete, diffract, llama_scope, openai, jayhsu, sdxl_unbox, lucas, reny, sparsify,
+    saedit, prisma, dictionary_learning, gemma_scope, qwen_scope, saelens,
 )  # fmt: skip
 LAYOUT_NAMES: tuple[str, ...] = tuple(name for reader in READERS for name in reader.LAYOUT_NAMES)
 AUTO = "auto"
@@ -80,7 +81,12 @@ def load(
         site=site,
         modulation=reading.modulation,
         origin=Origin(
-            reading.layout, container.files, reading.config or checkpoint.config or {}, reading.hook, tuple(within)
+            reading.layout,
+            container.files,
+            reading.config or checkpoint.config or {},
+            reading.hook,
+            tuple(within),
+            reading.notes,
         ),
     )
     sae.contrast = reading.contrast
@@ -114,6 +120,11 @@ def _find_reader(
         )  # fmt: skip
         if asked in reader.LAYOUT_NAMES or (asked is None and reader.matches(checkpoint)):
             return reader, checkpoint
+        if reader is llama_scope and reader.matches(checkpoint):
+            raise ValueError(
+                f"{label}: architecture: {asked} was given, but {llama_scope.CONFIG_NAME} beside it is of Llama Scope; "
+                f"write auto."
+            )
     found = ", ".join(shown(key, 40) for key in sorted(container.source.infos)[:4]) or "none"
     layouts = ", ".join(reader.LAYOUTS for reader in READERS)
     raise ValueError(f"{label}: its tensors ({found}, ...) are of no SAE layout that is read; known are {layouts}.")

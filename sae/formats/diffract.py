@@ -10,6 +10,7 @@ import re
 from ..dictionary.activations import Architecture
 from ..dictionary.modulation import TENSORS, Modulation
 from .checkpoint import Checkpoint, Reading
+from .words import words
 
 CONFIG_NAME = "config.json"
 LAYOUTS = "DifFRACT"
@@ -32,7 +33,8 @@ def read(checkpoint: Checkpoint) -> Reading:
     }
     modulation = Modulation({name: checkpoint.source.whole(name).float() for name in TENSORS})
     modulation.check(checkpoint.width_and_count("decoder.weight", transposed=True)[0], checkpoint.label)
-    return Reading(tensors, Architecture("relu"), LAYOUTS, _hook(checkpoint.label), modulation=modulation)
+    notes = words(LAYOUTS).check(checkpoint, checkpoint.config, CONFIG_NAME)
+    return Reading(tensors, Architecture("relu"), LAYOUTS, _hook(checkpoint.label), modulation=modulation, notes=notes)
 
 
 def _refuse_transcoder(checkpoint: Checkpoint) -> None:

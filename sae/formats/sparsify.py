@@ -9,12 +9,17 @@ from __future__ import annotations
 from ..dictionary.activations import Architecture, Kind
 from ..files.quote import quoted
 from .checkpoint import Checkpoint, Config, Reading
+from .words import words
 
 CONFIG_NAME = "cfg.json"
 LAYOUTS = "sparsify and SAeUron"
 LAYOUT_NAMES = ("sparsify", "saeuron")
 
 _TENSORS = ("encoder.weight", "encoder.bias", "b_dec")
+_WORDS = words(
+    LAYOUTS, read="activation k d_in num_latents signed input_unit_norm skip_connection transcode",
+    idle="expansion_factor normalize_decoder multi_topk batch_topk sample_topk",
+)  # fmt: skip
 _KINDS: dict[str, Kind] = {"topk": "topk", "groupmax": "groupmax"}
 
 
@@ -41,7 +46,7 @@ def read(checkpoint: Checkpoint) -> Reading:
     d_in, d_sae = checkpoint.width_and_count(name, turned)
     _check_config(checkpoint, config or {}, d_in, d_sae)
     architecture, layout = _architecture(checkpoint, config or {})
-    return Reading(tensors, architecture, layout)
+    return Reading(tensors, architecture, layout, notes=_WORDS.check(checkpoint, config, CONFIG_NAME))
 
 
 def _architecture(checkpoint: Checkpoint, config: Config) -> tuple[Architecture, str]:
@@ -51,7 +56,14 @@ def _architecture(checkpoint: Checkpoint, config: Config) -> tuple[Architecture,
         raise checkpoint.fail(f"{CONFIG_NAME} has activation = {quoted(activation)}; known are {', '.join(_KINDS)}.")
     normalised = checkpoint.flag(config, "input_unit_norm", False, CONFIG_NAME)
     k = checkpoint.k(checkpoint.config, "k", CONFIG_NAME)
-    architecture = Architecture(_KINDS[activation], k=k, normalization="layer_norm" if normalised else "none")
+    kind = _KINDS[activation]
+    if checkpoint.flag(config, "signed", False, CONFIG_NAME):  # in the summer of 2024 only
+        if kind != "topk":
+            raise checkpoint.fail(
+                f"{CONFIG_NAME} has signed = True with activation = {quoted(activation)}; known is topk."
+            )
+        kind = "signed_topk"
+    architecture = Architecture(kind, k=k, normalization="layer_norm" if normalised else "none")
     return architecture, "SAeUron" if saeuron else f"sparsify {activation}"
 
 
