@@ -16,6 +16,7 @@ from . import (
     diffract,
     gemma_scope,
     gytis,
+    hf_topk,
     jayhsu,
     llama_scope,
     lucas,
@@ -41,7 +42,7 @@ __all__ = ["AUTO", "LAYOUT_NAMES", "READERS", "load", "with_statistics"]
 
 # Where several match, the first one is taken: those that a config or a rare tensor marks come first.
 READERS: tuple[Reader, ...] = (
-    own, saev, gytis, overcomplete, diffract, llama_scope, openai, jayhsu, sdxl_unbox, lucas, reny, sparsify,
+    own, saev, gytis, overcomplete, diffract, llama_scope, hf_topk, openai, jayhsu, sdxl_unbox, lucas, reny, sparsify,
     saedit, prisma, dictionary_learning, gemma_scope, qwen_scope, saelens,
 )  # fmt: skip
 LAYOUT_NAMES: tuple[str, ...] = tuple(name for reader in READERS for name in reader.LAYOUT_NAMES)
@@ -69,7 +70,8 @@ def load(
     own_name = own_name.removesuffix(path.stem) + stem_of(path) if own_name.endswith(path.stem) else own_name
     allowed = AllowedFolders(within)
     container = open_container(path, label, allowed)
-    configs = {file: _read_config(path, file, label, allowed) for file in {reader.CONFIG_NAME for reader in READERS}}
+    names = {reader.CONFIG_NAME for reader in READERS}
+    configs = {file: container.configs.get(file) or _read_config(path, file, label, allowed) for file in names}
     _refuse_others(label, container.source.infos, [*configs.values(), _inner_config(container)])
     reader, checkpoint = _find_reader(path, label, container, configs, architecture)
     reading = reader.read(checkpoint)
@@ -125,7 +127,7 @@ def _find_reader(
                 f"{label}: architecture: {asked} was given, but {llama_scope.CONFIG_NAME} beside it is of Llama Scope; "
                 f"write auto."
             )
-    found = ", ".join(shown(key, 40) for key in sorted(container.source.infos)[:4]) or "none"
+    found = ", ".join(shown(key, 30) for key in sorted(container.source.infos)[:3]) or "none"
     layouts = ", ".join(reader.LAYOUTS for reader in READERS)
     raise ValueError(f"{label}: its tensors ({found}, ...) are of no SAE layout that is read; known are {layouts}.")
 

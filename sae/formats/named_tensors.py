@@ -17,9 +17,10 @@ from ..files.small_json import parse_object
 from ..files.tensor_file import open_file
 from ..files.tensors import JoinedTensors, TensorSource
 from ..files.untrusted import Plain
+from ..files.zipped import open_zipped
 
 MOST_CONFIG_BYTES = 2**20  # real ones have a few KB, SAELens' runners 20
-SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".npz")
+SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".npz", ".zip")
 HEADER = "saev header"  # key in `extras` of the JSON line with which saev's files begin
 # What lies beside an SAE without being one.
 BESIDE = re.compile(
@@ -38,6 +39,7 @@ class Container:
     metadata: dict[str, str] = field(default_factory=dict)
     extras: dict[str, Any] = field(default_factory=dict)
     wrapper: str | None = None
+    configs: dict[str, dict[str, Any]] = field(default_factory=dict)  # those that lie in the same archive
 
 
 @dataclass(frozen=True)
@@ -109,6 +111,13 @@ def _open(path: Path, label: str, allowed: AllowedFolders) -> Container:
         return Container(source, (path,), metadata)
     if path.suffix == ".npz":
         return Container(open_npz(path, label), (path,))
+    if path.suffix == ".zip":
+        zipped = open_zipped(path, label, BESIDE, MOST_CONFIG_BYTES)
+        configs = {
+            name: Plain().copy(parse_object(text, f"{label}: {shown(name, 40)} in it"))
+            for name, text in zipped.texts.items()
+        }
+        return Container(zipped.source, (path,), zipped.metadata, configs=configs)
     header, skip = _first_line(path, label)
     contents = open_pickle(path, label, skip)
     extras = contents.extras if header is None else {**contents.extras, HEADER: header}

@@ -101,3 +101,13 @@ def saev_batch(threshold: float) -> Case:
     pre = pre_matrices(t, subtract=False)
     line = {"schema": 5, "cfg": {"d_model": D, "d_sae": F, "activation": {"cls": "BatchTopK", "params": {"top_k": K}}}}
     return Case("sae.pt", t, lambda x: above(pre(x), max(threshold, 0.0)), t["W_dec"], t["b_dec"], line=line)
+
+
+def topk_sae(kind: str = "topk_sae", decoder: str = "W_dec", **config: Any) -> Case:
+    t = linear("b_dec", "encoder.bias")
+    pre = pre_linear(t, "b_dec", "encoder.bias")
+    rows = t.pop("decoder.weight").T.contiguous()
+    whole = {"model_type": kind, "hidden_size": D, "latent_size": F, "k": K, "normalize_decoder": True}
+    state = {**t, decoder: rows.T.contiguous() if decoder == "decoder.weight" else rows}
+    configs = {"config.json": whole | config}
+    return Case("model.safetensors", state, lambda x: top(pre(x).relu()), rows, t["b_dec"], configs)

@@ -23,6 +23,7 @@ from config_cases import (
     qwen_scope,
     saev_header,
     signed,
+    topk_sae,
 )
 from layouts import Case, D, F, K, draw
 from layouts_language import gemma_scope
@@ -193,6 +194,11 @@ BASES: dict[str, Base] = {
     "RE-N-Y standard": Base(
         reny(), {"features": REFUSED, "pages": REFUSED},
         (("k", K, reny(k=K)), ("sample", "gumbel", REFUSED), ("kk", K, REFUSED)), known=("k",),
+    ),
+    "topk_sae": Base(
+        topk_sae(), {"k": REFUSED, "model_type": REFUSED, "hidden_size": SAME, "latent_size": SAME},
+        (k_changed(topk_sae(), "k"), ("model_type", "l1_sae", REFUSED), ("latent_size", 9, REFUSED),
+         ("active_groups", 1, REFUSED)),
     ),
     "jayhsu": topk_base(jayhsu(), features=SAME, sample=SAME),
     "sdxl-unbox": topk_base(sdxl_unbox(), d_model=SAME, n_dirs_local=SAME),
