@@ -231,3 +231,16 @@ def test_our_widgets_have_types_that_core_does_not_have():
 )
 def test_a_widget_of_cores_type_is_found(script):
     assert set(widget_types(script)) & CORE_WIDGETS == {"slider"}
+
+
+@pytest.mark.parametrize("path", python_files("sae", "nodes", "lab"), ids=relative)
+def test_no_name_of_a_module_is_bound_twice(path):
+    """The second would win, in silence, for those above it too."""
+    bound = []
+    for node in parse(path).body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            bound.append(node.name)
+        elif isinstance(node, ast.Assign | ast.AnnAssign):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            bound += [name.id for target in targets for name in ast.walk(target) if isinstance(name, ast.Name)]
+    assert sorted(bound) == sorted(set(bound))
