@@ -84,6 +84,19 @@ class TensorSource(ABC):
             )
         return float(self._checked(key, self._read_all(key)).reshape(()).item())
 
+    def integers(self, key: str, most: int) -> list[int]:
+        """The entries of a vector of up to `most` whole numbers, of whatever type; ValueError for anything else."""
+        info = self.infos[key]
+        if len(info.shape) != 1 or info.elements > most or info.dtype is None or info.dtype.is_complex:
+            raise ValueError(
+                f"{self.label}: the tensor {quoted(key)} must be up to {most} whole numbers, but has the shape "
+                f"{quoted(info.shape)}."
+            )
+        values = self._checked(key, self._read_all(key))
+        if not torch.equal(values.double(), values.double().round()):
+            raise ValueError(f"{self.label}: the tensor {quoted(key)} must hold whole numbers.")
+        return [int(value) for value in values.tolist()]
+
     def sample(self, key: str, pieces: int, length: int) -> bytes:
         """Runs of `length` entries at `pieces` evenly spread places, as they are stored: a look at the content."""
         return b"".join(self._read_run(key, first, count) for first, count in self._runs(key, pieces, length))

@@ -14,6 +14,7 @@ from ..places.site import site_from_name
 from . import (
     dictionary_learning,
     diffract,
+    directions,
     gemma_scope,
     gytis,
     hf_topk,
@@ -42,8 +43,8 @@ __all__ = ["AUTO", "LAYOUT_NAMES", "READERS", "load", "with_statistics"]
 
 # Where several match, the first one is taken: those that a config or a rare tensor marks come first.
 READERS: tuple[Reader, ...] = (
-    own, saev, gytis, overcomplete, diffract, llama_scope, hf_topk, openai, jayhsu, sdxl_unbox, lucas, reny, sparsify,
-    saedit, prisma, dictionary_learning, gemma_scope, qwen_scope, saelens,
+    own, directions, saev, gytis, overcomplete, diffract, llama_scope, hf_topk, openai, jayhsu, sdxl_unbox, lucas, reny,
+    sparsify, saedit, prisma, dictionary_learning, gemma_scope, qwen_scope, saelens,
 )  # fmt: skip
 LAYOUT_NAMES: tuple[str, ...] = tuple(name for reader in READERS for name in reader.LAYOUT_NAMES)
 AUTO = "auto"

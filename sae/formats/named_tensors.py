@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from ..files import small_json
-from ..files.npz_file import open_npz
+from ..files.gguf_file import open_gguf
+from ..files.npz_file import open_npy, open_npz
 from ..files.pickle_file import open_pickle
 from ..files.quote import shown
 from ..files.safetensors_file import open_safetensors
@@ -20,8 +21,9 @@ from ..files.untrusted import Plain
 from ..files.zipped import open_zipped
 
 MOST_CONFIG_BYTES = 2**20  # real ones have a few KB, SAELens' runners 20
-SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".npz", ".zip")
+SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".npz", ".npy", ".zip", ".gguf")
 HEADER = "saev header"  # key in `extras` of the JSON line with which saev's files begin
+GGUF = "gguf notes"  # key in `extras` of what a GGUF file says of itself
 # What lies beside an SAE without being one.
 BESIDE = re.compile(
     r".*\.(?:stats|gallery)\.safetensors|sparsity\.safetensors|mean\.pt|std\.pt|trainer_state\.pt|training_args\.bin|"
@@ -111,6 +113,11 @@ def _open(path: Path, label: str, allowed: AllowedFolders) -> Container:
         return Container(source, (path,), metadata)
     if path.suffix == ".npz":
         return Container(open_npz(path, label), (path,))
+    if path.suffix == ".npy":
+        return Container(open_npy(path, label), (path,))
+    if path.suffix == ".gguf":
+        vectors, notes = open_gguf(path, label)
+        return Container(vectors, (path,), extras={GGUF: notes})
     if path.suffix == ".zip":
         zipped = open_zipped(path, label, BESIDE, MOST_CONFIG_BYTES)
         configs = {
