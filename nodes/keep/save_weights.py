@@ -8,7 +8,7 @@ from comfy_api.latest import io, ui
 from ...sae.dictionary.autoencoder import SparseAutoencoder
 from ...sae.dictionary.sae_set import AnySae, saes_of
 from ...sae.export import TARGETS, export
-from ...sae.export.directions import FORMS, write_directions
+from ...sae.export.as_control_vector import FORMS, write_directions
 from ...sae.formats.sets import MARK
 from ...sae.hosts.comfyui.model_folder import named_folder, output_folder, writing_bar
 from ..browser.contrasting import place_name

@@ -70,6 +70,7 @@ class SparseAutoencoder:
         self.origin = origin  # None for an SAE that was made in memory
         self.trained_on = trained_on  # None where nothing tells
         self.contrast: ContrastOf | None = None  # of directions that no training made, see contrast.py
+        self.transcoder = False  # whether x̂ stands for what comes out of the MLP that x goes into
 
     @classmethod
     def from_tensors(
@@ -185,8 +186,10 @@ class SparseAutoencoder:
         return self._unnormalised(out.view(*shape[:-1], self.d_in), like)
 
     def reconstruct(self, x: Tensor, sigma: Sigma = None) -> Tensor:
-        """x̂ (..., d_in) of x (..., d_in)."""
-        return self.decode_sparse(self.encode_sparse(x, sigma), like=x)
+        """x̂ (..., d_in) of x (..., d_in); of a transcoder the MLP's output, with its linear part where it has one."""
+        rebuilt = self.decode_sparse(self.encode_sparse(x, sigma), like=x)
+        skip = self.weights.optional_matrix("skip")
+        return rebuilt if skip is None else rebuilt + x.float() @ skip.to(x.device).T
 
     def direction(self, ids: Ids) -> Tensor:
         """(len(ids), d_in) on the CPU: what x̂ gains when each feature grows by 1, before `token_scale`.

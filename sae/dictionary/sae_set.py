@@ -16,7 +16,7 @@ from .origin import TrainedOn
 from .owner import DIGITS, Owner
 from .statistics import NAMES, FeatureStatistics
 
-_POINTS = ("attn", "mlp", "update", "block")
+_POINTS = ("attn", "mlp", "transcoder", "update", "block")
 
 
 @dataclass(frozen=True)

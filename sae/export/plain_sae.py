@@ -38,6 +38,8 @@ class Plain:
 
 def cannot_fold(sae: SparseAutoencoder) -> str | None:
     """What only our own layout holds, or None."""
+    if sae.transcoder:
+        return "it is a transcoder"
     architecture = sae.architecture
     if sae.modulation is not None:
         return "its codes depend on the noise level"

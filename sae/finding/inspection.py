@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..dictionary.autoencoder import SparseAutoencoder
+from ..dictionary.directions import check_reconstructs
 from ..dictionary.fingerprint import Progress, fingerprint
 from ..dictionary.sae_set import SaeSet
 from ..embeddings.spot import ALL, home_of, tensor_name
@@ -20,7 +21,7 @@ from .fit import Fit, FitTally
 FITTING_VARIANCE = 0.5  # an SAE that explains less than this share is of no use there
 BETTER_BY = 0.05  # explained variance by which another site must win to be named as the right one
 RIVAL_TOKENS = 32  # of each call are looked at elsewhere
-_POINTS: tuple[Point, ...] = ("block", "update", "attn", "mlp")
+_POINTS: tuple[Point, ...] = ("block", "update", "attn", "mlp")  # a transcoder is not measured
 
 
 class SelfTest:
@@ -28,6 +29,7 @@ class SelfTest:
 
     def __init__(self, sae: SparseAutoencoder, limit: int | None = None) -> None:
         """`limit` is the number of tokens of a call that count, evenly spread; all when None."""
+        check_reconstructs(sae)
         self.sae = sae
         self.limit = limit
         self.broken = 0  # tokens with NaN or infinite entries, which are left out

@@ -31,11 +31,11 @@ NAME, VERSION = "sae_steering", 1
 FORMAT = f"{NAME} {VERSION}"
 MODULATION = "modulation."
 MOST_RUNS = 10**9
-_OPTIONAL = ("encoder_bias", "input_bias", "output_bias", *sorted(set(chain(*VECTORS.values()))))
+_OPTIONAL = ("encoder_bias", "input_bias", "output_bias", "skip", *sorted(set(chain(*VECTORS.values()))))
 _CHOICES = {"normalization": ("none", "layer_norm", "constant_norm"), "decoder_norm": ("none", "before", "after")}
 _HEADER = "the description in its header"
 _WORDS = words(
-    LAYOUTS, read="architecture hook location stream contrast",
+    LAYOUTS, read="architecture hook location stream contrast transcoder",
     idle="layout licence source model family model_identity trained_k",
 )  # fmt: skip
 
@@ -63,6 +63,7 @@ def read(checkpoint: Checkpoint) -> Reading:
         _modulation(checkpoint) if modulated else None,
         described,
         _contrast(checkpoint, described),
+        checkpoint.flag(described, "transcoder", False, _HEADER),
         _WORDS.check(checkpoint, described, _HEADER),
     )
 

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..dictionary.directions import check_place
 from ..places.moment import COND, EVERY_SIGMA, SIDES, UNCOND, WHOLE_RUN, Moment, Schedule, Side, SigmaWindow
 from ..places.region import check_mask, moment_weights
 from ..places.site import Site
@@ -15,6 +16,8 @@ from .delta import Steering
 from .fast.one_row import held_sum
 from .record import SteeringRecord
 
+# What works where another tensor is read than changed: those that take their measure from the token itself do not.
+THROUGH = ("add", "set", "scale", "swap", "project_out")
 # factor of Δ on the cond and on the uncond rows
 _FACTORS: dict[Side, tuple[float, float]] = {
     "both": (1.0, 1.0),
@@ -35,6 +38,12 @@ class Intervention:
     mask: Tensor | None = None
 
     def __post_init__(self) -> None:
+        check_place(self.steering.sae, self.site)
+        if self.site.point == "transcoder" and self.steering.method not in THROUGH:
+            raise ValueError(
+                f"method: {self.steering.method!r} needs one and the same tensor to read and to change, and a "
+                f"transcoder reads another; use one of {', '.join(THROUGH)}."
+            )
         if self.side not in SIDES:
             raise ValueError(f"apply_to: {self.side!r} is not a side; use one of {', '.join(SIDES)}.")
         if self.mask is None:
@@ -116,6 +125,8 @@ class ActiveIntervention:
     def _steered(self, x: Tensor, reads: Tensor, weight: Tensor | None, sigma: float) -> Tensor:
         """x + weight · Δ, noted; `weight` (rows, tokens or 1)."""
         weight = None if weight is None else weight.expand(x.shape[:2])
+        if self.site.point == "transcoder" and not self.steering.reads:
+            reads = x  # what needs no codes is measured by what it changes
         push = self.steering.push(reads, None if reads is x else x)
         if push is not None:
             pushed = replace(push, weight=weight).added(x)

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 
 from sae.dictionary.contrast import Contrast
 from sae.embeddings.residual import state_of
-from sae.export.directions import write_directions
+from sae.export.as_control_vector import write_directions
 from sae.files.gguf_file import open_gguf, write_gguf
 from sae.formats import load
 from sae.places.site import parse_location

@@ -66,9 +66,7 @@ def test_an_intermediate_sae_finds_its_config_one_folder_up(tmp_path: Path) -> N
     ("case", "message"),
     [
         (lucas({"use_topk": True, "topk_k": K, "normalize_data": True}), "normalised by a mean and a deviation"),
-        (diffract("transcoder_img_18.pt"), "this is a transcoder"),
         (diffract("model.pt"), "this name tells neither"),
-        (eleuther({"transcode": True}), "this is a transcoder"),
         (eleuther({"activation": "softmax"}), "activation = 'softmax'"),
         (replace(sdxl_unbox(), configs={}), "sdxl_unbox:10 or openai:32"),
         (

@@ -1,4 +1,4 @@
-"""Contrast directions for other tools: control vectors in GGUF, or arrays in .npz; `formats/directions.py` reads both.
+"""Contrast directions for other tools: control vectors in GGUF, or .npz; formats/foreign_directions.py reads both.
 
 Both hold the positive side's direction of each place alone, without the middle that a contrast's codes need.
 """
