@@ -10,8 +10,7 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ...sae.demo.shapes import SLOTS, Prompt, parse_prompt, read_prompt
-from ...sae.demo.shapes_latents import encode_pictures
-from ...sae.demo.shapes_model import POOLED_WIDTH, embed_prompts
+from ...sae.demo.shapes_model import POOLED_WIDTH, embed_prompts, encode_pictures
 from ...sae.demo.shipped_weights import (
     ATTENTION_SAE,
     EMBED_SAE,

@@ -12,12 +12,11 @@ from ...sae.drawing.pictures import from_image
 from ...sae.drawing.sheet import GrowingSheet
 from ...sae.hosts.comfyui.drawing import Drawing, first_of_batch, progress_bar
 from ...sae.hosts.comfyui.model import Model, elsewhere_lines, members_in
-from ...sae.hosts.comfyui.model_folder import output_folder
+from ...sae.hosts.comfyui.own_folders import notebooks, output_folder
 from ...sae.hosts.comfyui.sampling import Sampling
 from ...sae.steering.edits import METHODS, UNITS, Auto, FeatureList, Method, Unit, method_for
 from ...sae.steering.set_up import Planned, Wanted
 from ...sae.steering.sweep import Row, captions, draw_rows, parse_strengths, plan, rows_of
-from ..browser.feature_names import names_of
 from ..inputs.menu import STEER
 from ..inputs.plain_inputs import model_input
 from ..inputs.sockets import LOCATION_TIP, METHOD_TIP, Sae, SaeFeatures, replaces_input, stream_input
@@ -85,7 +84,7 @@ class SteeringSweep(io.ComfyNode):
         cells = plan(len(rows), columns, controls)
         how = Sampling(seed, steps, cfg, sampler_name, scheduler, denoise)
         draw = Drawing(model, positive, first_of_batch(latent_image), how, negative, vae)
-        names, several = names_of(sae), len(places) > 1 or isinstance(sae, SaeSet)
+        names, several = notebooks().of(sae).names, len(places) > 1 or isinstance(sae, SaeSet)
         sheet = GrowingSheet([_caption(row, names, several) for row in rows], captions(columns, controls))
         try:
             for row, pictures in draw_rows(draw, rows, cells, progress_bar(steps)):
