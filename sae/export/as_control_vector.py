@@ -69,9 +69,9 @@ def _block(dictionary: SparseAutoencoder, form: str) -> int | None:
 def _write_npz(file: Path, rows: dict[int | None, Tensor]) -> None:
     import numpy
 
-    arrays = {"d": rows[None].numpy()} if None in rows else {
-        "dirs": torch.stack(list(rows.values())).numpy(),
-        "blocks": numpy.array(list(rows), dtype="int64"),
-    }  # fmt: skip
     with replacing(file) as part, part.open("wb") as out:
-        numpy.savez(out, **arrays)
+        if None in rows:
+            numpy.savez(out, d=rows[None].numpy())
+        else:
+            directions = torch.stack(list(rows.values())).numpy()
+            numpy.savez(out, dirs=directions, blocks=numpy.array(list(rows), dtype="int64"))

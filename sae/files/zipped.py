@@ -153,7 +153,7 @@ class _Unpacked(TensorSource):
     def _unpacked(self) -> Tensor:
         file, signature = open_file(self.path, self.label)
         values = torch.empty(self._entry.file_size, dtype=torch.uint8)
-        target = memoryview(values.numpy())
+        target = values.numpy().data
         with file:
             if signature != self.signature:
                 raise ValueError(f"{self.label}: the file has changed since it was loaded; load the SAE again.")

@@ -56,7 +56,8 @@ def matches(checkpoint: Checkpoint) -> bool:
 def read(checkpoint: Checkpoint) -> Reading:
     rows = _rows(checkpoint)
     chosen = range(len(rows.layers))
-    hook, notes = None, ()
+    hook: str | None = None
+    notes: tuple[str, ...] = ()
     if checkpoint.asked_k is not None:
         if checkpoint.asked_k not in rows.layers:
             known = ", ".join(str(layer) for layer in rows.layers[:12]) or "none"

@@ -115,7 +115,7 @@ def test_lumina_reads_one_hidden_state():
 def test_public_saes_find_the_tap_that_the_table_names():
     """Each row is put where `python -m sae download` puts it."""
     rows = [row for row in KNOWN if row.embedding == ("token_embeddings", "all") and not row.model.startswith("T5")]
-    assert len(rows) == 10
+    assert len(rows) == 15
     for row in rows:
         stack = next(stack for stack in STACKS if stack.encoder == row.model)
         block = int(row.location.removeprefix("behind block ").split(":")[0])
