@@ -14,10 +14,10 @@ from ..places.region import check_mask, moment_weights
 from ..places.site import Site
 from .delta import Steering
 from .fast.one_row import held_sum
+from .methods import METHODS
+from .methods.steering_method import SteeringMethod
 from .record import SteeringRecord
 
-# What works where another tensor is read than changed: those that take their measure from the token itself do not.
-THROUGH = ("add", "set", "scale", "swap", "project_out")
 # factor of Δ on the cond and on the uncond rows
 _FACTORS: dict[Side, tuple[float, float]] = {
     "both": (1.0, 1.0),
@@ -39,10 +39,11 @@ class Intervention:
 
     def __post_init__(self) -> None:
         check_place(self.steering.sae, self.site)
-        if self.site.point == "transcoder" and self.steering.method not in THROUGH:
+        if self.site.point == "transcoder" and _needs_one_tensor(METHODS[self.steering.method]):
+            others = ", ".join(name for name, method in METHODS.items() if not _needs_one_tensor(method))
             raise ValueError(
                 f"method: {self.steering.method!r} needs one and the same tensor to read and to change, and a "
-                f"transcoder reads another; use one of {', '.join(THROUGH)}."
+                f"transcoder reads another; use one of {others}."
             )
         if self.side not in SIDES:
             raise ValueError(f"apply_to: {self.side!r} is not a side; use one of {', '.join(SIDES)}.")
@@ -58,6 +59,11 @@ class Intervention:
     def begin(self, record: SteeringRecord, window: SigmaWindow = EVERY_SIGMA) -> ActiveIntervention:
         """This intervention for one run. What the run caches on a device dies with the returned object."""
         return ActiveIntervention(self, replace(self.steering, _cache={}), record, window)
+
+
+def _needs_one_tensor(method: SteeringMethod) -> bool:
+    """Whether it pushes a token as far as its own length says, and reads codes of that same token."""
+    return method.pushes and method.reads_codes
 
 
 class _Steered(NamedTuple):
