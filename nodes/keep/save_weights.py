@@ -41,6 +41,7 @@ class SaveDirections(io.ComfyNode):
                     "format",
                     options=[OWN_FORM, *FORMS],
                     default=OWN_FORM,
+                    optional=True,  # since 0.2
                     tooltip="safetensors: everything, as Load SAE gives it back. gguf (control vectors, as repeng and "
                     "llama.cpp read them) and npz: the positive side's direction of each block alone, for other tools.",
                 ),
