@@ -28,7 +28,8 @@ class LoadSAE(io.ComfyNode):
                     "sae_name",
                     options=[*sae_names(), *set_names()],
                     tooltip="A weight file inside models/sae, sub-folders included (.safetensors, .pt, .pth, .bin, "
-                    ".npz). folder/* is all SAEs of a folder as one set, where their names tell different places.",
+                    ".npz, .npy, .gguf, .zip). folder/* is all SAEs of a folder as one set, where their names tell "
+                    "different places.",
                 ),
                 location_input(),
                 stream_input(),

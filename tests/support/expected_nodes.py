@@ -14,7 +14,7 @@ INPUTS = {
     "ContrastPictures": [
         *"model vae positive_pictures negative_pictures prompt seed seeds levels location stream".split(),
     ],
-    "SaveDirections": ["sae", "name"],
+    "SaveDirections": ["sae", "name", "format"],
     "SAEFeature": ["feature", "strength", "features"],
     "FeatureMixer": ["sae", "mix", "features"],
     "FeatureBrowser": ["sae"],
