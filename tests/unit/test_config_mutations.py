@@ -7,7 +7,6 @@ What is right after a mutation is written here by hand: `removed` has, for each 
 from __future__ import annotations
 
 import copy
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,10 +14,9 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
 
 from config_cases import (
+    ADDED,
     largest,
     like_saelens,
     llama_scope,
@@ -28,7 +26,7 @@ from config_cases import (
     signed,
     topk_sae,
 )
-from layouts import Case, D, F, K, draw, matrices, pre_matrices
+from layouts import Case, D, F, K, draw
 from layouts_language import gemma_scope
 from layouts_linear import (
     dictionary,
@@ -43,7 +41,6 @@ from layouts_linear import (
     sdxl_unbox,
 )
 from layouts_matrices import batch_topk, matryoshka, old, overcomplete, prisma, saedit, saev
-from sae.export import export
 from sae.formats import load
 
 REFUSED, SAME = "refused", "same"
@@ -61,13 +58,6 @@ class Base:
 
 
 LENS = ("apply_b_dec_to_input",)
-ADDED: dict[str, Any] = {
-    "signed": True, "k": 9, "top_k": 9, "activation": "tanh", "activation_fn_str": "softmax", "act_fn": "gelu",
-    "threshold": 0.7, "jump_relu_threshold": 0.7, "normalize_activations": "sqrt_d", "norm_activation": "batch-wise",
-    "input_unit_norm": True, "apply_b_dec_to_input": False, "sae_type": "gated", "architecture": "gated_jump",
-    "model_type": "l1_sae", "use_encoder_bias": False, "rescale_acts_by_decoder_norm": True, "is_transcoder": True,
-    "transcode": True, "sample": "gumbel", "groupmax": True, "postact_fn": "Identity", "unheard_of": 7,
-}  # fmt: skip
 
 SAELENS = {"d_in": D, "d_sae": F}
 RENY = {"features": D, "pages": F}
@@ -336,37 +326,3 @@ def test_no_mutation_is_read_otherwise_than_it_says(name: str, tmp_path: Path) -
 def test_there_are_enough_of_them() -> None:
     counts = {name: len(list(cases(base))) for name, base in BASES.items()}
     assert sum(counts.values()) >= 300 and min(counts.values()) >= 10, counts
-
-
-def test_our_own_layout_keeps_to_its_description(tmp_path: Path) -> None:
-    """Its words stand in the header, where `architecture` has those that decide."""
-    source = load(BASES["SAELens topk"].case.write(tmp_path / "source"))
-    path = export(source, tmp_path / "own", "sae_steering")
-    tensors = load_file(path)
-    with safe_open(path, "pt") as file:
-        metadata = file.metadata()
-    described, x = json.loads(metadata["sae"]), draw(20, D)
-    wanted = source.encode(x)
-
-    def read(change: dict[str, Any], **architecture: Any) -> Any:
-        kept = {**described["architecture"], **architecture}
-        inner = {key: value for key, value in kept.items() if value != REFUSED}
-        text = json.dumps({**described, "architecture": inner, **change})
-        save_file(tensors, tmp_path / "mutated.safetensors", metadata={**metadata, "sae": text})
-        return load(tmp_path / "mutated.safetensors")
-
-    for architecture in (
-        {"k": REFUSED}, {"kind": REFUSED}, {"kind": "relu"}, {"kind": "jumprelu"}, {"kind": "gelu"}, {"signed": True},
-        {"normalization": "batch"}, {"decoder_norm": "twice"}, {"rectify": "yes"}, {"kk": 4}, {"k": "4"}, {"k": 10**6},
-    ):  # fmt: skip
-        with pytest.raises(ValueError, match="mutated"):
-            read({}, **architecture)
-    for name, value in ADDED.items():
-        if name not in ("architecture", "unheard_of"):
-            with pytest.raises(ValueError, match=f"has {name} = |must give transcoder"):
-                read({name: value})
-    assert "unheard_of" in read({"unheard_of": 7}).origin.notes[0]
-    for dropped in ("rectify", "normalization", "decoder_norm"):  # their defaults
-        assert torch.equal(read({}, **{dropped: REFUSED}).encode(x), wanted)
-    assert torch.equal(read({}, kind="signed_topk").encode(x), largest(pre_matrices(matrices())(x)))
-    assert not torch.equal(read({}, normalization="layer_norm").encode(x), wanted)
