@@ -126,16 +126,16 @@ BASES: dict[str, Base] = {
     "sparsify signed": Base(
         SIGNED, {"signed": eleuther({"num_latents": F}), "d_in": SAME, "num_latents": SAME, "k": REFUSED},
         (("k", 2, replace(SIGNED, codes=lambda x: largest(SIGNED.codes(x), 2))), ("signed", "yes", REFUSED)),
-        known=("input_unit_norm",),
+        known=("input_unit_norm", "transcode"),
     ),
     "sparsify groupmax": Base(
         eleuther({"activation": "groupmax", "num_latents": F}), {"activation": eleuther({}), "k": REFUSED},
-        (("activation", "softmax", REFUSED), ("k", 3, REFUSED)), known=("input_unit_norm",),
+        (("activation", "softmax", REFUSED), ("k", 3, REFUSED)), known=("input_unit_norm", "transcode"),
     ),
     "SAeUron": Base(
         eleuther({"batch_topk": False, "input_unit_norm": True}, "layer_norm"),
         {"input_unit_norm": eleuther({}), "k": REFUSED, "batch_topk": SAME}, (("input_unit_norm", "yes", REFUSED),),
-        known=("signed",),
+        known=("signed", "transcode"),
     ),
     "saev": Base(
         saev({"cls": "TopK", "params": {"top_k": 28}}, "topk"),
