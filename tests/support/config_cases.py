@@ -111,3 +111,13 @@ def topk_sae(kind: str = "topk_sae", decoder: str = "W_dec", **config: Any) -> C
     state = {**t, decoder: rows.T.contiguous() if decoder == "decoder.weight" else rows}
     configs = {"config.json": whole | config}
     return Case("model.safetensors", state, lambda x: top(pre(x).relu()), rows, t["b_dec"], configs)
+
+
+# Words that other projects use for what is computed, and one that nobody does.
+ADDED: dict[str, Any] = {
+    "signed": True, "k": 9, "top_k": 9, "activation": "tanh", "activation_fn_str": "softmax", "act_fn": "gelu",
+    "threshold": 0.7, "jump_relu_threshold": 0.7, "normalize_activations": "sqrt_d", "norm_activation": "batch-wise",
+    "input_unit_norm": True, "apply_b_dec_to_input": False, "sae_type": "gated", "architecture": "gated_jump",
+    "model_type": "l1_sae", "use_encoder_bias": False, "rescale_acts_by_decoder_norm": True, "is_transcoder": True,
+    "transcode": True, "sample": "gumbel", "groupmax": True, "postact_fn": "Identity", "unheard_of": 7,
+}  # fmt: skip

@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from config_cases import (
+    ADDED,
     largest,
     like_saelens,
     llama_scope,
@@ -31,6 +32,7 @@ from layouts_linear import (
     dictionary,
     dictionary_gated,
     dictionary_new,
+    diffract,
     eleuther,
     gytis,
     jayhsu,
@@ -56,13 +58,6 @@ class Base:
 
 
 LENS = ("apply_b_dec_to_input",)
-ADDED: dict[str, Any] = {
-    "signed": True, "k": 9, "top_k": 9, "activation": "tanh", "activation_fn_str": "softmax", "act_fn": "gelu",
-    "threshold": 0.7, "jump_relu_threshold": 0.7, "normalize_activations": "sqrt_d", "norm_activation": "batch-wise",
-    "input_unit_norm": True, "apply_b_dec_to_input": False, "sae_type": "gated", "architecture": "gated_jump",
-    "model_type": "l1_sae", "use_encoder_bias": False, "rescale_acts_by_decoder_norm": True, "is_transcoder": True,
-    "transcode": True, "sample": "gumbel", "groupmax": True, "postact_fn": "Identity", "unheard_of": 7,
-}  # fmt: skip
 
 SAELENS = {"d_in": D, "d_sae": F}
 RENY = {"features": D, "pages": F}
@@ -131,16 +126,16 @@ BASES: dict[str, Base] = {
     "sparsify signed": Base(
         SIGNED, {"signed": eleuther({"num_latents": F}), "d_in": SAME, "num_latents": SAME, "k": REFUSED},
         (("k", 2, replace(SIGNED, codes=lambda x: largest(SIGNED.codes(x), 2))), ("signed", "yes", REFUSED)),
-        known=("input_unit_norm",),
+        known=("input_unit_norm", "transcode"),
     ),
     "sparsify groupmax": Base(
         eleuther({"activation": "groupmax", "num_latents": F}), {"activation": eleuther({}), "k": REFUSED},
-        (("activation", "softmax", REFUSED), ("k", 3, REFUSED)), known=("input_unit_norm",),
+        (("activation", "softmax", REFUSED), ("k", 3, REFUSED)), known=("input_unit_norm", "transcode"),
     ),
     "SAeUron": Base(
         eleuther({"batch_topk": False, "input_unit_norm": True}, "layer_norm"),
         {"input_unit_norm": eleuther({}), "k": REFUSED, "batch_topk": SAME}, (("input_unit_norm", "yes", REFUSED),),
-        known=("signed",),
+        known=("signed", "transcode"),
     ),
     "saev": Base(
         saev({"cls": "TopK", "params": {"top_k": 28}}, "topk"),
@@ -214,6 +209,8 @@ BASES: dict[str, Base] = {
     ),
     "overcomplete": Base(overcomplete("topk"), known=("k", "top_k")),
     "Gytis": Base(gytis()),
+    "DifFRACT": Base(diffract()),
+    "DifFRACT transcoder": Base(diffract("transcoder_img_6.pt")),
     **{
         f"dictionary_learning {name}": Base(
             case, {"trainer.dict_class": SAME if name == "matryoshka" else REFUSED, "trainer.activation_dim": SAME},
