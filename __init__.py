@@ -1,6 +1,6 @@
 """SAE Steering for ComfyUI: look inside FLUX with sparse autoencoders, and steer it by what is found there."""
 
-from .nodes.shared.extension import comfy_entrypoint
+from .nodes.extension import comfy_entrypoint
 
 WEB_DIRECTORY = "./web"
 

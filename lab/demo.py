@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from sae.demo.files import TEXT_SAE, load_attention_set, load_decoder, load_sae, load_transformer
 from sae.demo.shapes import Prompt, held_out_prompts, parse_prompt
+from sae.demo.shipped_weights import TEXT_SAE, load_attention_set, load_decoder, load_sae, load_transformer
 from sae.dictionary.autoencoder import SparseAutoencoder
 from sae.dictionary.sae_set import saes_of
 from sae.drawing.sheet import contact_sheet
@@ -26,12 +26,12 @@ from sae.places.site import resolve_site
 from sae.steering.delta import Steering
 from sae.steering.intervention import Intervention
 
-from .judge.kept import kept_attributes
 from .judge.reader import measure_pictures
+from .judge.score import kept_attributes
 from .judge.steer import contrast, draw_steered, tally_prompt
 from .kandinsky.chain import Chain
+from .kandinsky.embed_evidence import EmbedDemo
 from .kandinsky.settings import OTHER_CONTEXTS
-from .kandinsky.show import EmbedDemo
 
 if TYPE_CHECKING:
     from diffusers import FluxTransformer2DModel

@@ -1,76 +1,43 @@
-"""The pack's nodes: one concept a file, and each file lists its node classes in NODES."""
+"""The pack's nodes. Each folder is a submenu of the node library, and each file lists its node classes in NODES."""
 
 from comfy_api.latest import io
 
-from . import (
-    blend_embed_features,
-    calibrate_strength,
-    clip_embed_steer,
-    collect_activations,
-    concept_steer,
-    contrast_direction,
-    contrast_pictures,
-    evaluate_sae,
-    export_sae,
-    feature_browser,
-    feature_heatmap,
-    feature_mixer,
-    flux_activation_steer,
-    inspect_model,
-    inspect_sae,
-    kandinsky_decode,
-    kandinsky_encode_image,
-    kandinsky_prior,
-    label_embed_features,
-    label_features,
-    load_kandinsky,
-    load_sae,
-    recipes,
-    sae_feature,
-    sae_set,
-    save_directions,
-    shapes_demo,
-    shapes_kandinsky,
-    steering_sweep,
-    top_activating_features,
-    top_embed_features,
-    train_embed_sae,
-    train_sae,
-)
+from .demo import shapes_demo
+from .embeddings import clip_embed_steer, embed_features, label_embed_features
+from .features import calibrate_strength, feature_browser, inspect_sae, label_features, load_sae
+from .find import contrast_direction, contrast_pictures, feature_heatmap, inspect_model, top_activating_features
+from .kandinsky import kandinsky_decode, kandinsky_embeddings, load_kandinsky
+from .keep import recipe_nodes, save_weights
+from .steer import activation_steer, concept_steer, feature_mixer, steering_sweep
+from .train import collect_activations, evaluate_sae, train_embed_sae, train_sae
 
 FILES = (
-    load_sae,
-    sae_set,
     concept_steer,
+    activation_steer,
+    feature_mixer,
+    steering_sweep,
+    top_activating_features,
+    feature_heatmap,
     contrast_direction,
     contrast_pictures,
-    save_directions,
-    sae_feature,
-    feature_mixer,
+    inspect_model,
+    load_sae,
     feature_browser,
-    top_activating_features,
-    flux_activation_steer,
-    feature_heatmap,
-    steering_sweep,
     label_features,
     calibrate_strength,
-    recipes,
-    top_embed_features,
+    inspect_sae,
+    recipe_nodes,
+    save_weights,
     clip_embed_steer,
-    blend_embed_features,
+    embed_features,
     label_embed_features,
     load_kandinsky,
-    kandinsky_prior,
-    kandinsky_encode_image,
+    kandinsky_embeddings,
     kandinsky_decode,
-    inspect_sae,
-    inspect_model,
     collect_activations,
     train_sae,
     train_embed_sae,
     evaluate_sae,
-    export_sae,
     shapes_demo,
-    shapes_kandinsky,
 )
 NODES: list[type[io.ComfyNode]] = [node for file in FILES for node in file.NODES]

@@ -16,8 +16,8 @@ import psutil
 import torch
 from safetensors.torch import save_file
 
-from sae.demo.files import TEXT_SAE, load_sae, load_transformer
 from sae.demo.shapes import Prompt
+from sae.demo.shipped_weights import TEXT_SAE, load_sae, load_transformer
 from sae.dictionary.autoencoder import SparseAutoencoder
 from sae.formats import load
 from sae.places.site import parse_location

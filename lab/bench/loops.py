@@ -19,16 +19,16 @@ def measure() -> None:
     import comfy.sd
     import torch
 
-    from sae.demo.files import TEXT_SAE, TRANSFORMER, load_sae
+    from sae.demo.shipped_weights import TEXT_SAE, TRANSFORMER, load_sae
     from sae.dictionary.sae_set import Member
+    from sae.finding.labelling import WordTally, tally_words
     from sae.finding.listening import mean_activations
-    from sae.hosts.comfyui import room
+    from sae.hosts.comfyui import memory
     from sae.hosts.comfyui.drawing import Drawing, Listening
     from sae.hosts.comfyui.sampling import Sampling
-    from sae.naming.labelling import WordTally, tally_words
     from sae.steering.calibration import alone, calibrate_features
     from sae.steering.edits import Edit
-    from sae.steering.places import Wanted
+    from sae.steering.set_up import Wanted
     from sae.steering.sweep import draw_rows, plan, rows_of
 
     from .width import seconds
@@ -53,12 +53,12 @@ def measure() -> None:
         return list(draw_rows(draw, rows, plan(len(rows), STRENGTHS, True)))
 
     def with_runs(most: int, loop: Callable[[], object]) -> object:
-        room.MOST_RUNS = most
+        memory.MOST_RUNS = most
         return loop()
 
     torch.set_num_threads(1)
-    print(f"Loops over pictures of Shapes in ComfyUI, up to {room.MOST_RUNS} in a batch against one at a time:")
-    together = room.MOST_RUNS
+    print(f"Loops over pictures of Shapes in ComfyUI, up to {memory.MOST_RUNS} in a batch against one at a time:")
+    together = memory.MOST_RUNS
     for name, loop in (("calibration", calibration), ("labels", labels), ("sweep", sweep)):
         found = seconds({"one": partial(with_runs, 1, loop), "many": partial(with_runs, together, loop)}, rounds=2)
         ratio = found["many"] / found["one"]
@@ -74,7 +74,7 @@ class _Words:
     def encode_from_tokens_scheduled(self, text: str) -> Any:
         import torch
 
-        from sae.demo.model import POOLED_WIDTH, embed_prompts
         from sae.demo.shapes import read_prompt
+        from sae.demo.shapes_model import POOLED_WIDTH, embed_prompts
 
         return [[embed_prompts([read_prompt(text)]), {"pooled_output": torch.zeros(1, POOLED_WIDTH)}]]

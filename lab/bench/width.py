@@ -149,7 +149,7 @@ def _compare_ways(sae: SparseAutoencoder, x: Tensor) -> None:
 
 
 def time_products() -> None:
-    """Whether a product in bfloat16 is worth choosing candidates with, see `sae/dictionary/candidates.py`."""
+    """Whether a product in bfloat16 is worth choosing candidates with, see `sae/dictionary/fast/candidates.py`."""
     tokens, rows = torch.randn(FEW, D_IN), torch.randn(FEW * 8, D_IN)
     low = tokens.bfloat16(), rows.bfloat16()
     found = seconds({"float32": lambda: tokens @ rows.T, "bfloat16": lambda: low[0] @ low[1].T}, rounds=3)

@@ -16,13 +16,13 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from sae.demo.files import ATTENTION_SAE, IMAGE_SAE, TEXT_SAE
 from sae.demo.shapes import COLOURS, SLOTS
+from sae.demo.shipped_weights import ATTENTION_SAE, IMAGE_SAE, TEXT_SAE
 
 from .calibrate import Bench
-from .contrast import contrast_section
+from .contrast_rows import contrast_section
+from .embed_rows import embed_table
 from .heat import measure_heat
-from .kandinsky import embed_table
 from .measure import Measurement
 from .name_features import measure_names, name_features
 from .report import write_report

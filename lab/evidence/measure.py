@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from sae.demo.files import SAE_NAMES, load_decoder, load_sae, load_transformer
-from sae.demo.model import sample
 from sae.demo.shapes import SLOTS, Prompt
+from sae.demo.shapes_model import sample
+from sae.demo.shipped_weights import SAE_NAMES, load_decoder, load_sae, load_transformer
 from sae.dictionary.autoencoder import SparseAutoencoder
 from sae.finding.features import RankedFeature
 from sae.hosts.diffusers import capture
@@ -18,11 +18,9 @@ from sae.hosts.diffusers import capture
 from ..judge.reader import Readings, measure_pictures
 from ..judge.score import Score
 from ..judge.steer import STEPS, draw_steered, effect
-from .cases import Case, Found, heat_of_source
-from .changes import FINDING, RUNS, Change, changes, saying
-from .difference import draw_shifted
+from .cases import FINDING, RUNS, Case, Change, Found, changes, heat_of_source, saying
 from .rows import MANY, TOLD, Row
-from .seen import Seen, see_prompts
+from .seen import Seen, draw_shifted, see_prompts
 from .tables import UNSTEERED, WORDED, Line, Table
 
 RANDOM_SEED = 7  # another direction for each change, the same in every run

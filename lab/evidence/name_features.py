@@ -11,19 +11,17 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
-from sae.demo.files import SAE_NAMES, load_sae, load_transformer
-from sae.demo.kandinsky.files import EMBED_SAE, PRIOR
-from sae.demo.model import sample
 from sae.demo.shapes import SLOTS, WORDS, Prompt, read_prompt, training_prompts
+from sae.demo.shapes_model import sample
+from sae.demo.shipped_weights import EMBED_SAE, KANDINSKY_PRIOR, SAE_NAMES, load_sae, load_transformer
 from sae.dictionary.autoencoder import SparseAutoencoder
 from sae.dictionary.fingerprint import fingerprint
+from sae.finding.labelling import SLOT, UNCLEAR, WordTally, tally_words
+from sae.finding.labelling_directions import label_directions, text_rows
 from sae.hosts.diffusers import capture
 from sae.hosts.kandinsky import KandinskyHalf, embed_texts
-from sae.naming.label_store import shipped_labels
-from sae.naming.labelling import SLOT, UNCLEAR, WordTally, tally_words
-from sae.naming.labelling_directions import label_directions, text_rows
-from sae.naming.labels import Labels, write_labels
-from sae.places.progress import OnStep
+from sae.known.labels import Labels, shipped_labels, write_labels
+from sae.places.moment import OnStep
 from sae.places.site import resolve_site
 
 if TYPE_CHECKING:
@@ -161,7 +159,7 @@ def _judged(labels: Labels, truth: Selectivity, features: int) -> Names:
 def name_embed_features(sae: SparseAutoencoder) -> Labels:
     """The features of the embeddings' SAE, as LabelEmbedFeatures names them."""
     texts = [str(read_prompt(context.replace(SLOT, word))) for word in WORDS for context in contexts()]
-    rows = text_rows(embed_texts(KandinskyHalf(PRIOR, "prior"), texts), CONTEXTS)
+    rows = text_rows(embed_texts(KandinskyHalf(KANDINSKY_PRIOR, "prior"), texts), CONTEXTS)
     return label_directions(sae, WORDS, rows, DIRECTION_THRESHOLD)
 
 

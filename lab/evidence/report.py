@@ -6,9 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from sae.demo.files import SAE_NAMES, load_sae
-from sae.demo.kandinsky.files import EMBED_SAE
 from sae.demo.shapes import SLOTS
+from sae.demo.shipped_weights import EMBED_SAE, SAE_NAMES, load_sae
 
 from ..kandinsky.settings import BEST as EMBED_BEST
 from ..kandinsky.settings import SETTINGS as EMBED_SETTINGS

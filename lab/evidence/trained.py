@@ -19,16 +19,16 @@ from pathlib import Path
 
 import torch
 
-from sae.demo.files import TEXT_SAE
 from sae.demo.shapes import training_prompts
+from sae.demo.shipped_weights import TEXT_SAE
 from sae.dictionary.autoencoder import SparseAutoencoder
-from sae.drawing.pixels import to_image
+from sae.drawing.pictures import to_image
 from sae.formats import load
 
 from ..kandinsky.losses import drawings
 from ..kandinsky.settings import BEST as BEST_SETTING
 from ..kandinsky.settings import SETTINGS
-from .kandinsky import embed_table
+from .embed_rows import embed_table
 from .measure import Measurement
 from .rows import BEST, Row
 from .tables import Line

@@ -10,17 +10,16 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from sae.demo.model import embed_prompts, noise_for, pack, predict, sample
 from sae.demo.shapes import Prompt
+from sae.demo.shapes_model import embed_prompts, noise_for, pack, predict, sample
 from sae.dictionary.autoencoder import SparseAutoencoder
 from sae.finding.effect import rank_by_effect, tried_steps
 from sae.finding.features import FeatureReader, FeatureTally, RankedFeature, rank_features
 from sae.hosts.diffusers import Predicting, capture, drawing, steer
-from sae.places.progress import OnStep
+from sae.places.moment import OnStep
 from sae.places.site import resolve_site
-from sae.steering.draw import Draw
+from sae.steering.host_calls import Draw, Level, Which
 from sae.steering.intervention import Intervention
-from sae.steering.predict import Level, Which
 from sae.steering.record import SteeringRecord
 
 if TYPE_CHECKING:

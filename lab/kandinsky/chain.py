@@ -7,11 +7,9 @@ from typing import Any
 
 from torch import Tensor
 
-from sae.demo.files import load_sae
-from sae.demo.kandinsky.files import DECODER, EMBED_SAE, PRIOR
 from sae.demo.shapes import Prompt
-from sae.finding.embedding_tally import tally_tokens
-from sae.finding.features import FeatureTally
+from sae.demo.shipped_weights import EMBED_SAE, KANDINSKY_DECODER, KANDINSKY_PRIOR, load_sae
+from sae.finding.features import FeatureTally, tally_tokens
 from sae.hosts.kandinsky import KandinskyHalf, draw, run_prior
 
 from .models import PICTURE_SIDE
@@ -24,7 +22,7 @@ class Chain:
     """Prior, decoder and the SAE of the embeddings between them."""
 
     def __init__(self) -> None:
-        self.prior, self.decoder = KandinskyHalf(PRIOR, "prior"), KandinskyHalf(DECODER, "decoder")
+        self.prior, self.decoder = KandinskyHalf(KANDINSKY_PRIOR, "prior"), KandinskyHalf(KANDINSKY_DECODER, "decoder")
         self.sae = load_sae(EMBED_SAE)
 
     def embed(self, prompts: Sequence[Prompt], seeds: Sequence[int]) -> tuple[Tensor, Tensor]:

@@ -14,12 +14,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from sae.demo.files import WEIGHTS
-from sae.demo.kandinsky.files import EMBED_SAE, PRIOR
 from sae.demo.shapes import Prompt, held_out_prompts, training_prompts
+from sae.demo.shipped_weights import EMBED_SAE, KANDINSKY_PRIOR, WEIGHTS
 from sae.hosts.kandinsky import KandinskyHalf
-from sae.training.evaluate import evaluate
-from sae.training.publish import export_topk
+from sae.training.finished_sae import export_topk
+from sae.training.held_out_measures import evaluate
 from sae.training.topk import TopKConfig
 from sae.training.trainer import TopKTrainer
 
@@ -74,7 +73,7 @@ def main() -> None:
     parser.add_argument("--ship", action="store_true", help="put it into the pack")
     given = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    encoder = KandinskyHalf(PRIOR, "prior").part("image_encoder")
+    encoder = KandinskyHalf(KANDINSKY_PRIOR, "prior").part("image_encoder")
     config = TopKConfig(EMBED_WIDTH, given.features, given.k, given.steps, BATCH, seed=given.seed)
     train_sae(encoder, given.out, config)
     if given.ship:

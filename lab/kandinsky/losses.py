@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from sae.demo.activity import forget_words
 from sae.demo.shapes import Prompt, draw, training_prompts
+from sae.demo.shapes_model import forget_words
 
 from .models import PICTURE_SIDE, build_scheduler, clip_pixels
 from .words import build_tokenizer

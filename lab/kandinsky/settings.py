@@ -10,8 +10,7 @@ from torch import Tensor
 from sae.demo.shapes import Prompt
 from sae.dictionary.autoencoder import SparseAutoencoder
 from sae.embeddings.editing import blend_tokens, steer_tokens
-from sae.finding.embedding_tally import tally_tokens
-from sae.finding.features import FeatureTally, feature_list, rank_features
+from sae.finding.features import FeatureTally, feature_list, rank_features, tally_tokens
 from sae.steering.delta import Steering
 from sae.steering.edits import Edit, FeatureList, Method, Unit
 from sae.steering.record import SteeringRecord

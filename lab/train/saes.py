@@ -17,24 +17,28 @@ import torch
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
-from sae.demo import files
-from sae.demo.model import build_transformer
+from sae.demo import shipped_weights
+from sae.demo.shapes_model import build_transformer
 from sae.finding.fit import Fit
 from sae.places.site import Site, site_from_name
 from sae.training.buffer import MixedBatches, MixingBuffer
-from sae.training.evaluate import evaluate
-from sae.training.publish import export_topk
+from sae.training.finished_sae import export_topk
+from sae.training.held_out_measures import evaluate
 from sae.training.topk import TopKConfig
 from sae.training.trainer import Progress, TopKTrainer
 
-from .collect import collect_tokens
+from .shapes_tokens import collect_tokens
 
 if TYPE_CHECKING:
     from diffusers import FluxTransformer2DModel
 
 log = logging.getLogger(__name__)
 
-SHIPPED = {"text": (files.TEXT_SAE,), "image": (files.IMAGE_SAE,), "attention": files.ATTENTION_SET}
+SHIPPED = {
+    "text": (shipped_weights.TEXT_SAE,),
+    "image": (shipped_weights.IMAGE_SAE,),
+    "attention": shipped_weights.ATTENTION_SET,
+}
 TRAINING_SEED, FRESH_SEED = 1, 2
 SITES_HELP = f"{', '.join(SHIPPED)}: those that ship; or the name of a new SAE's folder, which tells its site"
 FRESH_TOKENS = 16_000
@@ -46,7 +50,7 @@ REPORT_EVERY = 250
 def load_transformer(file: Path) -> FluxTransformer2DModel:
     """The Shapes transformer as the pack ships it, from a state dict, or from a checkpoint's averaged weights."""
     if file.suffix == ".safetensors":
-        return files.load_transformer(file).requires_grad_(False)
+        return shipped_weights.load_transformer(file).requires_grad_(False)
     state = torch.load(file, map_location="cpu", weights_only=True)
     transformer = build_transformer().eval().requires_grad_(False)
     if "average" not in state:
@@ -86,7 +90,7 @@ def _report(progress: Progress) -> None:
 def _site(name: str) -> Site:
     site = site_from_name(name)
     if site is None:
-        raise ValueError(f"--sites: the name {name!r} tells no site; write it like {files.TEXT_SAE}.")
+        raise ValueError(f"--sites: the name {name!r} tells no site; write it like {shipped_weights.TEXT_SAE}.")
     return site
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
-from sae.demo.files import DECODER, SAE_NAMES, TRANSFORMER, WEIGHTS
+from sae.demo.shipped_weights import DECODER, SAE_NAMES, TRANSFORMER, WEIGHTS
 from sae.dictionary.statistics import read_statistics, write_statistics
 from sae.formats import load
 

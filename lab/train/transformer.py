@@ -11,10 +11,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch.nn import functional
 
-from sae.demo.activity import forget_words
-from sae.demo.latents import ShapesDecoder, encode_pictures
-from sae.demo.model import build_transformer, embed_prompts, pack, predict
 from sae.demo.shapes import Prompt, draw, training_prompts
+from sae.demo.shapes_latents import ShapesDecoder, encode_pictures
+from sae.demo.shapes_model import build_transformer, embed_prompts, forget_words, pack, predict
 
 from .loop import block_matrices, fit
 

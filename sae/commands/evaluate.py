@@ -9,14 +9,14 @@ from typing import Any, Protocol
 
 from ..dictionary.autoencoder import SparseAutoencoder
 from ..formats import load
-from ..places.progress import OnProgress, OnStep
+from ..places.moment import OnProgress, OnStep
 from ..places.site import Site
 from ..training.card import Card
 from ..training.collect import Collection
-from ..training.evaluate import evaluate_sae
+from ..training.held_out_measures import evaluate_sae
 from ..training.source import Model, ModelSource, Source
 from .inspect import add_architecture
-from .measuring import held_out_tokens, measured_card, table, write_card
+from .sae_report import held_out_tokens, measured_card, table, write_card
 from .train_settings import Settings, add_flags, read_settings
 from .train_sources import build_source, site_name
 

@@ -9,8 +9,7 @@ from ..dictionary.fingerprint import fingerprint
 from ..files.lock import locked
 from ..files.small_json import MOST_BYTES
 from ..formats import load
-from ..naming.label_store import shipped_labels
-from ..naming.labels import labels_from_text, read_labels, write_labels
+from ..known.labels import labels_from_text, read_labels, shipped_labels, write_labels
 from .inspect import add_architecture
 
 HELP = "Puts names that somebody wrote, as CSV or JSON, beside an SAE, where ComfyUI's tables and panels find them."

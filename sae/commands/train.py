@@ -15,9 +15,9 @@ from ..training.config import TopKConfig
 from ..training.run import RunProgress, RunSettings, TrainingRun, memory_of, size_of_bytes
 from ..training.shards import KeepingSource, ShardWriter, bytes_of
 from ..training.source import Source
-from .measuring import table, write_result
+from .job_progress import stopped_by_signals
 from .progress_log import CSV, ProgressBar, ProgressLog, open_log
-from .stopping import stopped_by_signals
+from .sae_report import table, write_result
 from .train_sae_lens import check_trainable, train_with_sae_lens
 from .train_settings import SAE_LENS, TRAINERS, Settings, add_flags, read_settings
 from .train_sources import build_source

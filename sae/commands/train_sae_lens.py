@@ -11,14 +11,14 @@ import torch
 from torch import Tensor
 
 from ..dictionary.statistics import statistics_path, write_statistics
-from ..export.hook_name import name_of
+from ..export.plain_sae import name_of
 from ..formats import load
 from ..hosts.sae_lens import SPARSITY, SaeLensConfig, SaeLensRun, check_installed
 from ..training.buffer import MixedBatches, MixingBuffer
-from ..training.evaluate import evaluate_sae
+from ..training.held_out_measures import evaluate_sae
 from ..training.source import Source, sift
-from .measuring import held_out_tokens, measured_card, table, write_card
-from .stopping import stopped_by_signals
+from .job_progress import stopped_by_signals
+from .sae_report import held_out_tokens, measured_card, table, write_card
 from .train_settings import Settings
 
 FLUX_SOURCES = ("shapes", "diffusers")  # these run FLUX transformers, and no other family

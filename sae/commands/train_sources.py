@@ -10,19 +10,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..demo.activity import predict_held_out, run_shapes
-from ..demo.files import load_transformer
+from ..demo.shapes_model import predict_held_out, run_shapes
+from ..demo.shipped_weights import load_transformer
 from ..dictionary.autoencoder import SparseAutoencoder
-from ..files.digest import digest_of
+from ..files.small_json import digest_of
 from ..hosts.diffusers import capture, depth_of, tapped
 from ..hosts.encoders import load_pipeline, picture_encoder, text_encoder
 from ..places.moment import COND
 from ..places.site import Site, parse_sites
-from ..places.taps import Tap
+from ..places.stream_taps import Tap
 from ..training.embedding_source import EmbeddingSource, lines_of, pictures_in
-from ..training.remembered import RememberedSource
 from ..training.shards import ShardSource
-from ..training.source import ModelSource, See, Source, check_one_block, generator_of
+from ..training.source import ModelSource, RememberedSource, See, Source, check_one_block, generator_of
 from .train_settings import SOURCES, Settings
 
 

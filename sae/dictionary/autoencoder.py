@@ -23,8 +23,8 @@ from .activations import (
     to_device,
     token_frame,
 )
-from .candidates import topk_codes, worthwhile
-from .fused import have_kernels, sums_of_rows
+from .fast.availability import have_kernels, sums_of_rows
+from .fast.candidates import topk_codes, worthwhile
 from .modulation import Modulation
 from .origin import ContrastOf, Origin, TrainedOn
 from .owner import Owner, identity

@@ -9,7 +9,7 @@ so that decode(encode(x)) is c plus the projection of x - c onto d. `add` of fea
 itself to every token. `swap`, feature 0 in place of feature 1, mirrors at c what lies on the negative side and leaves
 the other tokens as they are: strength 1 moves the mean as far as the two sides are apart, and only where the negative
 side shows. Adding moves every token by the mean over all of them, which is a small part of what one word's token needs;
-lab/evidence/contrast.py measures both. The difference of means is the steering vector of arXiv 2312.06681.
+lab/evidence/contrast_rows.py measures both. The difference of means is the steering vector of arXiv 2312.06681.
 
 **Noise floor.** A mean of n runs is never exact: the length that chance alone gives the difference is the standard
 error of d as a vector. With the differences δ_i of n pairs of runs, each from one seed, and their mean d,

@@ -8,7 +8,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from .pixels import from_image
+from .pictures import from_image
 
 LEAST_SIDE = 256  # smaller pictures are enlarged, so that the caption can be read
 FOOT = 44  # pixels below the picture

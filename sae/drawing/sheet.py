@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 from torch.nn import functional
 
-from .pixels import to_image
+from .pictures import to_image
 
 GAP = 12
 HEAD = 46  # pixels above the columns, for two lines

@@ -12,7 +12,7 @@ from typing import Literal, get_args
 
 from ..dictionary.autoencoder import SparseAutoencoder
 from ..formats.known import known_checkpoint
-from .taps import ALL, AUTO, Tap, check_encoder, is_tapped, stack_of, tap_for
+from .hidden_states import ALL, AUTO, Tap, check_encoder, is_tapped, stack_of, tap_for
 
 Target = Literal["image_embeds", "last_hidden_state", "penultimate_hidden_states", "pooled_output", "token_embeddings"]
 TARGETS: tuple[Target, ...] = get_args(Target)  # where two fit, the earlier one is taken

@@ -14,9 +14,8 @@ from ..dictionary.autoencoder import SparseAutoencoder
 from ..dictionary.statistics import statistics_path, write_statistics
 from ..formats import load
 from ..formats.named_tensors import BESIDE, SUFFIXES
-from . import dictionary_learning, own, reny_topk, saelens
-from .files import Progress, write_tensors
-from .planned import Layout
+from . import as_dictionary_learning, as_own, as_reny_topk, as_saelens
+from .tensor_plan import Layout, Progress, write_tensors
 
 __all__ = ["TARGETS", "Progress", "export"]
 
@@ -40,10 +39,10 @@ class Target(Protocol):
 
 
 _TARGETS: Mapping[str, Target] = {
-    "sae_steering": own,
-    "saelens": saelens,
-    "reny_topk": reny_topk,
-    "dictionary_learning": dictionary_learning,
+    "sae_steering": as_own,
+    "saelens": as_saelens,
+    "reny_topk": as_reny_topk,
+    "dictionary_learning": as_dictionary_learning,
 }
 TARGETS: tuple[str, ...] = tuple(_TARGETS)
 

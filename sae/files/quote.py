@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from itertools import islice
 
-from .plain import Unread
+from .untrusted import Unread
 
 LONGEST_TEXT = 100  # of a file's name or path
 LONGEST_VALUE = 60

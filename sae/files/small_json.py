@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import stat
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeGuard, TypeVar
 
@@ -108,3 +109,11 @@ def set_aside(path: Path) -> Path:
     except OSError as error:
         raise unwritable(path, error) from error
     return target
+
+
+DIGITS = 16
+
+
+def digest_of(parts: Iterable[Any]) -> str:
+    """16 hexadecimal digits of parts that JSON can hold, in their order; of anything else, what `str` makes of it."""
+    return hashlib.sha256(json.dumps(list(parts), default=str).encode()).hexdigest()[:DIGITS]

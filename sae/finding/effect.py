@@ -36,12 +36,12 @@ import torch
 from torch import Tensor
 
 from ..dictionary.autoencoder import SparseAutoencoder
-from ..places.progress import OnProgress, unheard
+from ..places.moment import OnProgress, unheard
 from ..places.site import Site
-from ..steering.alone import Alone
 from ..steering.delta import Steering
 from ..steering.edits import Edit
-from ..steering.predict import Level, Predict, Which
+from ..steering.host_calls import Level, Predict, Which
+from ..steering.row_by_row import Alone
 from .features import RankedFeature
 
 EFFECT = "effect"  # the choice beside features.RANKINGS

@@ -236,3 +236,10 @@ def feature_table(
         line += f"  {places[row.feature]:<{width}}" if places else ""
         lines.append(f"{line}  {named[row.feature]}".rstrip())
     return "\n".join(lines)
+
+
+def tally_tokens(sae: SparseAutoencoder, x: Tensor) -> FeatureTally:
+    """Which features fire on tokens x (batch, tokens, d_in)."""
+    tally = FeatureTally(sae.d_sae)
+    tally.add(sae.encode_sparse(x))
+    return tally

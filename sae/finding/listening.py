@@ -10,10 +10,9 @@ import torch
 from torch import Tensor
 
 from ..dictionary.sae_set import Member
-from ..naming.labelling import See
-from ..places.moment import Moment
-from ..places.progress import OnStep, steps_of
+from ..places.moment import Moment, OnStep, steps_of
 from .features import FeatureReader, Together
+from .labelling import See
 from .peaks import PeakTally
 
 

@@ -11,10 +11,9 @@ import torch
 from torch import Tensor
 
 from ..dictionary.autoencoder import SparseAutoencoder, SparseCodes
-from ..places.moment import Moment
-from ..places.progress import unheard
+from ..places.moment import Moment, unheard
 from ..places.site import Site
-from ..places.taps import Observer, Tap
+from ..places.stream_taps import Observer, Tap
 
 Outputs = Callable[[Sequence[Tap]], Tensor]  # (rows, ...) with the taps installed; the same without any, at every time
 FEATURES = 100  # that are tried

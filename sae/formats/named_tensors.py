@@ -11,12 +11,12 @@ from typing import Any
 from ..files import small_json
 from ..files.npz_file import open_npz
 from ..files.pickle_file import open_pickle
-from ..files.plain import Plain
 from ..files.quote import shown
 from ..files.safetensors_file import open_safetensors
 from ..files.small_json import parse_object
 from ..files.tensor_file import open_file
 from ..files.tensors import JoinedTensors, TensorSource
+from ..files.untrusted import Plain
 
 MOST_CONFIG_BYTES = 2**20  # real ones have a few KB, SAELens' runners 20
 SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".npz")

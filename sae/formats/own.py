@@ -1,10 +1,10 @@
 """Our own layout, which holds every SAE exactly: one safetensors file with canonical tensor names (weights.py).
 
-`sae/export/own.py` writes it. The header's metadata has `format` and `sae`, a JSON object: architecture (the fields of
-Architecture); where known location and stream, or hook, another project's word for the place; layout, licence, source
-and model of the checkpoint that it was made from; family and model_identity of the model that it was trained on;
-trained_k of a BatchTopK SAE; contrast of directions that no training made: positive and negative (lists of prompts),
-runs, norm and floor. The layers of a modulation have their own names behind `modulation.`.
+`sae/export/as_own.py` writes it. The header's metadata has `format` and `sae`, a JSON object: architecture (the fields
+of Architecture); where known location and stream, or hook, another project's word for the place; layout, licence,
+source and model of the checkpoint that it was made from; family and model_identity of the model that it was trained
+on; trained_k of a BatchTopK SAE; contrast of directions that no training made: positive and negative (lists of
+prompts), runs, norm and floor. The layers of a modulation have their own names behind `modulation.`.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from typing import Any
 from ..dictionary.activations import VECTORS, Architecture
 from ..dictionary.modulation import TENSORS, Modulation
 from ..dictionary.origin import ContrastOf
-from ..files.plain import Plain
 from ..files.quote import quoted
 from ..files.small_json import is_number, parse_object
+from ..files.untrusted import Plain
 from ..places.site import Site, parse_location
 from .checkpoint import Checkpoint, Config, Reading
 

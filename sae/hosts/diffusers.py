@@ -16,17 +16,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from ..places.moment import COND, Moment, Schedule, SigmaWindow
-from ..places.progress import OnStep
+from ..places.moment import COND, Moment, OnStep, Schedule, SigmaWindow
 from ..places.reach import CountedTap, Done, Reach
 from ..places.site import Depth, Site
-from ..places.taps import Observer, Tap, tap_image, tap_text, tap_tokens
-from ..steering.alone import Alone
-from ..steering.control import RandomDirection
-from ..steering.draw import Draw, Drawn
-from ..steering.intervention import Intervention
-from ..steering.predict import Level, Which
+from ..places.stream_taps import Observer, Tap, tap_image, tap_text, tap_tokens
+from ..steering.host_calls import Draw, Drawn, Level, Which
+from ..steering.intervention import Intervention, RandomDirection
 from ..steering.record import SteeringRecord
+from ..steering.row_by_row import Alone
 
 if TYPE_CHECKING:
     from diffusers import FluxTransformer2DModel

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .moment import EVERY_SIGMA, Moment, SigmaWindow
 from .site import Site
-from .taps import Tap
+from .stream_taps import Tap
 
 Done = Literal["steered", "read"]
 

@@ -15,11 +15,11 @@ import torch
 from torch import Tensor
 
 from ..dictionary.autoencoder import SparseAutoencoder
-from ..places.progress import OnProgress, unheard
+from ..places.moment import OnProgress, unheard
 from ..places.site import Site
 from .delta import Steering
-from .draw import Draw, Steered, draw_each
 from .edits import Calibration, Edit, Method
+from .host_calls import Draw, Steered, draw_each
 from .intervention import Intervention
 from .summary import LARGE_DELTA
 

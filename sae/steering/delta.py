@@ -30,7 +30,7 @@ from ..dictionary.directions import Coded, Directions, check_width
 from ..dictionary.statistics import FeatureStatistics
 from ..dictionary.weights import PartName
 from .edits import METHODS, PUSHING, UNITS, Edit, FeatureList, Method, Unit, check_lists, measured_values
-from .push import SAFE, Push, kernels_work, token_norms
+from .fast.one_row import SAFE, Push, kernels_work, token_norms
 from .share import share, unit_rows
 from .summary import PresenceOf
 

@@ -12,7 +12,7 @@ from ..places.moment import COND, EVERY_SIGMA, SIDES, UNCOND, WHOLE_RUN, Moment,
 from ..places.region import check_mask, moment_weights
 from ..places.site import Site
 from .delta import Steering
-from .push import held_sum
+from .fast.one_row import held_sum
 from .record import SteeringRecord
 
 # factor of Δ on the cond and on the uncond rows
@@ -168,3 +168,24 @@ class ActiveIntervention:
         if key not in self._regions:
             self._regions.setdefault(key, moment_weights(mask, moment, batch).to(device))
         return self._regions[key]
+
+
+class RandomDirection:
+    """A tap that moves each token as far as another tap would, along one random unit vector."""
+
+    def __init__(self, tap: ActiveIntervention, seed: int) -> None:
+        self.tap = tap
+        generator = torch.Generator().manual_seed(seed)
+        direction = torch.randn(tap.steering.sae.d_in, generator=generator)
+        self.direction = direction / direction.norm()
+
+    @property
+    def site(self) -> Site:
+        return self.tap.site
+
+    def ready(self, batch: int, moment: Moment, device: torch.device) -> None:
+        self.tap.ready(batch, moment, device)
+
+    def __call__(self, x: Tensor, moment: Moment, activation: Tensor | None = None) -> Tensor:
+        shift = (self.tap(x, moment, activation).float() - x.float()).norm(dim=-1, keepdim=True)
+        return x + (shift * self.direction.to(x.device)).to(x.dtype)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..places.reach import Reach, skipped
-from .push import LARGEST_RATIO, Facts, Place, RowDelta, token_norms
+from .fast.one_row import LARGEST_RATIO, Facts, Place, RowDelta, token_norms
 from .summary import LARGE_DELTA, Broken, Held, PresenceOf, RunSummary
 
 PAGE = 64  # rows of numbers that are allocated at once

@@ -21,11 +21,11 @@ from typing import NamedTuple
 from torch import Tensor
 
 from ..dictionary.sae_set import AnySae, Member, SaeSet
-from ..places.progress import OnProgress, unheard
-from .draw import Draw, Steered, draw_each
+from ..places.moment import OnProgress, unheard
 from .edits import Edit
+from .host_calls import Draw, Steered, draw_each
 from .intervention import Intervention
-from .places import Wanted
+from .set_up import Wanted
 
 MOST_PICTURES = 400
 RANDOM_SEED = 7  # of the control's direction

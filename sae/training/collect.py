@@ -14,8 +14,7 @@ import torch
 from torch import Tensor
 
 from ..finding.features import cond_parts
-from ..places.moment import Moment
-from ..places.progress import unheard
+from ..places.moment import Moment, unheard
 from ..places.site import Site
 from .config import TopKConfig
 from .shards import ShardWriter, bytes_of

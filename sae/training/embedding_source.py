@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..files.digest import digest_of
-from ..places.progress import unheard
+from ..files.small_json import digest_of
+from ..places.moment import unheard
 from ..places.site import Site
 from .source import Chunk, generator_of
 

@@ -14,12 +14,11 @@ from typing import Any, NamedTuple
 import torch
 
 from .buffer import MixingBuffer
-from .checkpoint import read_checkpoint, write_checkpoint
 from .config import TopKConfig
 from .distributed import OneProcess, Peers
 from .source import Source, sift
 from .topk import TopKModel
-from .trainer import Progress, TopKTrainer
+from .trainer import Progress, TopKTrainer, read_checkpoint, write_checkpoint
 
 BUFFER_TOKENS = 65_536
 EMPTY_CALLS = 1_000  # so many calls without a token for a hungry buffer mean that none will come

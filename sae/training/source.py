@@ -12,7 +12,7 @@ from torch import Tensor
 from ..finding.features import cond_parts
 from ..places.moment import Moment
 from ..places.site import Site
-from ..places.taps import Tap
+from ..places.stream_taps import Tap
 
 SHARE, TOKENS = "share of ", "tokens"  # in what is told about a source: how much of it is kept
 OUTLIER_NORMS = 10.0  # a token longer than so many median tokens would rule the loss: it is set aside
@@ -162,3 +162,41 @@ def sift(chunk: Chunk, name: str) -> tuple[Chunk, int]:
         )
     kept = norms <= OUTLIER_NORMS * norms.median() if len(norms) else norms > 0
     return Chunk(*(part[kept] for part in chunk)), int((~kept).sum())
+
+
+class RememberedSource:
+    """The first calls of another source, until every site has `tokens`; then these from the beginning, without end."""
+
+    def __init__(self, source: Source, tokens: int, dtype: torch.dtype = torch.bfloat16) -> None:
+        if tokens < 1:
+            raise ValueError(f"tokens: {tokens} cannot be trained on; give 1 or more.")
+        self.source, self.tokens, self.dtype = source, tokens, dtype
+        self.sites = source.sites
+        self._kept: list[dict[str, Chunk]] = []
+        self._counts = dict.fromkeys(source.sites, 0)
+
+    @property
+    def about(self) -> dict[str, str | int | float]:
+        return {**self.source.about, TOKENS: self.tokens}
+
+    @property
+    def full(self) -> bool:
+        return all(count >= self.tokens for count in self._counts.values())
+
+    def training(self, number: int) -> Mapping[str, Chunk]:
+        while not self.full and number >= len(self._kept):
+            self._remember(self.source.training(len(self._kept)))
+        return self._kept[number % len(self._kept)]
+
+    def held_out(self, number: int) -> Mapping[str, Chunk]:
+        return self.source.held_out(number)
+
+    def _remember(self, chunks: Mapping[str, Chunk]) -> None:
+        """Of each site no more than it needs, and room for no more."""
+        kept = {}
+        for name, chunk in chunks.items():
+            missing = self.tokens - self._counts[name]
+            first = Chunk(*(part[:missing].clone() for part in chunk))
+            self._counts[name] += len(first.tokens)
+            kept[name] = first._replace(tokens=first.tokens.to(self.dtype))
+        self._kept.append(kept)

@@ -14,10 +14,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ..dictionary.activations import ActiveList, SparseCodes
-from . import auxiliary
 from .config import TopKConfig
 from .distributed import OneProcess, Peers
-from .fused import have_kernels, reconstruct
+from .fast.reconstruction import have_kernels, reconstruct
 from .sparse import Chosen, choose_over_batch, choose_per_token, kept_codes, largest, sum_rows
 
 MEDIAN_ITERATIONS = 30
@@ -176,8 +175,8 @@ class TopKModel(nn.Module):
             return error.new_zeros(())
         if x.is_cuda:
             dtype = torch.bfloat16 if self._in_bfloat16 else torch.float32
-            return auxiliary.by_products(self, x, error, dead, count, dtype)
-        return auxiliary.by_rows(self, x, before, error, dead, count)
+            return auxiliary_by_products(self, x, error, dead, count, dtype)
+        return auxiliary_by_rows(self, x, before, error, dead, count)
 
 
 def _fired(features: Tensor, values: Tensor, d_sae: int) -> Tensor:
@@ -199,3 +198,28 @@ def geometric_median(x: Tensor, iterations: int = MEDIAN_ITERATIONS) -> Tensor:
         weight = 1 / (x - middle).norm(dim=1, keepdim=True).clamp_min(1e-6)
         middle = (x * weight).sum(dim=0) / weight.sum()
     return middle
+
+
+def auxiliary_by_rows(model: TopKModel, x: Tensor, before: Tensor, error: Tensor, dead: Tensor, count: int) -> Tensor:
+    """Squared error (summed) of predicting `error` (n, d_in) with `count` dead features a token, by sums of rows.
+
+    Of scaled tokens x (n, d_in) with their codes `before` (n, d_sae).
+    """
+    chosen = choose_per_token(before.masked_fill(~dead, -torch.inf), count)
+    values = kept_codes(x, model.bias, model.encoder, model.encoder_bias, before, chosen).relu()
+    return (error - sum_rows(model.decoder, chosen.features, values, chosen.starts)).square().sum()
+
+
+def auxiliary_by_products(
+    model: TopKModel, x: Tensor, error: Tensor, dead: Tensor, count: int, dtype: torch.dtype
+) -> Tensor:
+    """The same by products in `dtype` of the dead features' matrices: on a GPU, where rows cost more than products."""
+    features = dead.nonzero().squeeze(1)
+    encoder, bias, decoder = (
+        tensor.index_select(0, features).to(dtype) for tensor in (model.encoder, model.encoder_bias, model.decoder)
+    )
+    codes = functional.linear((x - model.bias).to(dtype), encoder, bias)  # (n, dead)
+    if count < len(features):
+        kept = torch.zeros_like(codes, dtype=torch.bool).scatter_(1, largest(codes.detach(), count), True)
+        codes = codes.where(kept, 0.0)
+    return (error - (codes.relu() @ decoder).float()).square().sum()

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from copy import deepcopy
 from dataclasses import asdict
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from .checkpoint import read_checkpoint, write_checkpoint
+from ..files.whole import replacing
 from .config import TopKConfig
 from .distributed import OneProcess, Peers
 from .topk import Losses, TopKModel
@@ -205,3 +207,23 @@ class TopKTrainer:
                 f"batches: they ended after step {self.step} of {self.config.steps}; give more tokens or fewer steps."
             )
         return batch
+
+
+def write_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
+    """Replaces a checkpoint in one go; UnwritableError where the system does not let us, and the old one stays."""
+    with replacing(path) as part, part.open("wb") as file:
+        try:
+            torch.save(dict(state), file)
+        except RuntimeError as error:  # what torch makes of a write that fails
+            raise OSError(errno.EIO, "the disk may be full") from error
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """The state in a checkpoint; ValueError where the file is none."""
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, UnpicklingError, EOFError) as error:
+        raise ValueError(f"{path.name}: this checkpoint cannot be read; remove it to begin anew.") from error
+    if not isinstance(state, dict):
+        raise ValueError(f"{path.name}: this is no checkpoint of training; remove it to begin anew.")
+    return state

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 from torch.optim import Adam
 
-from .fused import have_kernels
+from .fast.reconstruction import have_kernels
 from .topk import TopKModel
 
 ADAM_EPSILON = 6.25e-10  # Gao et al. 2024, appendix A.3: small, as gradients are
@@ -36,7 +36,7 @@ def update(model: TopKModel, optimizer: Adam, clip_norm: float, number: int) -> 
 
 def update_by_rows(model: TopKModel, optimizer: Adam, clip_norm: float, number: int) -> None:
     """The same with kernels for the two matrices, which go through memory twice rather than eight times."""
-    from . import kernels
+    from .fast import kernels
 
     pairs = ((model.encoder, False), (model.decoder, True))
     matrices = [kernels.Matrix(weight, _taken(weight), directions) for weight, directions in pairs]

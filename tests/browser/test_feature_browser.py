@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from comfy_page import SEEN
-from sae.demo.files import IMAGE_SAE, TEXT_SAE, load_sae
+from sae.demo.shipped_weights import IMAGE_SAE, TEXT_SAE, load_sae
 from sae.dictionary.statistics import FeatureStatistics
 from sae.export import export
-from sae.naming.labels import read_labels
+from sae.known.labels import read_labels
 from small_saes import small_sae
 
 PANEL = ".sae-steering-browser"

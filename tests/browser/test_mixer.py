@@ -5,9 +5,9 @@ import json
 import numpy as np
 import pytest
 
-from sae.demo.files import TEXT_SAE, load_sae
+from sae.demo.shipped_weights import TEXT_SAE, load_sae
 from sae.dictionary.fingerprint import fingerprint
-from sae.naming.label_store import shipped_labels
+from sae.known.labels import shipped_labels
 
 PANEL = ".sae-steering-mixer"
 

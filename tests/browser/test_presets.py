@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from comfy_page import SIZES
-from sae.demo.files import IMAGE_SAE, TEXT_SAE, load_sae
+from sae.demo.shipped_weights import IMAGE_SAE, TEXT_SAE, load_sae
 from sae.dictionary.fingerprint import fingerprint
 from sae.steering.edits import Edit
 from sae.steering.recipe import NeededSae, Recipe, write_recipe

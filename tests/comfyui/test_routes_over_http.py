@@ -154,8 +154,8 @@ def test_a_hostile_body_is_answered_with_one_sentence(
 PROGRAM = """
 import sys
 from pathlib import Path
-from sae.naming.label_store import LabelStore
-from sae.naming.labels import Label
+from sae.known.labels import LabelStore
+from sae.known.labels import Label
 first = int(sys.argv[2])
 print("ready", flush=True)
 sys.stdin.readline()

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from comfy_client import PromptFailed
-from sae.demo.files import ATTENTION_SAE, IMAGE_SAE, TEXT_SAE, WEIGHTS
+from sae.demo.shipped_weights import ATTENTION_SAE, IMAGE_SAE, TEXT_SAE, WEIGHTS
 from workflows import pictures_of
 
 FOLDER = "shapes-two-places"

@@ -7,7 +7,7 @@ import torch
 
 from comfy_client import PromptFailed
 from lab.judge.reader import read_pictures
-from sae.demo.files import TEXT_SAE, load_sae
+from sae.demo.shipped_weights import TEXT_SAE, load_sae
 from sae.dictionary.fingerprint import fingerprint
 from sae.drawing.sheet import GAP, HEAD, SIDE
 from workflows import by_type, pictures_of, read_workflow, to_prompt, workflow_files

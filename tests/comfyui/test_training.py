@@ -12,7 +12,7 @@ from comfy_client import PromptFailed
 from lab.evidence import by_nodes
 from sae.commands.train_settings import Settings
 from sae.demo.shapes import draw, training_prompts
-from sae.drawing.pixels import to_image
+from sae.drawing.pictures import to_image
 
 PROMPTS = "\n".join(" ".join(prompt.words) for prompt in training_prompts()[:20])
 FOLDER = "over-http"

@@ -11,10 +11,9 @@ from hostile_pickle import nested, saved
 from layouts import linear
 from sae.dictionary.fingerprint import fingerprint
 from sae.formats import load
-from sae.naming.label_store import LabelStore, shipped_labels
-from sae.naming.labels import labels_from_text, read_labels
-from sae.steering.calibration_file import read_calibrations
-from sae.steering.mix import parse_mix
+from sae.known.labels import LabelStore, labels_from_text, read_labels, shipped_labels
+from sae.known.ranges import read_calibrations
+from sae.steering.mixer_value import parse_mix
 from sae.steering.recipe import read_recipe
 
 MARK = "ab" * 32

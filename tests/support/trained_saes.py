@@ -13,7 +13,7 @@ from export_cases import D, F, K, tokens
 from sae.export import export
 from sae.formats import load
 from sae.training.config import TopKConfig
-from sae.training.publish import export_topk
+from sae.training.finished_sae import export_topk
 from sae.training.topk import TopKModel
 from sae.training.trainer import TopKTrainer
 

@@ -9,11 +9,11 @@ import torch
 
 from sae.places.moment import COND, UNCOND, Moment
 from sae.places.site import parse_location
-from sae.steering.apart import Apart
 from sae.steering.delta import Steering
 from sae.steering.edits import Edit
 from sae.steering.intervention import Intervention
 from sae.steering.record import SteeringRecord
+from sae.steering.row_by_row import Apart
 from small_saes import small_sae
 
 SITE = parse_location("transformer_blocks.1", "image")

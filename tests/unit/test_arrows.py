@@ -13,15 +13,19 @@ LEVELS = {
     **dict.fromkeys(("sae/files", "sae/places"), 1),
     "sae/dictionary": 2,
     "sae/formats": 3,
-    **dict.fromkeys(("sae/export", "sae/steering", "sae/naming"), 4),
-    "sae/embeddings": 5,
-    **dict.fromkeys(("sae/finding", "sae/hosts"), 6),
-    **dict.fromkeys(("sae/training", "sae/drawing", "sae/demo"), 7),
-    "sae/commands": 8,
-    **dict.fromkeys(("sae", "sae/__main__"), 9),
-    "nodes/shared": 10,
-    **dict.fromkeys(("nodes", "lab"), 11),
+    **dict.fromkeys(("sae/export", "sae/steering"), 4),
+    **dict.fromkeys(("sae/known", "sae/embeddings"), 5),
+    "sae/finding": 6,
+    "sae/drawing": 7,
+    "sae/hosts": 8,
+    **dict.fromkeys(("sae/training", "sae/demo"), 9),
+    "sae/commands": 10,
+    **dict.fromkeys(("sae", "sae/__main__"), 11),
+    "nodes/inputs": 12,
+    "nodes/browser": 13,
+    **dict.fromkeys(("nodes", "lab"), 14),
 }
+INNER_OF_NODES = {"inputs", "browser"}
 TOP_OF_SAE = {"__init__.py", "__main__.py", "version.py"}
 # Packages of hosts besides comfy*; "nodes", imported absolutely, is ComfyUI's own module, and "?" is one not told.
 HOSTS = {"accelerate", "diffusers", "sae_lens", "transformers", "?"}
@@ -29,16 +33,15 @@ HOSTS |= {"execution", "folder_paths", "latent_preview", "node_helpers", "nodes"
 # (file, what it imports): why it may
 EXCEPTIONS = {
     (
-        "sae/demo/model.py",
+        "sae/demo/shapes_model.py",
         "package diffusers",
     ): "the Shapes model is of diffusers' own class, imported when it is built",
-    ("sae/demo/activity.py", "package diffusers"): "for the type checker only: whose activity it is",
-    ("sae/demo/files.py", "package diffusers"): "for the type checker only: what load_transformer returns",
+    ("sae/demo/shipped_weights.py", "package diffusers"): "for the type checker only: what load_transformer returns",
     (
         "sae/places/site.py",
         "sae/files",
     ): "messages show what came from a file in one way, and site names do come from files",
-    ("nodes/shared/extension.py", "nodes"): "hands ComfyUI the list of the nodes",
+    ("nodes/extension.py", "nodes"): "hands ComfyUI the list of the nodes",
 }
 
 
@@ -61,7 +64,7 @@ def imported(path: str, source: str) -> Iterator[tuple[int, bool, str]]:
 def room(dotted: str) -> str:
     """The room of a module of the project, such as sae/steering for sae.steering.delta."""
     parts = dotted.split(".")
-    inner = parts[0] == "sae" or parts[:2] == ["nodes", "shared"]
+    inner = parts[0] == "sae" or (parts[0] == "nodes" and parts[1:] and parts[1] in INNER_OF_NODES)
     return "/".join(parts[:2] if inner else parts[:1])
 
 
@@ -125,14 +128,14 @@ def test_imports_are_seen_in_numbers() -> None:
 UPWARDS = [
     ("sae/places/moment.py", "from ..steering.delta import Steering", "sae/steering"),
     ("sae/places/moment.py", "from .. import steering", "sae/steering"),
-    ("sae/steering/delta.py", "from ..naming.labels import Label", "sae/naming"),  # of the same level
+    ("sae/steering/delta.py", "from ..known.labels import Label", "sae/known"),
     ("sae/steering/__init__.py", "from ..export import export", "sae/export"),
     ("sae/hosts/comfyui/model.py", "from ...demo.files import load_sae", "sae/demo"),
     ("sae/formats/reny.py", "def read():\n    from ..finding import fit", "sae/finding"),
     ("sae/formats/reny.py", "if TYPE_CHECKING:\n    from ..hosts.diffusers import steer", "sae/hosts"),
     ("sae/formats/reny.py", "import sae.training.topk", "sae/training"),
     ("sae/commands/inspect.py", "from ...nodes.load_sae import LoadSAE", "nodes"),
-    ("sae/commands/inspect.py", "from ...nodes.shared import sockets", "nodes/shared"),
+    ("sae/commands/inspect.py", "from ...nodes.inputs import sockets", "nodes/inputs"),
     ("sae/hosts/comfyui/model.py", "from ....lab import demo", "lab"),
     ("sae/hosts/comfyui/model.py", "from .....lab import demo", "outside"),
     ("sae/training/topk.py", "import lab.train.muon", "lab"),
@@ -141,10 +144,10 @@ UPWARDS = [
     ("sae/drawing/sheet.py", "x = importlib.import_module('diffusers.models')", "package diffusers"),
     ("sae/drawing/sheet.py", "x = __import__(name)", "package ?"),
     ("sae/finding/fit.py", "from .. import helper", "sae/helper"),
-    ("nodes/shared/sockets.py", "from ..load_sae import LoadSAE", "nodes"),
-    ("nodes/load_sae.py", "from ..lab.demo import main", "lab"),
-    ("nodes/load_sae.py", "from lab.demo import main", "lab"),
-    ("lab/demo.py", "from nodes.load_sae import LoadSAE", "nodes"),
+    ("nodes/inputs/sockets.py", "from ..load_sae import LoadSAE", "nodes"),
+    ("nodes/features/load_sae.py", "from ...lab.demo import main", "lab"),
+    ("nodes/features/load_sae.py", "from lab.demo import main", "lab"),
+    ("lab/demo.py", "from nodes.features.load_sae import LoadSAE", "nodes"),
 ]
 
 
@@ -166,10 +169,10 @@ def test_an_import_that_points_upwards_is_found(path: str, source: str, target: 
         ("sae/hosts/diffusers.py", "from diffusers import FluxTransformer2DModel"),
         ("sae/__main__.py", "from .commands import convert"),
         (
-            "nodes/shared/routes.py",
+            "nodes/browser/routes.py",
             "import nodes\nfrom server import PromptServer\nfrom ...sae.hosts.comfyui import model",
         ),
-        ("nodes/load_sae.py", "from .shared.sockets import Sae\nfrom ..sae.commands import inspect"),
+        ("nodes/features/load_sae.py", "from ..inputs.sockets import Sae\nfrom ...sae.commands import inspect"),
         ("lab/train/saes.py", "import diffusers\nfrom sae.training.topk import TopKConfig\nfrom ..judge import score"),
     ],
 )

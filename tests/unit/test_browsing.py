@@ -5,8 +5,8 @@ import time
 import pytest
 import torch
 
-from sae.naming.browsing import browse
-from sae.naming.labels import Label
+from sae.known.gallery import browse
+from sae.known.labels import Label
 
 LABELS = {
     4: Label("sky, blue"),

@@ -12,7 +12,7 @@ from lab.evidence import by_nodes
 from lab.evidence.trained import config_of
 from sae.commands.train_settings import read_settings
 from sae.demo.shapes import training_prompts
-from sae.training.presets import PRESETS
+from sae.training.config import PRESETS
 
 pytest.importorskip("tomllib")
 

@@ -5,10 +5,18 @@ from pathlib import Path
 
 import pytest
 
+from sae.known.ranges import (
+    Measured,
+    Setting,
+    fitting,
+    mark_of_replaced,
+    misfits,
+    read_calibrations,
+    setting_of,
+    update_calibrations,
+)
 from sae.places.site import parse_location
-from sae.steering.calibration_file import read_calibrations, update_calibrations
 from sae.steering.edits import Calibration, Edit
-from sae.steering.measured import Measured, Setting, fitting, mark_of_replaced, misfits, setting_of
 
 PRINT = "ab" * 32
 RANGE, LESS, MORE = (Calibration("add", 0.05 * k, 0.2 * k, 0.4 * k) for k in (1.0, 0.5, 1.5))

@@ -7,10 +7,11 @@ import torch
 from torch import Tensor
 
 from plain_sae import KINDS, build
-from sae.dictionary import autoencoder, candidates
+from sae.dictionary import autoencoder
 from sae.dictionary.activations import Architecture, SparseCodes
-from sae.dictionary.bound import highest, rounded
-from sae.dictionary.candidates import topk_codes
+from sae.dictionary.fast import candidates
+from sae.dictionary.fast.candidates import topk_codes
+from sae.dictionary.fast.rounding import highest, rounded
 from sae.dictionary.weights import Part
 
 SCRATCH = 2**20  # so small that features and tokens come in several pieces

@@ -22,10 +22,10 @@ from sae.finding.effect import (
 from sae.finding.features import RankedFeature, feature_table
 from sae.places.moment import COND, UNCOND, Moment
 from sae.places.site import parse_location
-from sae.steering.alone import Alone
 from sae.steering.delta import Steering
 from sae.steering.edits import Edit
-from sae.steering.predict import Level, Which
+from sae.steering.host_calls import Level, Which
+from sae.steering.row_by_row import Alone
 from small_saes import D_IN, D_SAE, dense_codes, dense_directions, small_sae
 
 TOKENS = 12

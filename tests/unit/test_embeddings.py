@@ -6,7 +6,7 @@ import torch
 from embeds import conditioning, gytis_edit, load_gytis, sae_for, siglip, tensors_for, vision
 from sae.embeddings.editing import blend_tokens, embedding_record, steer_tokens
 from sae.embeddings.spot import home_of, spot_for, token_positions
-from sae.finding.embedding_tally import tally_tokens
+from sae.finding.features import tally_tokens
 from sae.hosts.comfyui.embeddings import edited, read, spot_in, tensors_of, word_positions
 from sae.steering.delta import Steering
 from sae.steering.edits import Edit

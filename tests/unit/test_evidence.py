@@ -5,17 +5,15 @@ from dataclasses import replace
 import pytest
 import torch
 
-from lab.evidence.changes import FINDING, changes, saying
-from lab.evidence.difference import draw_shifted
+from lab.evidence.cases import FINDING, changes, saying
 from lab.evidence.rows import COLOUR_ROWS, EARLY, KIND_ROWS, Row
-from lab.evidence.seen import see_prompts
+from lab.evidence.seen import draw_shifted, see_prompts
 from lab.evidence.tables import Line, Table
-from lab.judge.kept import kept_slots
 from lab.judge.reader import measure_pictures
-from lab.judge.score import Score
-from sae.demo.files import ATTENTION_SAE, TEXT_SAE, load_sae, load_transformer
-from sae.demo.model import sample
+from lab.judge.score import Score, kept_slots
 from sae.demo.shapes import SLOTS, Prompt, draw, held_out_prompts
+from sae.demo.shapes_model import sample
+from sae.demo.shipped_weights import ATTENTION_SAE, TEXT_SAE, load_sae, load_transformer
 
 START = Prompt("red", "square", "left", "big", "grey")
 OTHER = {"colour": "blue", "shape": "circle", "place": "top", "size": "small", "background": "white"}

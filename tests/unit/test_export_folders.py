@@ -84,7 +84,7 @@ class StoppedError(BaseException):
 
 @every_target
 def test_progress_counts_bytes_and_may_stop(target, tmp_path, monkeypatch):
-    monkeypatch.setattr("sae.export.planned.BLOCK_BYTES", 4 * 10 * D)
+    monkeypatch.setattr("sae.export.tensor_plan.BLOCK_BYTES", 4 * 10 * D)
     told = []
     path = export(build("topk"), tmp_path / "whole", target, progress=lambda done, total: told.append((done, total)))
     total = told[0][1]

@@ -17,7 +17,7 @@ from sae.places.families import FAMILIES, family_of_text
 from sae.places.moment import Crop, Moment
 from sae.places.region import frame_masks, moment_weights, token_weights
 from sae.places.site import Depth, parse_location
-from sae.places.taps import tap_image, tap_tokens
+from sae.places.stream_taps import tap_image, tap_tokens
 from small_saes import small_sae
 
 

@@ -23,13 +23,11 @@ from sae.dictionary.statistics import FeatureStatistics, read_statistics, write_
 from sae.files import whole
 from sae.files.small_json import read_json, write_json
 from sae.files.whole import UnwritableError
-from sae.naming.gallery import add_pictures
-from sae.naming.label_store import LabelStore
-from sae.naming.labels import Label, write_labels
-from sae.steering.calibration_file import read_calibrations, update_calibrations
+from sae.known.gallery import add_pictures
+from sae.known.labels import Label, LabelStore, write_labels
+from sae.known.ranges import Setting, read_calibrations, update_calibrations
 from sae.steering.edits import Calibration
-from sae.steering.measured import Setting
-from sae.training.checkpoint import write_checkpoint
+from sae.training.trainer import write_checkpoint
 
 MARK = "ab" * 32
 OWNER = Owner("ab" * 16, "mine")
@@ -202,7 +200,7 @@ def test_a_failure_at_the_last_moment_leaves_the_old_file(
 WRITES = """
 import sys
 from pathlib import Path
-from sae.naming.labels import Label, write_labels
+from sae.known.labels import Label, write_labels
 version = 0
 while True:
     version += 1

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from sae.dictionary.autoencoder import SparseCodes
 from sae.dictionary.statistics import FeatureStatistics, read_statistics, statistics_path, write_statistics
-from sae.drawing.chart import BAR, feature_chart
+from sae.drawing.charts import BAR, feature_chart
 from sae.finding.features import FeatureReader, FeatureTally, RankedFeature, feature_list, feature_table, rank_features
 from sae.places.moment import COND, UNCOND, Moment
 from sae.places.site import parse_location

@@ -13,10 +13,10 @@ from torch import Tensor
 
 from sae.dictionary.activations import SparseCodes
 from sae.dictionary.owner import Owner
-from sae.drawing.thumbnail import thumbnail
+from sae.drawing.pictures import thumbnail
 from sae.finding.peaks import PeakTally
-from sae.naming import gallery as module
-from sae.naming.gallery import EACH, Gallery, Shown, add_pictures, read_gallery, write_gallery
+from sae.known import gallery as module
+from sae.known.gallery import EACH, Gallery, Shown, add_pictures, read_gallery, write_gallery
 from sae.places.moment import COND, Moment
 
 D_SAE = 12

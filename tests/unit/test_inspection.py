@@ -11,12 +11,11 @@ from safetensors.torch import save_file
 
 from embeds import sae_for
 from layouts import D, F, K, linear
-from sae.demo.files import SAE_NAMES, WEIGHTS, load_sae
+from sae.demo.shipped_weights import SAE_NAMES, WEIGHTS, load_sae
 from sae.dictionary.autoencoder import Architecture, SparseAutoencoder
 from sae.dictionary.fingerprint import fingerprint
 from sae.finding.fit import Fit
-from sae.finding.inspection import describe, report
-from sae.finding.selftest import SelfTest, judge, rival_sites
+from sae.finding.inspection import SelfTest, describe, judge, report, rival_sites
 from sae.formats import load
 from sae.places.moment import Moment
 from sae.places.site import Depth, parse_location

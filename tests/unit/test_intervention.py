@@ -14,7 +14,7 @@ from sae.hosts.diffusers import straight_percent_to_sigma, window_of
 from sae.places.moment import COND, SIDES, UNCOND, Crop, Moment, Schedule, SigmaWindow
 from sae.places.region import check_mask, token_weights
 from sae.places.site import parse_location
-from sae.places.taps import tap_image, tap_text, tap_tokens
+from sae.places.stream_taps import tap_image, tap_text, tap_tokens
 from sae.steering.delta import Steering
 from sae.steering.edits import Edit
 from sae.steering.intervention import Intervention

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from sae.__main__ import main
-from sae.demo.files import TEXT_SAE, WEIGHTS
-from sae.naming.labels import read_labels
+from sae.demo.shipped_weights import TEXT_SAE, WEIGHTS
+from sae.known.labels import read_labels
 
 
 @pytest.fixture

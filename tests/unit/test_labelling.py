@@ -6,14 +6,12 @@ import pytest
 import torch
 
 from lab.evidence.name_features import measure_names, name_embed_features, selectivity
-from sae.demo.files import ATTENTION_SAE, TEXT_SAE, load_sae, load_transformer
-from sae.demo.kandinsky.files import EMBED_SAE
 from sae.demo.shapes import Prompt, all_prompts, read_prompt
+from sae.demo.shipped_weights import ATTENTION_SAE, EMBED_SAE, TEXT_SAE, load_sae, load_transformer
 from sae.dictionary.fingerprint import fingerprint
-from sae.naming.label_store import shipped_labels
-from sae.naming.labelling import SOURCE, UNCLEAR, WordTally, merge, read_contexts, read_words
-from sae.naming.labelling_directions import label_directions, text_rows
-from sae.naming.labels import Label
+from sae.finding.labelling import SOURCE, UNCLEAR, WordTally, read_contexts, read_words
+from sae.finding.labelling_directions import label_directions, text_rows
+from sae.known.labels import Label, merge, shipped_labels
 from small_saes import small_sae
 
 WORDS = ["red", "blue", "big", "small"]

@@ -6,8 +6,7 @@ import os
 import pytest
 
 from sae.files.small_json import read_json, set_aside, write_json
-from sae.naming.label_store import LabelStore, ShippedFile
-from sae.naming.labels import Label, labels_from_text, read_labels, search, write_labels
+from sae.known.labels import Label, LabelStore, ShippedFile, labels_from_text, read_labels, search, write_labels
 
 OURS = "ab" * 32
 LABELS = {3: Label("snow", "falls in winter", "me", 0.8), 12: Label("<img onerror=alert(1)>"), 40: Label("雪 — ‘soft’")}

@@ -19,11 +19,9 @@ from sae.files import lock, whole
 from sae.files.lock import locked
 from sae.files.small_json import UnreadableError, update_json, write_json
 from sae.files.whole import UnwritableError
-from sae.naming.label_store import LabelStore
-from sae.naming.labels import Label
-from sae.steering.calibration_file import read_calibrations, update_calibrations
+from sae.known.labels import Label, LabelStore
+from sae.known.ranges import Setting, read_calibrations, update_calibrations
 from sae.steering.edits import Calibration
-from sae.steering.measured import Setting
 
 PRINT = "ab" * 32
 THREADS, PROCESSES, EACH = 16, 4, 6

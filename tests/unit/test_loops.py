@@ -6,23 +6,15 @@ import pytest
 import torch
 
 from sae.dictionary.sae_set import Member
+from sae.finding import labelling
 from sae.finding.features import FeatureReader, Together
+from sae.finding.labelling import WordTally, tally_resumable, tally_words
 from sae.finding.listening import mean_activations
-from sae.naming import labelling
-from sae.naming.labelling import WordTally, tally_resumable, tally_words
 from sae.places.moment import COND, UNCOND, Moment
 from sae.places.site import parse_location
-from sae.steering.calibration import (
-    CLEAR,
-    HALVINGS,
-    MOST_READINGS,
-    UNRELATED,
-    VISIBLE,
-    alone,
-    calibrate_features,
-)
-from sae.steering.draw import Drawn
+from sae.steering.calibration import CLEAR, HALVINGS, MOST_READINGS, UNRELATED, VISIBLE, alone, calibrate_features
 from sae.steering.edits import Edit
+from sae.steering.host_calls import Drawn
 from sae.steering.summary import LARGE_DELTA
 from small_saes import small_sae
 

@@ -9,7 +9,7 @@ import torch
 from sae.dictionary.owner import Owner
 from sae.dictionary.statistics import FeatureStatistics
 from sae.steering.edits import Calibration, Edit
-from sae.steering.mix import EMPTY, beyond_mix, mix_of, parse_mix
+from sae.steering.mixer_value import EMPTY, beyond_mix, mix_of, parse_mix
 from sae.steering.recipe import NeededSae, Recipe
 
 RANGE = {"method": "add", "low": 0.1, "clear": 0.2, "high": 0.4}

@@ -14,7 +14,7 @@ from sae.export import export
 from sae.formats import load
 from sae.steering.delta import Steering
 from sae.steering.edits import Calibration, Edit, FeatureList
-from sae.steering.mix import parse_mix
+from sae.steering.mixer_value import parse_mix
 
 D_SAE, D_IN = 96, 32
 FEW_KILOBYTES = 16_384

@@ -79,7 +79,7 @@ started = time.process_time()
 import sae
 for module in pkgutil.walk_packages(sae.__path__, "sae."):
     if not module.name.startswith("sae.hosts.comfyui.") and not module.name.endswith("__main__"):
-        if module.name.split(".")[-1].startswith("kernels"):  # imported only where Triton is
+        if module.name.split(".")[-1].endswith("kernels"):  # imported only where Triton is
             continue
         importlib.import_module(module.name)
 print(time.process_time() - started, file=sys.stderr)

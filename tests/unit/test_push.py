@@ -10,8 +10,8 @@ from sae.places.moment import COND, Moment
 from sae.places.site import parse_location
 from sae.steering.delta import Steering
 from sae.steering.edits import Edit
+from sae.steering.fast.one_row import CACHED, Push, held_sum, token_norms
 from sae.steering.intervention import Intervention
-from sae.steering.push import CACHED, Push, held_sum, token_norms
 from sae.steering.record import SAMPLE, SteeringRecord
 from small_saes import D_IN, small_sae
 
@@ -42,7 +42,7 @@ def former(steering: Steering, x: Tensor) -> Tensor:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_add_is_the_former_formula(dtype, unit: str, kind: str, mask: Tensor | None, monkeypatch) -> None:
     """Cut into pieces: float32 to its rounding, half precision as their sum rounded once."""
-    monkeypatch.setattr("sae.steering.push.CACHED", 7 * 2 * D_IN)
+    monkeypatch.setattr("sae.steering.fast.one_row.CACHED", 7 * 2 * D_IN)
     x = tokens(dtype)
     steering, record = Steering(small_sae(kind), EDITS, "add", unit=unit), SteeringRecord()
     steered = Intervention(steering, SITE, mask=mask).begin(record)(x, MOMENT)
@@ -69,7 +69,7 @@ def test_one_raw_edit_is_the_sum_in_float32_bit_for_bit() -> None:
 
 @pytest.mark.parametrize("on_cpu", [True, False])
 def test_float64_keeps_its_digits(on_cpu: bool, monkeypatch) -> None:
-    monkeypatch.setattr("sae.steering.push._on_cpu", lambda x: on_cpu)
+    monkeypatch.setattr("sae.steering.fast.one_row._on_cpu", lambda x: on_cpu)
     x, steering = tokens().double() + 1e-12, Steering(small_sae("relu"), EDITS[:1], "add", unit="raw")
     torch.testing.assert_close(token_norms(x).double(), x.norm(dim=-1), rtol=2e-6, atol=0)
     steered = Intervention(steering, SITE).begin(SteeringRecord())(x, MOMENT)
@@ -171,7 +171,7 @@ def test_a_gpu_without_kernels_goes_the_same_way(dtype: torch.dtype, unit: str, 
     """What a GPU computes with torch's own operations, here on the CPU: the same sum, and x stays as it is."""
     x, steering = tokens(dtype), Steering(small_sae("relu"), EDITS, "add", unit=unit)
     expected, kept = Intervention(steering, SITE).begin(SteeringRecord())(x, MOMENT), x.clone()
-    monkeypatch.setattr("sae.steering.push._on_cpu", lambda x: False)
+    monkeypatch.setattr("sae.steering.fast.one_row._on_cpu", lambda x: False)
     steered = Intervention(steering, SITE).begin(SteeringRecord())(x, MOMENT)
     assert torch.equal(x, kept)
     assert (steered != expected).float().mean() < 1e-3  # float32 adds a norm up in another order

@@ -13,7 +13,7 @@ from sae.hosts.diffusers import capture, steer
 from sae.places.moment import COND, Moment
 from sae.places.reach import CountedTap, Reach
 from sae.places.site import parse_location
-from sae.places.taps import Observer
+from sae.places.stream_taps import Observer
 
 pytest.importorskip("diffusers.models.transformers.transformer_flux")
 

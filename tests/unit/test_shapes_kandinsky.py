@@ -8,12 +8,12 @@ pytest.importorskip("diffusers")
 from lab.judge.reader import read_pictures
 from lab.judge.steer import contrast
 from lab.kandinsky.chain import Chain
-from lab.kandinsky.evidence import random_twin
+from lab.kandinsky.embed_evidence import random_twin
 from lab.kandinsky.losses import drawings
 from lab.kandinsky.words import MAX_TOKENS, build_tokenizer, end_token, token_count, word_merges
-from sae.demo.kandinsky.files import DECODER, EMBED_SAE, PRIOR
 from sae.demo.shapes import WORDS, Prompt, held_out_prompts
-from sae.drawing.pixels import to_image
+from sae.demo.shipped_weights import EMBED_SAE, KANDINSKY_DECODER, KANDINSKY_PRIOR
+from sae.drawing.pictures import to_image
 from sae.embeddings.editing import steer_tokens
 from sae.embeddings.spot import home_of
 from sae.finding.features import feature_list
@@ -52,7 +52,12 @@ def test_the_shipped_tokenizer_is_that_one(chain):
 
 
 def test_the_files_are_small():
-    size = sum(path.stat().st_size for folder in (PRIOR, DECODER) for path in folder.rglob("*") if path.is_file())
+    size = sum(
+        path.stat().st_size
+        for folder in (KANDINSKY_PRIOR, KANDINSKY_DECODER)
+        for path in folder.rglob("*")
+        if path.is_file()
+    )
     assert size < 12e6
 
 

@@ -89,7 +89,7 @@ def test_files_and_functions_are_short(path):
 def test_the_root_says_what_comfyui_asks_for_and_nothing_else():
     names = [node for node in parse(ROOT / "__init__.py").body if not isinstance(node, ast.Expr)]
     said = {ast.unparse(node).split(" = ")[0] for node in names}
-    assert said == {"from .nodes.shared.extension import comfy_entrypoint", "WEB_DIRECTORY", "__all__"}
+    assert said == {"from .nodes.extension import comfy_entrypoint", "WEB_DIRECTORY", "__all__"}
 
 
 @every_pack_file
@@ -140,9 +140,7 @@ def test_no_network_no_subprocess(path):
     found = [line for module, line in imports(parse(path)) if top(module) in forbidden]
     # what torch.load raises; and the one command that downloads, when it is told to
     harmless = {"from pickle import UnpicklingError"}
-    if relative(path) in (
-        f"nodes/shared/{name}.py" for name in ("routes", "messages", "sae_sources", "found_concepts")
-    ):
+    if relative(path) in (f"nodes/browser/{name}.py" for name in ("routes", "messages", "sae_sources", "kept_results")):
         harmless.add("from aiohttp import web")  # the server's side: ComfyUI's own routes are made of it
     if relative(path) == "sae/commands/download.py":
         harmless.add("from huggingface_hub import hf_hub_download")

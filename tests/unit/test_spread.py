@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from sae.places.site import parse_location
-from sae.steering.spread import spread
+from sae.steering.set_up import spread
 
 OUTPUTS = [parse_location(f"transformer_blocks.{block}", "image") for block in range(3)]
 ATTENTIONS = [parse_location(f"transformer_blocks.{block}.attn", "image") for block in range(3)]

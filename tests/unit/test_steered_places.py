@@ -15,7 +15,7 @@ from sae.hosts.diffusers import steer
 from sae.places.moment import Schedule
 from sae.places.site import parse_location
 from sae.steering.edits import Edit, FeatureList
-from sae.steering.places import Planned, Wanted
+from sae.steering.set_up import Planned, Wanted
 from small_saes import small_sae
 
 pytest.importorskip("diffusers.models.transformers.transformer_flux")

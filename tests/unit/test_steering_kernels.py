@@ -6,7 +6,7 @@ from importlib.util import find_spec
 import pytest
 import torch
 
-from sae.steering.push import LARGEST_RATIO, LONGEST, Push, kernels_work
+from sae.steering.fast.one_row import LARGEST_RATIO, LONGEST, Push, kernels_work
 from sae.steering.record import _facts
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -20,7 +20,7 @@ ROWS, TOKENS, AT_ONCE = 2, 70, 64  # the kernel that sums up has to go round
 @pytest.fixture(autouse=True)
 def at_once(monkeypatch):
     if find_spec("triton") is not None:
-        monkeypatch.setattr("sae.steering.kernels.AT_ONCE", AT_ONCE)
+        monkeypatch.setattr("sae.steering.fast.kernels.AT_ONCE", AT_ONCE)
 
 
 def random(*shape, seed=0):
@@ -29,7 +29,7 @@ def random(*shape, seed=0):
 
 def both(x, row, amounts=None, weight=None):
     """The sum and its facts by the kernels and by torch."""
-    from sae.steering.kernels import add_row
+    from sae.steering.fast.kernels import add_row
 
     pushed = Push(amounts, row, row.norm(), True, False, weight).added(x)
     facts = _facts(x, pushed.change, pushed.steered, None if weight is None else weight != 0)
@@ -86,7 +86,7 @@ def test_a_row_too_short_for_the_dtype_is_lost_and_said_so():
 def test_a_device_is_tried_once(monkeypatch):
     """Each steering asks, at each of its places."""
     device, tried = torch.device("cpu", 7), []
-    monkeypatch.setattr("sae.steering.push._attempt", lambda given: tried.append(given) or True)
+    monkeypatch.setattr("sae.steering.fast.one_row._attempt", lambda given: tried.append(given) or True)
     assert kernels_work(device) and kernels_work(device) and tried == [device]
 
 

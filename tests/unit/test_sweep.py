@@ -5,12 +5,12 @@ import pytest
 import torch
 
 from sae.dictionary.sae_set import Member, SaeSet, members_at
-from sae.drawing.pixels import from_image, to_image
+from sae.drawing.pictures import from_image, to_image
 from sae.drawing.sheet import GAP, GREY, HEAD, LARGEST, SIDE, GrowingSheet
 from sae.places.site import parse_location
-from sae.steering.draw import Drawn
 from sae.steering.edits import Edit
-from sae.steering.places import Wanted
+from sae.steering.host_calls import Drawn
+from sae.steering.set_up import Wanted
 from sae.steering.sweep import RANDOM_SEED, draw_rows, parse_strengths, plan, rows_of
 from small_saes import small_sae
 

@@ -5,7 +5,7 @@ import torch
 
 from embeds import conditioning, sae_for
 from sae.embeddings.editing import steer_tokens
-from sae.embeddings.taps import STACKS, stack_of, tap_at
+from sae.embeddings.hidden_states import STACKS, stack_of, tap_at
 from sae.formats.known import KNOWN
 from sae.hosts.comfyui.embeddings import edited, read, spot_in
 from sae.steering.delta import Steering

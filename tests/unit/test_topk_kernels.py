@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from plain_sae import KINDS, build
-from sae.dictionary import autoencoder, candidates
-from sae.dictionary.above import _rank_and_room
+from sae.dictionary import autoencoder
 from sae.dictionary.activations import Architecture, SparseCodes
-from sae.dictionary.candidates import topk_codes
-from sae.dictionary.fused import have_kernels, works
+from sae.dictionary.fast import candidates
+from sae.dictionary.fast.availability import have_kernels, works
+from sae.dictionary.fast.candidates import _rank_and_room, topk_codes
 from sae.dictionary.weights import Part
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -26,7 +26,7 @@ TOKENS, D_IN, D_SAE, K = 12, 64, 3_000, 5
 def by_kernels(monkeypatch):
     monkeypatch.setattr(candidates, "have_kernels", lambda weight: True)
     if find_spec("triton") is not None:
-        monkeypatch.setattr("sae.dictionary.kernels.AT_ONCE", 128)
+        monkeypatch.setattr("sae.dictionary.fast.kernels.AT_ONCE", 128)
 
 
 def random(*shape, seed=0):
@@ -63,7 +63,7 @@ def test_codes_by_kernels_are_the_dense_ones(dtype, rectify, vectors):
 @needs_triton
 def test_tokens_may_lie_in_memory_in_any_order():
     """Channels first, as in a convolution, and as a part of longer rows; and so may codes."""
-    from sae.dictionary.kernels import decode
+    from sae.dictionary.fast.kernels import decode
 
     x, encoder = random(TOKENS, D_IN), random(D_SAE, D_IN, seed=1)
     for given in (x.T.contiguous().T, torch.cat([x, x], dim=1)[:, :D_IN]):

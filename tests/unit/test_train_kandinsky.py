@@ -8,14 +8,14 @@ from torch import nn
 
 pytest.importorskip("diffusers")
 
-from lab.kandinsky import embed_sae, train
+from lab.kandinsky import embed_sae, train_parts
 from lab.kandinsky.losses import ClipLoss, MovqLoss, PriorLoss, UnetLoss, drawings, shuffled_caption
 from lab.kandinsky.models import EMBED_WIDTH, build_clip, build_movq, build_prior, build_unet, prior_pipeline
 from lab.kandinsky.words import build_tokenizer
-from lab.train.loop import fit
-from sae.demo.kandinsky.files import EMBED_SAE
+from lab.train_parts.loop import fit
 from sae.demo.shapes import Prompt, parse_prompt, training_prompts
-from sae.drawing.pixels import to_image
+from sae.demo.shipped_weights import EMBED_SAE
+from sae.drawing.pictures import to_image
 from sae.formats import load
 from sae.training.topk import TopKConfig
 
@@ -36,7 +36,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def pool(folder):
-    return train.make_pool(folder, training_prompts()[:70])
+    return train_parts.make_pool(folder, training_prompts()[:70])
 
 
 def test_the_loop_learns_averages_and_carries_on(tmp_path):
@@ -76,7 +76,7 @@ def test_a_step_lowers_each_parts_loss_on_its_own_batch(part, folder, pool):
         "clip": lambda: ClipLoss(made, 16),
         "movq": lambda: MovqLoss(made, 4),
         "unet": lambda: UnetLoss(made, pool, 8),
-        "prior": lambda: PriorLoss(made, train.load_part(build_clip(), folder, "clip"), pool, 32),
+        "prior": lambda: PriorLoss(made, train_parts.load_part(build_clip(), folder, "clip"), pool, 32),
     }[part]()
     trained = [parameter for parameter in made.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=2e-4)
@@ -89,11 +89,11 @@ def test_a_step_lowers_each_parts_loss_on_its_own_batch(part, folder, pool):
 
 @torch.no_grad()
 def test_training_sees_the_embeddings_and_texts_that_the_pipeline_sees(folder, pool):
-    clip = train.load_part(build_clip(), folder, "clip")
+    clip = train_parts.load_part(build_clip(), folder, "clip")
     pipeline = prior_pipeline(clip, build_prior())
     pictures = drawings(training_prompts()[:3], torch.Generator().manual_seed(2))
     pixels = pipeline.image_processor([to_image(picture) for picture in pictures], return_tensors="pt").pixel_values
-    ours, theirs = train.embed_pictures(clip, pictures), pipeline.image_encoder(pixels).image_embeds
+    ours, theirs = train_parts.embed_pictures(clip, pictures), pipeline.image_encoder(pixels).image_embeds
     assert float(((ours - theirs).norm() / theirs.norm()).detach()) < 0.05  # a picture has 256 levels
     assert torch.allclose(pool.blank, pipeline.get_zero_embed(), atol=1e-5)
     tokens = build_tokenizer()(["red square", "small"], padding="max_length", return_tensors="pt")

@@ -7,12 +7,12 @@ import pytest
 import torch
 from torch.optim.swa_utils import AveragedModel
 
-from lab.train import collect
 from lab.train import saes as train_saes
-from lab.train.collect import TokenStore, collect_tokens
-from sae.demo.files import ATTENTION_SET, SAE_NAMES, TEXT_SAE
-from sae.demo.model import build_transformer, sample
+from lab.train import shapes_tokens
+from lab.train.shapes_tokens import TokenStore, collect_tokens
 from sae.demo.shapes import Prompt
+from sae.demo.shapes_model import build_transformer, sample
+from sae.demo.shipped_weights import ATTENTION_SET, SAE_NAMES, TEXT_SAE
 from sae.formats import load
 from sae.places.moment import COND, Moment
 from sae.places.site import parse_location, site_from_name
@@ -25,8 +25,8 @@ MOMENT = Moment(1.0, (COND,), 5, 16, 16)
 
 @pytest.fixture(autouse=True)
 def small_calls(monkeypatch):
-    monkeypatch.setattr(collect, "PICTURES", 8)
-    monkeypatch.setattr(collect, "SAMPLING_STEPS", 2)
+    monkeypatch.setattr(shapes_tokens, "PICTURES", 8)
+    monkeypatch.setattr(shapes_tokens, "SAMPLING_STEPS", 2)
     monkeypatch.setattr(train_saes, "FRESH_TOKENS", 500)
 
 

@@ -13,8 +13,8 @@ from sae.dictionary.statistics import FeatureStatistics
 from sae.formats import load
 from sae.places.site import parse_location
 from sae.training.config import TopKConfig
-from sae.training.evaluate import evaluate
-from sae.training.publish import export_topk
+from sae.training.finished_sae import export_topk
+from sae.training.held_out_measures import evaluate
 from sae.training.topk import TopKModel, geometric_median
 from sae.training.trainer import TopKTrainer
 from world import ACTIVE, BATCH, WIDTH, WORLD

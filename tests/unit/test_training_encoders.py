@@ -6,7 +6,7 @@ import pytest
 import torch
 from PIL import Image
 
-from sae.demo.files import WEIGHTS
+from sae.demo.shipped_weights import WEIGHTS
 from sae.hosts.encoders import load_pipeline, needed_package, picture_encoder, text_encoder
 
 transformers = pytest.importorskip("transformers")

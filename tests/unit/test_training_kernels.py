@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from sae.training.config import TopKConfig
-from sae.training.fused import reconstruct
+from sae.training.fast.reconstruction import reconstruct
 from sae.training.sparse import choose_over_batch, choose_per_token, kept_codes, sum_rows
 from sae.training.topk import TopKModel
 from sae.training.update import adam, fastest_update, update, update_by_rows

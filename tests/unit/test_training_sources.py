@@ -8,13 +8,12 @@ import torch
 from safetensors.torch import load_file
 
 from numbered_source import IMAGE, TEXT, NumberedSource
-from sae.demo.activity import DRAWING_CALLS, SAMPLING_STEPS, run_shapes
+from sae.demo.shapes_model import DRAWING_CALLS, SAMPLING_STEPS, run_shapes
 from sae.places.site import parse_location
 from sae.training.collect import Collection
 from sae.training.embedding_source import EmbeddingSource, lines_of, pictures_in
-from sae.training.remembered import RememberedSource
 from sae.training.shards import KeepingSource, ShardSource, ShardWriter, bytes_of
-from sae.training.source import Chunk, ModelSource, sift
+from sae.training.source import Chunk, ModelSource, RememberedSource, sift
 
 WIDTHS = {TEXT: 16, IMAGE: 24}
 
@@ -39,7 +38,7 @@ class ShapesRuns:
 @pytest.fixture(scope="module")
 def transformer():
     pytest.importorskip("diffusers")
-    from sae.demo.model import build_transformer
+    from sae.demo.shapes_model import build_transformer
 
     torch.manual_seed(0)
     return build_transformer().eval()

@@ -7,10 +7,9 @@ import pytest
 import torch
 from torch.nn.functional import linear
 
-from sae.training.auxiliary import by_products, by_rows
 from sae.training.config import TopKConfig
 from sae.training.sparse import choose_over_batch, choose_per_token, largest
-from sae.training.topk import TopKModel
+from sae.training.topk import TopKModel, auxiliary_by_products, auxiliary_by_rows
 
 D, F, K, N = 24, 160, 5, 48
 CONFIG = TopKConfig(d_in=D, d_sae=F, k=K, steps=10, batch_tokens=N)
@@ -120,8 +119,8 @@ def test_the_auxiliary_loss_is_the_same_by_products_as_by_rows(dead_count, count
     error = torch.randn(N, D, generator=torch.Generator().manual_seed(4))
     found = {}
     for name, way in (
-        ("rows", lambda: by_rows(model, x, before, error, dead, count)),
-        ("products", lambda: by_products(model, x, error, dead, count, torch.float32)),
+        ("rows", lambda: auxiliary_by_rows(model, x, before, error, dead, count)),
+        ("products", lambda: auxiliary_by_products(model, x, error, dead, count, torch.float32)),
     ):
         model.zero_grad()
         loss = way()
@@ -130,5 +129,5 @@ def test_the_auxiliary_loss_is_the_same_by_products_as_by_rows(dead_count, count
     for wanted, ours in zip(found["rows"], found["products"], strict=True):
         assert wanted.abs().max() > 0
         assert (ours - wanted).abs().max() < 3e-6 * wanted.abs().max()
-    rough = by_products(model, x, error, dead, count, torch.bfloat16)
+    rough = auxiliary_by_products(model, x, error, dead, count, torch.bfloat16)
     torch.testing.assert_close(rough, found["rows"][0], rtol=1e-2, atol=0)

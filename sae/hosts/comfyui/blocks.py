@@ -11,7 +11,7 @@ from torch import nn
 from ...places.families import Family, Stack
 from ...places.moment import Moment
 from ...places.reach import CountedTap, Reach
-from ...places.taps import Tap
+from ...places.stream_taps import Tap
 from .ways import hook
 from .ways.patch_list import after_blocks
 from .ways.placed import Placed

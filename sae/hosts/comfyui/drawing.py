@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import groupby
 from typing import Any
 
+import comfy.model_management
 import comfy.utils
 import latent_preview
 import torch
@@ -15,14 +17,15 @@ from comfy.model_patcher import ModelPatcher as Model
 from torch import Tensor
 
 from ...dictionary.sae_set import Member
-from ...places.progress import OnProgress, OnStep
-from ...steering.draw import Drawn, Steered
+from ...places.moment import OnProgress, OnStep
+from ...places.reach import Reach
+from ...steering.host_calls import Drawn, Level, Steered, Which
 from ...steering.intervention import Intervention
+from ...steering.row_by_row import Alone
 from ...steering.summary import RunSummary
-from .room import MOST_RUNS, runs_at_once
-from .sampling import Sampling, sample
-from .steering import steer, steer_each
-from .watching import See, Watched
+from .memory import MOST_RUNS, rows_within, runs_at_once
+from .sampling import Sampling, call_once, sample, sigmas_of
+from .steering import See, Watched, steer, steer_each, with_tap
 
 log = logging.getLogger(__name__)
 
@@ -166,3 +169,43 @@ def joined(conditionings: Sequence[Any], pictures: int = 1) -> Any:
     parts = [part for [part] in conditionings]
     crosses, extras = zip(*parts, strict=True)
     return [[rows(crosses), {key: rows([one[key] for one in extras]) for key in extras[0]}]]
+
+
+MOST_ROWS = 8  # Cancel and the bar come between calls; more rows make no large model faster
+
+
+def keeping(
+    model: Model, how: Sampling, steps: Sequence[int], levels: list[Level], callback: Callable[..., None]
+) -> Callable[..., None]:
+    """The callback of a run of `how` that also puts the first picture's latents at these steps into `levels`."""
+    sigmas = sigmas_of(model, how)
+
+    def keep(step: int, denoised: Tensor, x: Tensor, total: int) -> None:
+        if step in steps:
+            levels.append(Level(float(sigmas[step]), x[:1].clone()))
+        callback(step, denoised, x, total)
+
+    return keep
+
+
+@dataclass
+class Predicting:
+    """The `Predict` of a MODEL, from the `levels` that `keeping` noted in a run of `how`."""
+
+    model: Model
+    prompts: Mapping[Which, Any]
+    latent: dict[str, Any]
+    how: Sampling
+    levels: Sequence[Level]
+
+    @cached_property
+    def most_rows(self) -> int:
+        """As many as the memory that is free now has room for, by the model's own estimate; 1 where it has none."""
+        return rows_within(self.model, self.levels[0].latent.shape[1:], MOST_ROWS)
+
+    def __call__(self, which: Which, level: Level, rows: int, taps: Sequence[Alone] = ()) -> Tensor:
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        model = self.model
+        for tap in taps:
+            model = with_tap(model, tap, tap.dictionary, Reach.check)
+        return call_once(model, self.prompts[which], first_of_batch(self.latent), self.how, level, rows)

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from ...dictionary.autoencoder import SparseAutoencoder
 from ...embeddings.editing import chosen_tokens, with_tokens
+from ...embeddings.hidden_states import tap_at
 from ...embeddings.spot import AUTO, Spot, Target, spot_for
-from ...embeddings.taps import tap_at
 
 VISION_TARGETS: tuple[Target, ...] = ("image_embeds", "last_hidden_state", "penultimate_hidden_states")
 POOLED: Target = "pooled_output"

@@ -22,14 +22,13 @@ from torch import Tensor
 from ...places.families import Family
 from ...places.moment import EVERY_SIGMA, UNCOND, Schedule, SigmaWindow
 from ...places.reach import Reach
-from ...places.taps import Tap
+from ...places.stream_taps import Tap
 from ...steering.record import SteeringRecord
 from ...steering.summary import RunSummary
 from .areas import AREAS_KEY, PICTURE_KEY, WHOLE_KEY, Areas, pixels_of, size_of
 from .blocks import tapped
-from .calls import moment_of
+from .calls import LISTS_KEY, PROMPTS_KEY, Lists, Prompts, moment_of
 from .model import family_of, foreign_forward, step_skippers
-from .sides import LISTS_KEY, PROMPTS_KEY, Lists, Prompts
 
 KEY = "sae_steering"
 COMPILE_KEY = "torch.compile"  # the key under which core's TorchCompileModel adds its APPLY_MODEL wrapper

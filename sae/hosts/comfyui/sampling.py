@@ -14,7 +14,7 @@ import torch
 from comfy.model_patcher import ModelPatcher as Model
 from torch import Tensor
 
-from ...steering.predict import Level
+from ...steering.host_calls import Level
 
 STEADY = ("euler", "heun", "heunpp2", "dpm_2", "lms", "dpmpp_2m", "ipndm", "ipndm_v", "deis", "res_multistep", "ddim")
 

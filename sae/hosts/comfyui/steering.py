@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 
 from comfy.model_patcher import ModelPatcher as Model
 from torch import Tensor
@@ -15,17 +17,17 @@ from ...dictionary.weights import PartName
 from ...places.moment import Moment
 from ...places.reach import Reach, skipped
 from ...places.site import Site
-from ...places.taps import Observer, Tap
-from ...steering.apart import Apart
-from ...steering.control import RandomDirection
-from ...steering.draw import Steered
-from ...steering.intervention import Intervention
+from ...places.stream_taps import Observer, Tap
+from ...steering.host_calls import Steered
+from ...steering.intervention import Intervention, RandomDirection
 from ...steering.record import SteeringRecord
+from ...steering.row_by_row import Apart
+from ...steering.set_up import SetUp
 from ...steering.summary import RunSummary
 from .areas import fitted
+from .memory import patcher_of
 from .model import check_fit
 from .runs import KEY, Opened, Report, Run, always, wrap
-from .weights import patcher_of
 
 log = logging.getLogger(__name__)
 
@@ -125,3 +127,40 @@ def _manage_weights(model: Model, sae: SparseAutoencoder, parts: Sequence[PartNa
     fresh = [patcher for patcher in patchers if id(patcher.model) not in managed]
     if fresh:
         model.set_additional_models(KEY, [*known, *fresh])
+
+
+def carry(model: Model, set_up: SetUp) -> None:
+    """Adds to what the MODEL carries already; other clones of it do not notice."""
+    model.set_attachments(KEY, (*carried(model), set_up))
+
+
+def carried(model: Model) -> tuple[SetUp, ...]:
+    """The set-ups in the order in which they were added; none where nothing steers the MODEL."""
+    found: tuple[SetUp, ...] = model.get_attachment(KEY) or ()
+    return found
+
+
+See = Callable[[Tensor, Moment], None]
+
+
+class Watched:
+    """Shows the tokens of sites; where an SAE is named with a site, its encoder is loaded beside the model."""
+
+    def __init__(self, model: Model, places: Sequence[tuple[Site, SparseAutoencoder | None]]) -> None:
+        self._sees: Sequence[See] = ()
+        self._model = model
+        for number, (site, sae) in enumerate(places):
+            self._model = observe(self._model, site, partial(self._show, number), sae)
+
+    @contextmanager
+    def showing(self, sees: Sequence[See]) -> Iterator[Model]:
+        """The model to run; each of `sees` gets the tokens of its site, (batch, tokens, width), at every call."""
+        self._sees = sees
+        try:
+            yield self._model
+        finally:
+            self._sees = ()
+
+    def _show(self, number: int, x: Tensor, moment: Moment) -> None:
+        if self._sees:
+            self._sees[number](x, moment)

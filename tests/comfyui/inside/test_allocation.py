@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_leaves
 
 from sae_steering_pack.sae.finding.features import FeatureReader
 from sae_steering_pack.sae.finding.heatmap import HeatReader
-from sae_steering_pack.sae.finding.selftest import SelfTest
+from sae_steering_pack.sae.finding.inspection import SelfTest
 from sae_steering_pack.sae.hosts.comfyui import steering as host
 from sae_steering_pack.sae.places.moment import Schedule
 from sae_steering_pack.sae.places.site import parse_location

@@ -10,18 +10,18 @@ import torch
 from PIL import Image
 
 from links import link
-from sae_steering_pack.nodes.shared.feature_names import label_store
-from sae_steering_pack.nodes.shared.feature_pictures import gallery_of, gallery_path
-from sae_steering_pack.nodes.shared.feature_queries import FeatureQueries
-from sae_steering_pack.nodes.shared.recipe_files import recipes_folder
-from sae_steering_pack.nodes.shared.recipe_presets import list_presets, open_preset
-from sae_steering_pack.nodes.shared.sae_sources import SaeSources
-from sae_steering_pack.sae.demo.files import TEXT_SAE, load_sae
+from sae_steering_pack.nodes.browser.feature_names import label_store
+from sae_steering_pack.nodes.browser.feature_pictures import gallery_of, gallery_path
+from sae_steering_pack.nodes.browser.queries import FeatureQueries
+from sae_steering_pack.nodes.browser.recipe_files import recipes_folder
+from sae_steering_pack.nodes.browser.recipe_presets import list_presets, open_preset
+from sae_steering_pack.nodes.browser.sae_sources import SaeSources
+from sae_steering_pack.sae.demo.shipped_weights import TEXT_SAE, load_sae
 from sae_steering_pack.sae.dictionary.fingerprint import fingerprint
-from sae_steering_pack.sae.drawing.thumbnail import thumbnail
+from sae_steering_pack.sae.drawing.pictures import thumbnail
 from sae_steering_pack.sae.hosts.comfyui.sampling import Sampling, sample
-from sae_steering_pack.sae.naming.gallery import add_pictures
-from sae_steering_pack.sae.naming.labels import Label
+from sae_steering_pack.sae.known.gallery import add_pictures
+from sae_steering_pack.sae.known.labels import Label
 from sae_steering_pack.sae.steering.edits import Edit, FeatureList
 from tiny_flux import run_node
 

@@ -6,14 +6,13 @@ import comfy.model_management
 import pytest
 import torch
 
-from sae_steering_pack.nodes.shared.feature_names import calibration_path
+from sae_steering_pack.nodes.browser.feature_names import calibration_path
 from sae_steering_pack.sae.dictionary.fingerprint import fingerprint
 from sae_steering_pack.sae.hosts.comfyui.identity import identity_of
 from sae_steering_pack.sae.hosts.comfyui.sampling import Sampling, sample
+from sae_steering_pack.sae.known.ranges import Measured, Setting, read_calibrations
 from sae_steering_pack.sae.steering.calibration import CLEAR, UNRELATED, VISIBLE, compare
-from sae_steering_pack.sae.steering.calibration_file import read_calibrations
 from sae_steering_pack.sae.steering.edits import Calibration, Edit, FeatureList
-from sae_steering_pack.sae.steering.measured import Measured, Setting
 from sae_steering_pack.sae.steering.summary import LARGE_DELTA
 from tiny_flux import run_node
 

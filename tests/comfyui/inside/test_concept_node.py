@@ -8,8 +8,8 @@ import comfy.model_management
 import pytest
 import torch
 
-from sae_steering_pack.nodes.shared import found_concepts
-from sae_steering_pack.nodes.shared.found_concepts import MOST, FoundConcepts, key_of
+from sae_steering_pack.nodes.browser import kept_results
+from sae_steering_pack.nodes.browser.kept_results import MOST, FoundConcepts, key_of
 from tiny_flux import run_node, sample
 
 GREEN, PURPLE = "green triangle left big white", "purple triangle left big white"
@@ -109,7 +109,7 @@ def test_without_an_sae_a_text_alone_is_told_from_no_words(shapes, concept):
 
 def test_a_search_is_made_once_for_what_decides_it(concept, shapes, monkeypatch):
     kept, calls = FoundConcepts(), []
-    monkeypatch.setattr("sae_steering_pack.nodes.concept_steer.kept_concepts", lambda: kept)
+    monkeypatch.setattr("sae_steering_pack.nodes.steer.concept_steer.kept_concepts", lambda: kept)
     handle = shapes.model.model.diffusion_model.register_forward_pre_hook(lambda *_: calls.append(1))
     try:
         counts = []
@@ -132,7 +132,7 @@ def test_only_the_last_searches_are_kept():
         kept.get(str(number), lambda number=number: made.append(number) or [])
     assert made == [*range(MOST), MOST, 1]  # 1 was the oldest when one too many came
     assert key_of(torch.zeros(2)) != key_of(torch.ones(2)) != key_of(torch.zeros(2, 1))
-    assert found_concepts.kept_concepts() is not found_concepts.kept_concepts()  # no server here
+    assert kept_results.kept_concepts() is not kept_results.kept_concepts()  # no server here
 
 
 def test_it_looks_at_pictures_of_512_pixels_where_no_size_is_told(concept, shapes):
@@ -179,7 +179,7 @@ def test_mistakes_are_told(concept, more, sentence):
 
 def test_cancel_ends_the_search_and_nothing_is_kept(concept, monkeypatch):
     kept = FoundConcepts()
-    monkeypatch.setattr("sae_steering_pack.nodes.concept_steer.kept_concepts", lambda: kept)
+    monkeypatch.setattr("sae_steering_pack.nodes.steer.concept_steer.kept_concepts", lambda: kept)
     comfy.model_management.interrupt_current_processing()
     with pytest.raises(comfy.model_management.InterruptProcessingException):
         concept(seed=99)

@@ -11,7 +11,7 @@ import folder_paths
 import pytest
 import torch
 
-from sae_steering_pack.nodes.shared.feature_names import names_of
+from sae_steering_pack.nodes.browser.feature_names import names_of
 from sae_steering_pack.sae.demo.shapes import Prompt, draw
 from sae_steering_pack.sae.dictionary.fingerprint import fingerprint
 from sae_steering_pack.sae.dictionary.sae_set import SaeSet

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from plain_hooks import hooked
-from sae_steering_pack.nodes import top_activating_features as search
-from sae_steering_pack.sae.hosts.comfyui import predicting
+from sae_steering_pack.nodes.find import top_activating_features as search
+from sae_steering_pack.sae.hosts.comfyui import drawing
 from tiny_flux import (
     D_SAE,
     conditioning,
@@ -130,7 +130,7 @@ def test_the_cost_that_is_told_is_what_is_done(find, forwards, monkeypatch, step
     done = sum(forwards) - 2 * steps
     assert done == int(forwards_told) == min(4, steps) * (candidates + 2)
     assert float(pictures) == pytest.approx(done / steps, rel=0.01)
-    assert max(forwards) == min(candidates, predicting.MOST_ROWS)
+    assert max(forwards) == min(candidates, drawing.MOST_ROWS)
     total = 2 * steps + done
     assert told[-1] == (total, total) and {total for _, total in told} == {total}
     assert [value for value, _ in told][: 2 * steps] == list(range(1, 2 * steps + 1))
@@ -190,7 +190,7 @@ def test_cancel_is_noticed_within_a_forward(find, model, forwards, monkeypatch, 
     """Cancel is pressed while a forward of the trials runs: no further one begins, and nothing is left behind."""
     before = sample(model)
     del forwards[:]
-    monkeypatch.setattr(predicting, "MOST_ROWS", 2)
+    monkeypatch.setattr(drawing, "MOST_ROWS", 2)
     pressed = 2 * STEPS + at
 
     def press(module, args):

@@ -10,11 +10,11 @@ from comfy.sd1_clip import SD1Tokenizer
 from comfy.text_encoders.flux import FluxTokenizer
 
 from embeds import conditioning, sae_for, tensors_for, vision
-from sae_steering_pack.nodes.shared.feature_names import label_store
+from sae_steering_pack.nodes.browser.feature_names import label_store
 from sae_steering_pack.sae.dictionary.fingerprint import fingerprint
 from sae_steering_pack.sae.dictionary.statistics import FeatureStatistics
 from sae_steering_pack.sae.hosts.comfyui.embeddings import token_words, word_positions
-from sae_steering_pack.sae.naming.labels import Label
+from sae_steering_pack.sae.known.labels import Label
 from sae_steering_pack.sae.steering.edits import Edit, FeatureList
 from tiny_flux import run_node
 

@@ -14,7 +14,7 @@ from sae_steering_pack.sae.steering.edits import Edit, FeatureList
 from tiny_families import CASES
 from tiny_flux import D_SAE, STEER_INPUTS, run_node
 
-STEERED = "sae_steering_pack.nodes.shared.steered.show_on_node"
+STEERED = "sae_steering_pack.nodes.steer.steered_run.show_on_node"
 
 each_family = pytest.mark.parametrize("name", CASES)
 

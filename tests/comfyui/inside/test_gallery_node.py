@@ -11,11 +11,11 @@ import pytest
 import torch
 from PIL import Image
 
-from sae_steering_pack.nodes.shared.feature_names import label_store
-from sae_steering_pack.nodes.shared.feature_pictures import gallery_of, gallery_path
+from sae_steering_pack.nodes.browser.feature_names import label_store
+from sae_steering_pack.nodes.browser.feature_pictures import gallery_of, gallery_path
 from sae_steering_pack.sae.dictionary.fingerprint import fingerprint
 from sae_steering_pack.sae.dictionary.sae_set import SaeSet
-from sae_steering_pack.sae.hosts.comfyui import room
+from sae_steering_pack.sae.hosts.comfyui import memory
 from tiny_flux import run_node
 
 
@@ -114,7 +114,7 @@ def kept(sae):
 
 
 def test_labelling_keeps_the_pictures_that_finding_would(find, label, node_classes, shapes, monkeypatch):
-    monkeypatch.setattr(room, "MOST_RUNS", 1)  # finding draws one prompt at a time; larger batches round otherwise
+    monkeypatch.setattr(memory, "MOST_RUNS", 1)  # finding draws one prompt at a time; larger batches round otherwise
     sae = shapes[4]
     gallery_path(sae).unlink(missing_ok=True)
     told = label(sae)

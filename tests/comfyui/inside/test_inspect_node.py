@@ -8,7 +8,7 @@ import comfy.model_management
 import pytest
 import torch
 
-from sae_steering_pack.sae.demo.files import SAE_NAMES, WEIGHTS
+from sae_steering_pack.sae.demo.shipped_weights import SAE_NAMES, WEIGHTS
 from tiny_flux import make_sae, run_node
 
 LATENT = {"samples": torch.zeros(1, 16, 16, 16)}

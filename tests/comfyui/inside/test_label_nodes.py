@@ -9,21 +9,21 @@ import pytest
 import torch
 
 from sae_steering_pack.lab.evidence.name_features import activations
-from sae_steering_pack.nodes.shared.feature_names import label_store, labels_of
-from sae_steering_pack.nodes.shared.model_folder import output_folder
-from sae_steering_pack.sae.demo.files import load_transformer
+from sae_steering_pack.nodes.browser.feature_names import label_store, labels_of
 from sae_steering_pack.sae.demo.shapes import read_prompt
+from sae_steering_pack.sae.demo.shipped_weights import load_transformer
 from sae_steering_pack.sae.dictionary.fingerprint import fingerprint
-from sae_steering_pack.sae.hosts.comfyui import room
-from sae_steering_pack.sae.naming.labelling import SOURCE, WordTally
-from sae_steering_pack.sae.naming.labels import Label
+from sae_steering_pack.sae.finding.labelling import SOURCE, WordTally
+from sae_steering_pack.sae.hosts.comfyui import memory
+from sae_steering_pack.sae.hosts.comfyui.model_folder import output_folder
+from sae_steering_pack.sae.known.labels import Label
 from tiny_flux import run_node
 
 LATENT = {"samples": torch.zeros(1, 16, 16, 16)}
 WORDS = ["red", "blue", "circle", "big"]
 CONTEXTS = ["{} square left small white", "{} cross top big grey", "{} green triangle center black"]
 
-SHIPPED = "sae_steering_pack.nodes.shared.label_tables.shipped_labels"
+SHIPPED = "sae_steering_pack.nodes.browser.label_tables.shipped_labels"
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +86,7 @@ def test_names_of_people_stay(label, shapes) -> None:
 
 
 def test_cancel_keeps_what_is_done_and_resume_ends_the_same(label, shapes, monkeypatch) -> None:
-    monkeypatch.setattr(room, "MOST_RUNS", 1)  # as the wrapped models below run: notes tell rounded numbers
+    monkeypatch.setattr(memory, "MOST_RUNS", 1)  # as the wrapped models below run: notes tell rounded numbers
     sae = shapes[2]
     whole = label()
     names = label_store().labels(fingerprint(sae))

@@ -7,9 +7,9 @@ import latent_preview
 import pytest
 import torch
 
-from sae_steering_pack.nodes.shared.feature_names import calibration_path, label_store
+from sae_steering_pack.nodes.browser.feature_names import calibration_path, label_store
 from sae_steering_pack.sae.dictionary.fingerprint import fingerprint
-from sae_steering_pack.sae.hosts.comfyui import room
+from sae_steering_pack.sae.hosts.comfyui import memory
 from sae_steering_pack.sae.steering.calibration import MOST_READINGS
 from sae_steering_pack.sae.steering.edits import Edit, FeatureList
 from tiny_flux import run_node
@@ -46,7 +46,7 @@ def told(monkeypatch):
 @pytest.fixture(params=[1, 4])
 def most(request, monkeypatch):
     """How many runs go into one batch."""
-    monkeypatch.setattr(room, "MOST_RUNS", request.param)
+    monkeypatch.setattr(memory, "MOST_RUNS", request.param)
     return request.param
 
 
@@ -73,7 +73,7 @@ def test_a_sweep_tells_every_step_with_a_preview(node_classes, shapes, text, tol
 
 
 def test_a_calibration_tells_every_step_of_the_most_it_may_take(node_classes, shapes, text, told, monkeypatch) -> None:
-    monkeypatch.setattr(room, "MOST_RUNS", 1)
+    monkeypatch.setattr(memory, "MOST_RUNS", 1)
     run_node(
         node_classes["CalibrateStrength"], model=shapes[0], sae=shapes[2], features=FeatureList([Edit(31)]),
         positive=text, latent_image=LATENT, seed=4, steps=STEPS, method="add", location="auto", stream="auto",

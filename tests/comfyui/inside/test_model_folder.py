@@ -6,7 +6,7 @@ import folder_paths
 import pytest
 from utils.extra_config import load_extra_path_config
 
-from sae_steering_pack.nodes.shared.model_folder import register, sae_names, sae_path
+from sae_steering_pack.sae.hosts.comfyui.model_folder import register, sae_names, sae_path
 
 
 @pytest.fixture
@@ -83,7 +83,7 @@ def test_a_name_that_is_not_listed_is_refused(folders, name):
 
 def test_a_file_that_has_gone_since_it_was_listed(folders, monkeypatch):
     register()
-    monkeypatch.setattr("sae_steering_pack.nodes.shared.model_folder.sae_names", lambda: ["gone.safetensors"])
+    monkeypatch.setattr("sae_steering_pack.sae.hosts.comfyui.model_folder.sae_names", lambda: ["gone.safetensors"])
     with pytest.raises(ValueError, match=r"^sae_name: 'gone\.safetensors' is no longer in models/sae"):
         sae_path("gone.safetensors")
 

@@ -136,7 +136,7 @@ def test_readers_say_it_in_the_log(model, sae, caplog):
 def test_the_node_shows_it_and_a_forward_that_was_replaced_later(node_classes, model, sae, monkeypatch):
     shown = []
     monkeypatch.setattr(
-        "sae_steering_pack.nodes.shared.steered.show_on_node", lambda node_id, report: shown.append(report)
+        "sae_steering_pack.nodes.steer.steered_run.show_on_node", lambda node_id, report: shown.append(report)
     )
     steered = run_node(
         node_classes["FluxActivationSteer"], model=model, sae=sae, features=FeatureList([Edit(3)]), method="add",

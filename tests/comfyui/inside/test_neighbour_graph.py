@@ -2,7 +2,7 @@
 
 import pytest
 
-from sae_steering_pack.nodes.shared.graph import merged_away
+from sae_steering_pack.nodes.steer.steered_run import merged_away
 from sae_steering_pack.sae.steering.edits import Edit, FeatureList
 from tiny_flux import run_node
 

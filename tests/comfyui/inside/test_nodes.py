@@ -16,7 +16,7 @@ from sae_steering_pack.sae.places.site import parse_location
 from sae_steering_pack.sae.steering.edits import Edit, FeatureList
 from tiny_flux import D_SAE, WIDTH, conditioning, make_sae, run_node, sae_tensors, sample, steer
 
-STEERED = "sae_steering_pack.nodes.shared.steered.show_on_node"
+STEERED = "sae_steering_pack.nodes.steer.steered_run.show_on_node"
 
 LATENT = {"samples": torch.zeros(1, 4, 8, 8)}
 NAME = "cc3m-transformer_blocks.0-1-k8/model.safetensors"

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from links import link
-from sae_steering_pack.nodes.shared.feature_names import label_store
-from sae_steering_pack.nodes.shared.model_folder import output_folder
+from sae_steering_pack.nodes.browser.feature_names import label_store
 from sae_steering_pack.sae.dictionary.fingerprint import fingerprint
-from sae_steering_pack.sae.naming.labels import Label
+from sae_steering_pack.sae.hosts.comfyui.model_folder import output_folder
+from sae_steering_pack.sae.known.labels import Label
 from sae_steering_pack.sae.places.site import parse_location
 from sae_steering_pack.sae.steering.edits import Edit, FeatureList
 from tiny_flux import make_sae, run_node, sample

@@ -12,16 +12,15 @@ from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 from server import PromptServer
 
-from sae_steering_pack.nodes.shared.feature_names import calibration_path, label_store
-from sae_steering_pack.nodes.shared.feature_queries import FeatureQueries
-from sae_steering_pack.nodes.shared.messages import KEY, MOST
-from sae_steering_pack.nodes.shared.routes import add_routes
-from sae_steering_pack.nodes.shared.sae_sources import SOURCES, SaeSources, Use, introduce, note_use
-from sae_steering_pack.sae.demo.files import TEXT_SAE, load_sae
+from sae_steering_pack.nodes.browser.feature_names import calibration_path, label_store
+from sae_steering_pack.nodes.browser.messages import KEY, MOST
+from sae_steering_pack.nodes.browser.queries import FeatureQueries
+from sae_steering_pack.nodes.browser.routes import add_routes
+from sae_steering_pack.nodes.browser.sae_sources import SOURCES, SaeSources, Use, introduce, note_use
+from sae_steering_pack.sae.demo.shipped_weights import TEXT_SAE, load_sae
 from sae_steering_pack.sae.dictionary.fingerprint import fingerprint
-from sae_steering_pack.sae.steering.calibration_file import update_calibrations
+from sae_steering_pack.sae.known.ranges import Setting, update_calibrations
 from sae_steering_pack.sae.steering.edits import Calibration
-from sae_steering_pack.sae.steering.measured import Setting
 
 SHAPES = {"loader": "LoadShapesDemo", "output": "sae_text"}
 MARK = fingerprint(load_sae(TEXT_SAE))

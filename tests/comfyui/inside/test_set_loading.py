@@ -8,8 +8,8 @@ import pytest
 from safetensors.torch import save_file
 
 from links import link
-from sae_steering_pack.nodes.shared.feature_queries import FeatureQueries
-from sae_steering_pack.nodes.shared.sae_sources import SaeSources
+from sae_steering_pack.nodes.browser.queries import FeatureQueries
+from sae_steering_pack.nodes.browser.sae_sources import SaeSources
 from sae_steering_pack.sae.dictionary.sae_set import SaeSet
 from sae_steering_pack.sae.places.site import parse_location
 from tiny_flux import D_SAE, WIDTH, run_node

@@ -6,22 +6,22 @@ import pytest
 import torch
 
 from plain_hooks import hooked
-from sae_steering_pack.nodes.shared.feature_names import label_store, labels_of
-from sae_steering_pack.nodes.shared.feature_queries import FeatureQueries
-from sae_steering_pack.nodes.shared.model_folder import output_folder
-from sae_steering_pack.nodes.shared.routes import rename
-from sae_steering_pack.nodes.shared.sae_sources import SaeSources
+from sae_steering_pack.nodes.browser.feature_names import label_store, labels_of
+from sae_steering_pack.nodes.browser.queries import FeatureQueries
+from sae_steering_pack.nodes.browser.routes import rename
+from sae_steering_pack.nodes.browser.sae_sources import SaeSources
 from sae_steering_pack.sae.dictionary.fingerprint import fingerprint
 from sae_steering_pack.sae.dictionary.sae_set import SaeSet, members_at
 from sae_steering_pack.sae.drawing.sheet import HEAD, SIDE
 from sae_steering_pack.sae.hosts.comfyui import steering as host
-from sae_steering_pack.sae.naming.labels import Label
+from sae_steering_pack.sae.hosts.comfyui.model_folder import output_folder
+from sae_steering_pack.sae.known.labels import Label
 from sae_steering_pack.sae.steering.edits import Edit, FeatureList
-from sae_steering_pack.sae.steering.places import Wanted
+from sae_steering_pack.sae.steering.set_up import Wanted
 from tiny_flux import D_SAE, STEER_INPUTS, conditioning, relative_difference, run_node, sample, sample_diffusers
 from tiny_sets import PLACES, one, tensors
 
-STEERED = "sae_steering_pack.nodes.shared.steered.show_on_node"
+STEERED = "sae_steering_pack.nodes.steer.steered_run.show_on_node"
 
 STEPS, SEED = 4, 11  # the sigmas of 4 steps are exact in ComfyUI
 
@@ -289,7 +289,7 @@ def test_a_sweep_steers_each_feature_at_its_own_place(node_classes, saes):
 
 
 def test_words_name_all_places_in_one_run(node_classes, monkeypatch):
-    monkeypatch.setattr("sae_steering_pack.nodes.shared.label_tables.shipped_labels", lambda sae: None)
+    monkeypatch.setattr("sae_steering_pack.nodes.browser.label_tables.shipped_labels", lambda sae: None)
     shapes = node_classes["LoadShapesDemo"].execute().result
     sae = run_node(node_classes["SAESet"], sae_1=shapes[3], sae_2=shapes[2], name="shapes").result[0]
     inputs = {

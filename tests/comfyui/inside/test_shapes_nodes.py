@@ -6,9 +6,9 @@ import comfy.sample
 import pytest
 import torch
 
-from sae_steering_pack.sae.demo.files import load_decoder, load_transformer
-from sae_steering_pack.sae.demo.model import embed_prompts, pack, predict, unpack
 from sae_steering_pack.sae.demo.shapes import draw, held_out_prompts, parse_prompt
+from sae_steering_pack.sae.demo.shapes_model import embed_prompts, pack, predict, unpack
+from sae_steering_pack.sae.demo.shipped_weights import load_decoder, load_transformer
 
 TEXT = "a big red square, left, on white"
 

@@ -9,9 +9,9 @@ import pytest
 import torch
 from PIL import Image
 
-from sae_steering_pack.nodes.shared.model_folder import output_folder
 from sae_steering_pack.sae.drawing.sheet import GAP, HEAD, SIDE
-from sae_steering_pack.sae.hosts.comfyui import room
+from sae_steering_pack.sae.hosts.comfyui import memory
+from sae_steering_pack.sae.hosts.comfyui.model_folder import output_folder
 from sae_steering_pack.sae.hosts.comfyui.steering import steer
 from sae_steering_pack.sae.steering.delta import Steering
 from sae_steering_pack.sae.steering.edits import Edit, FeatureList
@@ -114,7 +114,7 @@ def test_large_pictures_are_made_smaller_and_controls_can_be_left_out(sweep):
 
 
 def test_cancel_keeps_what_is_done(sweep, shapes, monkeypatch):
-    monkeypatch.setattr(room, "MOST_RUNS", 1)
+    monkeypatch.setattr(memory, "MOST_RUNS", 1)
     calls = []
 
     def cancel(module, inputs):

@@ -14,9 +14,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from sae_steering_pack.nodes.shared.feature_names import labels_of
+from sae_steering_pack.nodes.browser.feature_names import labels_of
 from sae_steering_pack.sae.dictionary.autoencoder import Architecture, SparseAutoencoder
-from sae_steering_pack.sae.embeddings.taps import STACKS, Stack
+from sae_steering_pack.sae.embeddings.hidden_states import STACKS, Stack
 from sae_steering_pack.sae.hosts.comfyui.embeddings import word_positions
 from sae_steering_pack.sae.steering.edits import Edit, FeatureList
 from tiny_flux import run_node

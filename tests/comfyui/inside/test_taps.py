@@ -14,7 +14,7 @@ import torch
 from comfy import sd1_clip
 
 from embeds import sae_for
-from sae_steering_pack.sae.embeddings.taps import STACKS
+from sae_steering_pack.sae.embeddings.hidden_states import STACKS
 from sae_steering_pack.sae.steering.edits import Edit, FeatureList
 from tiny_flux import run_node
 

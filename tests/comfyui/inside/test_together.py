@@ -8,13 +8,13 @@ import torch
 
 from sae_steering_pack.sae.dictionary.sae_set import Member
 from sae_steering_pack.sae.finding.listening import mean_activations
-from sae_steering_pack.sae.hosts.comfyui import room
+from sae_steering_pack.sae.hosts.comfyui import memory
 from sae_steering_pack.sae.hosts.comfyui.drawing import Drawing, Listening
 from sae_steering_pack.sae.hosts.comfyui.sampling import STEADY, Sampling
-from sae_steering_pack.sae.places.progress import unheard
+from sae_steering_pack.sae.places.moment import unheard
 from sae_steering_pack.sae.steering.delta import Steering
-from sae_steering_pack.sae.steering.draw import Steered
 from sae_steering_pack.sae.steering.edits import Edit
+from sae_steering_pack.sae.steering.host_calls import Steered
 from sae_steering_pack.sae.steering.intervention import Intervention
 
 EMPTY = {"samples": torch.zeros(1, 16, 16, 16)}
@@ -95,7 +95,7 @@ def test_prompts_of_other_lengths_and_parts_run_apart(shapes) -> None:
 
 def test_how_many_go_together(drawing, shapes, monkeypatch) -> None:
     plain = Sampling(0, 2)
-    assert drawing(plain).most() == room.MOST_RUNS
+    assert drawing(plain).most() == memory.MOST_RUNS
     assert drawing(Sampling(0, 2, 1.0, "euler_ancestral")).most() == 1  # whose noise depends on the batch
     assert drawing(plain, {"samples": torch.zeros(1, 16, 128, 128)}).most() == 1  # large enough alone
     assert drawing(plain, {"samples": torch.zeros(2, 16, 32, 32)}).most() == 8
@@ -106,7 +106,7 @@ def test_how_many_go_together(drawing, shapes, monkeypatch) -> None:
     cached.add_wrapper_with_key("diffusion_model", "cache", lambda executor, *given: executor(*given))
     assert drawing(plain, model=cached).most() == 1
     for rows in (1, 3):
-        free = room.SPARE * shapes[0].memory_required([rows + 0.5, 16, 16, 16])
+        free = memory.SPARE * shapes[0].memory_required([rows + 0.5, 16, 16, 16])
         monkeypatch.setattr(comfy.model_management, "get_free_memory", lambda *given, free=free: free)
         monkeypatch.setattr(shapes[0], "model_size", shapes[0].loaded_size)  # nothing left to load
         assert drawing(plain).most() == rows

@@ -15,11 +15,11 @@ from safetensors.torch import load_file
 
 import tiny_families
 from family_runs import tiny
-from sae_steering_pack.nodes.shared.model_folder import output_folder
 from sae_steering_pack.sae.demo.shapes import training_prompts
-from sae_steering_pack.sae.hosts.comfyui.activity import Activity
 from sae_steering_pack.sae.hosts.comfyui.identity import identity_of
-from sae_steering_pack.sae.places.progress import unheard
+from sae_steering_pack.sae.hosts.comfyui.model_at_work import Activity
+from sae_steering_pack.sae.hosts.comfyui.model_folder import output_folder
+from sae_steering_pack.sae.places.moment import unheard
 from sae_steering_pack.sae.places.site import parse_location
 from sae_steering_pack.sae.training.collect import Collection
 from sae_steering_pack.sae.training.run import TrainingRun

@@ -12,7 +12,7 @@ from sae_steering_pack.sae.places.moment import Schedule
 from sae_steering_pack.sae.steering.edits import Edit, FeatureList
 from tiny_flux import conditioning, latent, make_sae, relative_difference, run_node, sample, steer
 
-STEERED = "sae_steering_pack.nodes.shared.steered.show_on_node"
+STEERED = "sae_steering_pack.nodes.steer.steered_run.show_on_node"
 
 ATTENTION = "transformer_blocks.1.attn"
 BYPASSED = (

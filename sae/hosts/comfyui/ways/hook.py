@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ....places.moment import Moment
-from ..allocation import unrecorded
+from ..memory import unrecorded
 from .inside import install_inside
 from .placed import Placed
 

@@ -8,11 +8,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ....places import taps as recorded
+from ....places import stream_taps as recorded
 from ....places.families import Stack
 from ....places.moment import Moment
 from ....places.reach import CountedTap
-from ..allocation import without_record
+from ..memory import without_record
 
 # What a tap returns replaces the block's own output, and so outlives the block's call.
 tap_image, tap_text, tap_tokens = map(without_record, (recorded.tap_image, recorded.tap_text, recorded.tap_tokens))

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from ....places.moment import Moment
-from ..allocation import unrecorded
+from ..memory import unrecorded
 from .inside import hooked_inside
 from .placed import Placed
 

@@ -1,0 +1,87 @@
+"""What the nodes that find features give and show: a list to steer with, a table and a chart."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from comfy_api.latest import io
+from torch import Tensor
+
+from ...sae.dictionary.fingerprint import fingerprint
+from ...sae.dictionary.sae_set import AnySae, SaeSet
+from ...sae.drawing.charts import feature_chart
+from ...sae.finding.features import RANKINGS, RankedFeature, feature_list, feature_table
+from ...sae.known.ranges import Setting
+from ..inputs.sockets import SaeFeatures
+from .feature_names import names_of
+from .feature_ranges import offered
+from .payloads import table_payload
+
+
+def count_input() -> io.Int.Input:
+    return io.Int.Input(
+        "count",
+        default=10,
+        min=1,
+        max=200,
+        step=1,
+        tooltip="How many features to list at most; of a set at each place.",
+    )
+
+
+def rank_input(*more: str, tooltip: str = "") -> io.Combo.Input:
+    told = "mean or max activation over all tokens, or frequency: the share of tokens where it fires."
+    return io.Combo.Input("rank_by", options=[*RANKINGS, *more], default="mean", tooltip=f"{told} {tooltip}".strip())
+
+
+def feature_outputs() -> list[io.Output]:
+    return [
+        SaeFeatures.Output(
+            display_name="features",
+            tooltip="The features found, ready to steer with. With a baseline, each has as strength the share "
+            "of its activation that the baseline lacks; without one, 1.",
+        ),
+        io.String.Output(
+            display_name="table", tooltip="Feature, mean, max, share of tokens, difference; of a set, place."
+        ),
+        io.Image.Output(display_name="chart", tooltip="The same as a bar chart."),
+    ]
+
+
+def found_features(
+    sae: AnySae,
+    ranked: list[RankedFeature],
+    place: str,
+    *lines: str,
+    heat: Mapping[int, Tensor] | None = None,
+    setting: Setting | None = None,
+) -> io.NodeOutput:
+    """The three outputs; the node shows the table, with a thumbnail of where it has `heat`, and `lines`.
+
+    With a `setting` the table offers the ranges that were measured in it. Of a set each row has its place.
+    """
+    title = f"{sae.name} {place}"
+    text, payload = table_of(sae, ranked, title, lines, heat, setting)
+    shown = {"text": [text, *payload["lines"]], "sae_steering": [payload]}
+    chart = feature_chart(ranked, title, names_of(sae))
+    return io.NodeOutput(feature_list(ranked, sae.owner), text, chart, ui=shown)
+
+
+def table_of(
+    sae: AnySae,
+    ranked: list[RankedFeature],
+    title: str,
+    lines: Sequence[str] = (),
+    heat: Mapping[int, Tensor] | None = None,
+    setting: Setting | None = None,
+) -> tuple[str, dict[str, Any]]:
+    """The table as text, and as the browser draws it; as for `found_features`."""
+    places = None
+    if isinstance(sae, SaeSet):
+        places = {row.feature: str(sae.member_of(row.feature).site) for row in ranked}
+    features = [row.feature for row in ranked]
+    ranges, warnings = ({}, []) if setting is None else offered(fingerprint(sae), setting, only=features)
+    told = [*filter(None, lines), *warnings]
+    payload = {**table_payload(sae, ranked, title, ranges, heat, places), "lines": told}
+    return feature_table(ranked, title, names_of(sae), places), payload

@@ -1,0 +1,11 @@
+"""The submenus of ComfyUI's node library, one for each folder of nodes."""
+
+MENU = "SAE Steering"
+STEER = f"{MENU}/steer"
+FIND = f"{MENU}/find"
+FEATURES = f"{MENU}/features"
+KEEP = f"{MENU}/keep"
+EMBEDDINGS = f"{MENU}/embeddings"
+KANDINSKY = f"{MENU}/Kandinsky 2.2"
+TRAIN = f"{MENU}/train"
+DEMO = f"{MENU}/Shapes demo"

@@ -1,0 +1,182 @@
+"""ComfyUI's model folders for SAEs: models/sae and output/sae, with what extra_model_paths.yaml adds to them."""
+
+from __future__ import annotations
+
+import logging
+import re
+from pathlib import Path
+
+import comfy.model_management
+import comfy.utils
+import folder_paths
+
+from ...dictionary.autoencoder import SparseAutoencoder
+from ...dictionary.owner import Owner
+from ...dictionary.sae_set import AnySae
+from ...dictionary.statistics import SUFFIX, statistics_path
+from ...export import Progress
+from ...files.quote import quoted, shown
+from ...formats import load, with_statistics
+from ...formats.named_tensors import BESIDE, SUFFIXES
+from ...formats.sets import MARK, make_set, set_folders
+from ...places.site import parse_location, resolve_site
+
+KIND = "sae"
+_LATER_SHARD = re.compile(r".*-(?!00001)\d{5}-of-\d{5}\.[a-z]+")
+
+
+def register() -> None:
+    """Adds models/sae, output/sae and the accepted file types to what other packs and extra_model_paths.yaml set up.
+
+    What the pack wrote is listed at once, as core does it with output/checkpoints and its like.
+    """
+    folders, extensions = folder_paths.folder_names_and_paths.get(KIND, ([], set()))
+    for own in (str(Path(folder_paths.models_dir) / KIND), str(output_folder())):
+        if own not in folders:
+            folders.append(own)
+    # A kind that the yaml file made has no file types yet, and would list every file.
+    folder_paths.folder_names_and_paths[KIND] = (folders, {*extensions, *SUFFIXES})
+
+
+def sae_folders() -> list[Path]:
+    """The folders that SAEs may lie in, links resolved."""
+    return [Path(folder).resolve() for folder in folder_paths.get_folder_paths(KIND)]
+
+
+def sae_names() -> list[str]:
+    """Weight files as paths inside the model folders, sub-folders included; of a split one the first shard."""
+    return [name for name in folder_paths.get_filename_list(KIND) if _is_weight_file(Path(name).name)]
+
+
+def set_names() -> dict[str, list[str]]:
+    """Sets of SAEs as they are listed, such as `shapes-attention/*`, with the weight files of their folder."""
+    return {folder + MARK: names for folder, names in set_folders(sae_names()).items()}
+
+
+def set_members(name: str) -> list[str]:
+    """The weight files of a listed set; ValueError for any other name."""
+    known = set_names()
+    if name not in known:
+        listed = ", ".join(list(known)[:5]) or "none, for no folder holds two SAEs whose names tell different places"
+        raise ValueError(f"sae_name: {name!r} is not among the sets in models/sae; there are {listed}.")
+    return known[name]
+
+
+def _is_weight_file(name: str) -> bool:
+    return not BESIDE.fullmatch(name) and not _LATER_SHARD.fullmatch(name)
+
+
+def sae_path(name: str) -> Path:
+    """Where a listed weight file lies. ValueError for any other name, and for a file that has gone since."""
+    if name not in sae_names():
+        raise ValueError(f"sae_name: {quoted(name)} is not among the files in models/sae; choose {_accepted()}.")
+    try:
+        return Path(folder_paths.get_full_path_or_raise(KIND, name))
+    except FileNotFoundError as error:
+        raise ValueError(
+            f"sae_name: {quoted(name)} is no longer in models/sae; put it back or choose another."
+        ) from error
+
+
+def output_folder() -> Path:
+    """Where the pack writes: output/sae."""
+    return Path(folder_paths.get_output_directory()) / KIND
+
+
+def measured_statistics(name: str, owner: Owner | None = None) -> Path:
+    """Where TopActivatingFeatures writes the statistics of the SAE `name`, which has no suffix, and of this content.
+
+    Without an owner, where version 0.1 wrote them.
+    Raises ValueError for a name that leads out of output/sae.
+    """
+    folder = output_folder().resolve()
+    mark = "" if owner is None else f"-{owner.identity[:8]}"
+    path = statistics_path(Path(f"{folder / name}{mark}.safetensors")).resolve()
+    if not path.is_relative_to(folder) or "\0" in name:
+        raise ValueError(
+            f"sae: its name {quoted(name)} leads out of output/sae, so its statistics cannot be written there."
+        )
+    return path
+
+
+def _accepted() -> str:
+    names = sae_names()
+    if not names:
+        return f"one after putting a weight file ({', '.join(SUFFIXES)}) there"
+    return f"one of {', '.join(shown(name, 60) for name in names[:5])}{' …' if len(names) > 5 else ''}"
+
+
+log = logging.getLogger(__name__)
+
+
+def state_of(sae_name: str) -> tuple[tuple[str, int], ...]:
+    """Names and times of the files of the SAE's folder: weights, shards, config, statistics; of a set all members'."""
+    if sae_name.endswith(MARK):
+        return tuple(state for name in set_names().get(sae_name, ()) for state in state_of(name))
+    path = folder_paths.get_full_path(KIND, sae_name)
+    if path is None:
+        return ()
+    beside = [file for file in Path(path).parent.iterdir() if file.is_file()]
+    measured = measured_statistics(_name_of(sae_name))
+    named = measured.name.removesuffix(SUFFIX)
+    known = [file for file in measured.parent.glob(f"*{SUFFIX}") if file.name.startswith(named)]
+    files = sorted([*beside, *known])
+    return tuple((file.name, file.stat().st_mtime_ns) for file in files)
+
+
+def _name_of(sae_name: str) -> str:
+    return str(Path(sae_name).with_suffix(""))
+
+
+def load_named(sae_name: str, location: str, stream: str, architecture: str) -> AnySae:
+    """A listed SAE at a place, or a listed set; of a set location and stream choose members."""
+    if sae_name.endswith(MARK):
+        saes = [_load_file(name, architecture) for name in set_members(sae_name)]
+        return make_set(saes, sae_name.removesuffix(MARK)).at(location, stream)
+    sae = _load_file(sae_name, architecture)
+    if location.strip() not in ("", "auto"):
+        return sae.at(parse_location(location, stream))
+    if stream == "auto" or sae.site is None:
+        return sae
+    return sae.at(resolve_site("auto", stream, sae.site))
+
+
+def _load_file(sae_name: str, architecture: str) -> SparseAutoencoder:
+    sae = load(sae_path(sae_name), name=_name_of(sae_name), architecture=architecture, within=sae_folders())
+    return sae if sae.statistics is not None else _with_measured_statistics(sae)
+
+
+def _with_measured_statistics(sae: SparseAutoencoder) -> SparseAutoencoder:
+    """What TopActivatingFeatures measured on this very SAE; else what version 0.1 measured on one of its name."""
+    measured, old = measured_statistics(sae.name, sae.owner), measured_statistics(sae.name)
+    if measured.is_file():
+        return with_statistics(sae, measured)
+    if not old.is_file():
+        return sae
+    log.warning(
+        "LoadSAE: %s does not say on which weights it was measured; if %s was trained anew since, measure again with "
+        "TopActivatingFeatures.", old.name, sae.name,
+    )  # fmt: skip
+    return with_statistics(sae, old)
+
+
+def named_folder(name: str, what: str, inside: Path | None = None) -> Path:
+    """The folder inside output/sae, or another, that the input `what` names; ValueError for a name that leads out."""
+    base = (inside or output_folder()).resolve()
+    plain = bool(name.strip()) and not set(name) & set('\\:*?"<>|') and name.isprintable()
+    folder = (base / name.strip()).resolve() if plain else base
+    if folder == base or not folder.is_relative_to(base):
+        where = f"{base.parent.name}/{base.name}"
+        raise ValueError(f"{what}: {name!r} is not the name of a folder inside {where}; write one such as my-sae.")
+    return folder
+
+
+def writing_bar() -> Progress:
+    """ComfyUI's bar, in bytes; it raises where Cancel was pressed."""
+    bar = comfy.utils.ProgressBar(1)
+
+    def tell(done: int, total: int) -> None:
+        comfy.model_management.throw_exception_if_processing_interrupted()  # the bar asks only now and then
+        bar.update_absolute(done, max(total, 1))
+
+    return tell
