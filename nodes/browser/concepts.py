@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import torch
 from comfy.model_patcher import ModelPatcher as Model
 
 from ...sae.dictionary.contrast import Side
 from ...sae.dictionary.sae_set import AnySae, SaeSet
+from ...sae.files.quote import quoted
 from ...sae.finding.features import feature_list
 from ...sae.finding.two_sides import Runs
 from ...sae.hosts.comfyui.contrast_runs import PromptRuns
@@ -51,7 +53,15 @@ class Texts:
         return [f"Wanted: {self.wanted[:80]}", f"Instead of: {self.instead_of[:80]}"]
 
     def prompts(self) -> list[Any]:
-        return [encoded(self.clip, text) for text in (self.wanted, self.instead_of)]
+        """Both as conditionings; ValueError where the text encoder makes the same of them."""
+        wanted, other = (encoded(self.clip, text) for text in (self.wanted, self.instead_of))
+        if len(wanted) == len(other) and all(torch.equal(a[0], b[0]) for a, b in zip(wanted, other, strict=True)):
+            against = quoted(self.instead_of, 60) if self.instead_of else "no words"
+            raise ValueError(
+                f"wanted: the text encoder makes the same of {quoted(self.wanted, 60)} as of {against}, so there is "
+                f"nothing to find; use other words{getattr(self.clip, 'known_words', '')}."
+            )
+        return [wanted, other]
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,10 @@ from PIL import Image
 from project_files import ROOT
 
 FOLDER = ROOT / "example_workflows"
-WIDGETS = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO", "COLOR", "SAE_STEERING_MIX")  # types with a widget
+WIDGETS = (  # types with a widget
+    *("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO", "COLOR"),
+    *("SAE_STEERING_MIX", "SAE_STEERING_STROKES"),
+)
 SEED_CONTROL = ("fixed", "increment", "decrement", "randomize")
 NOTES = ("MarkdownNote", "Note")
 
