@@ -6,7 +6,7 @@ import { addElement, makeRoom } from "./widget.js";
 const NAME = "sae_steering_compare";
 const TYPE = "sae_steering.compare";
 const KEPT = "sae_steering_compare"; // the way that was chosen, in the node's properties
-const HEIGHT = 300;
+const HEIGHT = 230;
 const WIDTH = 380;
 const WAYS = { wipe: "wipe", beside: "side by side", hold: "hold to compare" };
 const HINTS = {

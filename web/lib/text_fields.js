@@ -1,5 +1,5 @@
 // Text fields of the pack's nodes on the classic canvas: there core shows a name only while a field is empty.
-const LEAST = 76; // units: the name and three lines
+const LEAST = 58; // units: the name and two lines
 const NAME_HEIGHT = 15;
 
 /** Writes each field's name into its corner, and keeps it from shrinking to one line when the node shows a result. */

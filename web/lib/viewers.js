@@ -23,7 +23,7 @@ const VIEWERS = new Set([
   ...["CollectActivations", "TrainSAE", "TrainEmbedSAE", "EvaluateSAE", "BeforeAndAfter", "PaintRegion"],
 ]);
 const EARLIER = 24; // prompts that are looked through after a reload
-const HIGHEST = 280; // units; longer results scroll
+const HIGHEST = 240; // units; longer results scroll
 
 const NEWEST = 12; // results of one node that are kept, each of other inputs
 
@@ -212,5 +212,5 @@ function fit(node, viewer, content) {
   const height = Math.min(content.scrollHeight + 14, HIGHEST);
   if (!content.scrollHeight || height === viewer.saeSteeringHeight) return;
   viewer.saeSteeringHeight = height;
-  makeRoom(node, viewer.element, height, viewer.element.dataset.kind === "table" ? 400 : 300);
+  makeRoom(node, viewer.element, height, viewer.element.dataset.kind === "table" ? 340 : 200);
 }
