@@ -5,19 +5,19 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from types import ModuleType
 
-from .commands import compare, convert, download, evaluate, inspect, label, publish, train
-from .commands import list as list_known
+from .commands import Command, download, evaluate, inspect, label, publish, train
 
-COMMANDS = {
-    "list": list_known,
+COMMANDS: dict[str, ModuleType | Command] = {
+    "list": download.LIST,
     "download": download,
     "inspect": inspect,
-    "convert": convert,
+    "convert": inspect.CONVERT,
     "label": label,
     "train": train,
     "evaluate": evaluate,
-    "compare": compare,
+    "compare": evaluate.COMPARE,
     "publish": publish,
 }
 

@@ -26,7 +26,7 @@ from sae.steering.edits import Edit, Method
 from sae.steering.intervention import Intervention
 
 from ..judge.steer import draw_steered
-from .in_comfyui import run_in_comfyui
+from .full_size import run_in_comfyui
 from .training import race_all
 from .width import seconds, time_products, time_taps, time_topk
 

@@ -7,8 +7,11 @@ All of a table are measured in one run, in turns; what steering adds is given as
 from __future__ import annotations
 
 import argparse
+import os
+import subprocess
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -21,8 +24,8 @@ from sae.places.site import parse_location
 from sae.steering.delta import Steering
 from sae.steering.edits import Edit, Method, Unit
 from sae.steering.intervention import Intervention
+from sae.steering.methods import METHODS
 
-from .in_comfyui import run_in_comfyui
 from .width import D_IN, D_SAE, clock_of, dense_topk, time_taps, time_topk
 
 STEPS, ROUNDS = 6, 5
@@ -84,8 +87,8 @@ def steered(model: Any, sae: SparseAutoencoder, method: Method, locations: Seque
     from sae.hosts.comfyui.steering import steer
 
     fires = {"mean": 1.0, "density": 0.5}
-    replaces = [Edit(5, **fires)] if method == "swap" else []
-    unit: Unit = "raw" if method == "swap" else "token_norm"
+    replaces = [Edit(5, **fires)] if METHODS[method].needs_replaces else []
+    unit: Unit = "token_norm" if METHODS[method].pushes else "raw"
     steering = Steering(sae, [Edit(3, 0.1, **fires)], method, 1.0, unit, replaces)
     sites = [parse_location(location, "image") for location in locations]
     return steer(model, [Intervention(steering, site) for site in sites], None)
@@ -170,3 +173,24 @@ def main() -> None:
 
 if __name__ == "__main__":
     main()
+
+
+ROOT = Path(__file__).parents[2]
+
+
+def run_in_comfyui(module: str, call: str, cpu: bool) -> bool:
+    """`call` of lab.bench's `module`, in a process of its own. False where COMFYUI_PATH names no ComfyUI.
+
+    Its Python is that in .venv there, or what COMFYUI_PYTHON says.
+    """
+    comfyui = Path(os.environ.get("COMFYUI_PATH", "")).expanduser().resolve()
+    own = comfyui / ".venv" / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+    python = Path(os.environ.get("COMFYUI_PYTHON", own)).expanduser()
+    if not python.is_file() or not (comfyui / "main.py").is_file():
+        return False
+    # ComfyUI first: the project's `nodes` must not stand in front of its own
+    code = f"import sys; sys.path[:] = [{str(comfyui)!r}, *sys.path[1:], {str(ROOT)!r}]; " + (
+        f"import comfy.cli_args; comfy.cli_args.args.cpu = {cpu}; from lab.bench import {module}; {module}.{call}"
+    )
+    subprocess.run([str(python), "-c", code], cwd=ROOT, check=True)
+    return True

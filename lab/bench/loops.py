@@ -21,8 +21,7 @@ def measure() -> None:
 
     from sae.demo.shipped_weights import TEXT_SAE, TRANSFORMER, load_sae
     from sae.dictionary.sae_set import Member
-    from sae.finding.labelling import WordTally, tally_words
-    from sae.finding.listening import mean_activations
+    from sae.finding.labelling import WordTally, mean_activations, tally_words
     from sae.hosts.comfyui import memory
     from sae.hosts.comfyui.drawing import Drawing, Listening
     from sae.hosts.comfyui.sampling import Sampling

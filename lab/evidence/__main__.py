@@ -21,14 +21,12 @@ from sae.demo.shipped_weights import ATTENTION_SAE, IMAGE_SAE, TEXT_SAE
 
 from .calibrate import Bench
 from .contrast_rows import contrast_section
-from .embed_rows import embed_table
 from .heat import measure_heat
 from .measure import Measurement
 from .name_features import measure_names, name_features
-from .report import write_report
-from .rows import COLOUR_ROWS, KIND_ROWS
+from .report import calibration_section, heat_section, names_section, write_report
+from .rows import COLOUR_ROWS, KIND_ROWS, embed_table
 from .tables import Table
-from .tools import calibration_section, heat_section, names_section
 
 log = logging.getLogger(__name__)
 Part = Callable[[int], Any]  # takes the pictures of a row; gives what JSON can hold

@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 from sae.demo.shapes import COLOURS, PICTURE_SIZE, Prompt, draw, held_out_prompts, training_prompts
-from sae.demo.shapes_latents import encode_pictures
-from sae.demo.shapes_model import embed_prompts, noise_for, pack, predict
+from sae.demo.shapes_model import embed_prompts, encode_pictures, noise_for, pack, predict
 from sae.dictionary.autoencoder import SparseAutoencoder
 from sae.finding.heatmap import HeatReader, on_picture, region_of
 from sae.hosts.diffusers import capture

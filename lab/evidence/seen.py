@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from torch import Tensor
@@ -13,20 +14,12 @@ from sae.demo.shapes_model import sample
 from sae.dictionary.autoencoder import SparseAutoencoder
 from sae.finding.features import FeatureReader, FeatureTally
 from sae.finding.two_sides import MeanReader
-from sae.hosts.diffusers import capture
-from sae.places.moment import Moment
+from sae.hosts.diffusers import capture, tapped
+from sae.places.moment import COND, Moment
 from sae.places.site import Site, resolve_site
+from sae.steering.record import SteeringRecord
 
 from ..judge.steer import STEPS
-
-if TYPE_CHECKING:
-    from diffusers import FluxTransformer2DModel
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
-
-from sae.hosts.diffusers import tapped
-from sae.places.moment import COND
-from sae.steering.record import SteeringRecord
 
 if TYPE_CHECKING:
     from diffusers import FluxTransformer2DModel

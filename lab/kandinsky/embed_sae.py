@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from sae.demo.shapes import Prompt, held_out_prompts, training_prompts
 from sae.demo.shipped_weights import EMBED_SAE, KANDINSKY_PRIOR, WEIGHTS
 from sae.hosts.kandinsky import KandinskyHalf
+from sae.training.card import evaluate
 from sae.training.finished_sae import export_topk
-from sae.training.held_out_measures import evaluate
 from sae.training.topk import TopKConfig
 from sae.training.trainer import TopKTrainer
 

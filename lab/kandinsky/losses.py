@@ -13,8 +13,7 @@ from torch.nn import functional
 from sae.demo.shapes import Prompt, draw, training_prompts
 from sae.demo.shapes_model import forget_words
 
-from .models import PICTURE_SIDE, build_scheduler, clip_pixels
-from .words import build_tokenizer
+from .models import PICTURE_SIDE, build_scheduler, build_tokenizer, clip_pixels
 
 if TYPE_CHECKING:
     from diffusers import PriorTransformer, UNet2DConditionModel, VQModel

@@ -5,11 +5,12 @@ As in the real one: CLIP's image embedding is all that the decoder is told; a pr
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from .words import MAX_TOKENS, build_tokenizer, end_token, token_count
+from sae.demo.shapes import WORDS
 
 if TYPE_CHECKING:
     from diffusers import (
@@ -20,7 +21,14 @@ if TYPE_CHECKING:
         UNet2DConditionModel,
         VQModel,
     )
-    from transformers import CLIPImageProcessor, CLIPModel
+    from transformers import CLIPImageProcessor, CLIPModel, CLIPTokenizer
+
+# The tokenizer is CLIP's own kind, over the Shapes words alone, each word one token.
+START, END = "<|startoftext|>", "<|endoftext|>"
+CHARACTERS = "abcdefghijklmnopqrstuvwxyz,."
+MAX_TOKENS = 8  # start, five words, end, and one to spare
+
+Merge = tuple[str, str]
 
 PICTURE_SIDE = 64  # pixels, for CLIP and for the decoder
 EMBED_WIDTH = 64
@@ -166,3 +174,49 @@ def decoder_pipeline(unet: UNet2DConditionModel, movq: VQModel) -> KandinskyV22P
     from diffusers import KandinskyV22Pipeline
 
     return KandinskyV22Pipeline(unet.eval(), build_scheduler(), movq.eval())
+
+
+def build_tokenizer() -> CLIPTokenizer:
+    from transformers import CLIPTokenizer
+
+    merges = word_merges()
+    vocabulary = {token: number for number, token in enumerate(_vocabulary(merges))}
+    return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=MAX_TOKENS)
+
+
+def token_count() -> int:
+    return len(_vocabulary(word_merges()))
+
+
+def end_token() -> int:
+    """The id that ends a text; CLIP's text encoder reads a text's embedding there."""
+    return _vocabulary(word_merges()).index(END)
+
+
+def word_merges() -> list[Merge]:
+    """Byte-pair merges, in order, that join each known word into one token and change no earlier word."""
+    merges: list[Merge] = []
+    for word in WORDS:
+        pieces = _apply(merges, [*word[:-1], word[-1] + "</w>"])
+        while len(pieces) > 1:
+            merges.append((pieces[0], pieces[1]))
+            pieces = _apply(merges, pieces)
+    return merges
+
+
+def _apply(merges: list[Merge], pieces: list[str]) -> list[str]:
+    """Joins the neighbours whose merge comes first, until none is left."""
+    rank = {merge: number for number, merge in enumerate(merges)}
+    while len(pieces) > 1:
+        best = min(pairwise(pieces), key=lambda pair: rank.get(pair, len(rank)))
+        if best not in rank:
+            break
+        at = next(i for i, pair in enumerate(pairwise(pieces)) if pair == best)
+        pieces = [*pieces[:at], "".join(best), *pieces[at + 2 :]]
+    return pieces
+
+
+def _vocabulary(merges: list[Merge]) -> list[str]:
+    characters = [*CHARACTERS, *(character + "</w>" for character in CHARACTERS)]
+    joined = dict.fromkeys("".join(merge) for merge in merges)
+    return [*characters, *joined, START, END]

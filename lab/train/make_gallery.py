@@ -15,8 +15,7 @@ from sae.demo.shapes import training_prompts
 from sae.demo.shapes_model import sample
 from sae.demo.shipped_weights import SAE_NAMES, WEIGHTS, load_decoder, load_sae, load_transformer
 from sae.drawing.pictures import thumbnail
-from sae.finding.features import FeatureReader
-from sae.finding.peaks import PeakTally
+from sae.finding.features import FeatureReader, PeakTally
 from sae.hosts.diffusers import capture
 from sae.known.gallery import SUFFIX, Gallery, write_gallery
 from sae.places.site import resolve_site

@@ -22,8 +22,8 @@ from sae.demo.shapes_model import build_transformer
 from sae.finding.fit import Fit
 from sae.places.site import Site, site_from_name
 from sae.training.buffer import MixedBatches, MixingBuffer
+from sae.training.card import evaluate
 from sae.training.finished_sae import export_topk
-from sae.training.held_out_measures import evaluate
 from sae.training.topk import TopKConfig
 from sae.training.trainer import Progress, TopKTrainer
 

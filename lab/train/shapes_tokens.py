@@ -12,8 +12,7 @@ import torch
 from torch import Tensor
 
 from sae.demo.shapes import Prompt, draw, training_prompts
-from sae.demo.shapes_latents import encode_pictures
-from sae.demo.shapes_model import embed_prompts, forget_words, pack, predict, sample
+from sae.demo.shapes_model import embed_prompts, encode_pictures, forget_words, pack, predict, sample
 from sae.hosts.diffusers import capture
 from sae.places.moment import Moment
 from sae.places.site import Site

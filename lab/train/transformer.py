@@ -12,8 +12,15 @@ import torch
 from torch.nn import functional
 
 from sae.demo.shapes import Prompt, draw, training_prompts
-from sae.demo.shapes_latents import ShapesDecoder, encode_pictures
-from sae.demo.shapes_model import build_transformer, embed_prompts, forget_words, pack, predict
+from sae.demo.shapes_model import (
+    ShapesDecoder,
+    build_transformer,
+    embed_prompts,
+    encode_pictures,
+    forget_words,
+    pack,
+    predict,
+)
 
 from .loop import block_matrices, fit
 

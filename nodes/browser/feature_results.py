@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from comfy_api.latest import io
 from torch import Tensor
 
-from ...sae.dictionary.fingerprint import fingerprint
+from ...sae.dictionary.contrast import SIDES
 from ...sae.dictionary.sae_set import AnySae, SaeSet
 from ...sae.drawing.charts import feature_chart
+from ...sae.finding.contrasted import Contrasted
 from ...sae.finding.features import RANKINGS, RankedFeature, feature_list, feature_table
+from ...sae.hosts.comfyui.own_folders import notebooks
+from ...sae.known.notebook import Notebook
 from ...sae.known.ranges import Setting
-from ..inputs.sockets import SaeFeatures
-from .feature_names import names_of
-from .feature_ranges import offered
+from ..inputs.sockets import Sae, SaeFeatures
 from .payloads import table_payload
+
+if TYPE_CHECKING:
+    from ...sae.hosts.comfyui.contrasting import Contrasted
 
 
 def count_input() -> io.Int.Input:
@@ -62,15 +66,17 @@ def found_features(
     With a `setting` the table offers the ranges that were measured in it. Of a set each row has its place.
     """
     title = f"{sae.name} {place}"
-    text, payload = table_of(sae, ranked, title, lines, heat, setting)
+    notebook = notebooks().of(sae)
+    text, payload = table_of(sae, notebook, ranked, title, lines, heat, setting)
     shown = {"text": [text, *payload["lines"]], "sae_steering": [payload]}
-    chart = feature_chart(ranked, title, names_of(sae))
+    chart = feature_chart(ranked, title, notebook.names)
     return io.NodeOutput(feature_list(ranked, sae.owner), text, chart, ui=shown)
 
 
 def table_of(
     sae: AnySae,
-    ranked: list[RankedFeature],
+    notebook: Notebook,
+    ranked: Sequence[RankedFeature],
     title: str,
     lines: Sequence[str] = (),
     heat: Mapping[int, Tensor] | None = None,
@@ -81,7 +87,44 @@ def table_of(
     if isinstance(sae, SaeSet):
         places = {row.feature: str(sae.member_of(row.feature).site) for row in ranked}
     features = [row.feature for row in ranked]
-    ranges, warnings = ({}, []) if setting is None else offered(fingerprint(sae), setting, only=features)
+    ranges, warnings = ({}, []) if setting is None else notebook.offered(setting, only=features)
     told = [*filter(None, lines), *warnings]
-    payload = {**table_payload(sae, ranked, title, ranges, heat, places), "lines": told}
-    return feature_table(ranked, title, names_of(sae), places), payload
+    payload = {**table_payload(sae, notebook, ranked, title, ranges, heat, places), "lines": told}
+    return feature_table(ranked, title, notebook.names, places), payload
+
+
+def gallery_input() -> io.Vae.Input:
+    return io.Vae.Input(
+        "gallery",
+        optional=True,
+        tooltip="A VAE: the pictures of the short sampling are kept in the SAE's gallery, and tables show on which of "
+        "them a feature fires most, and where.",
+    )
+
+
+def contrast_outputs() -> list[io.Output]:
+    return [
+        Sae.Output(
+            display_name="sae",
+            tooltip="The directions, as Load SAE gives an SAE: two features at each place, the positive side's and the "
+            "negative side's. Of several places a set.",
+        ),
+        SaeFeatures.Output(display_name="features", tooltip="What the positive side has, ready to steer with."),
+        SaeFeatures.Output(
+            display_name="replaces", tooltip="What the negative side has, for swap; 1 is then the natural amount."
+        ),
+        io.String.Output(
+            display_name="table", tooltip="Of each place, how far the sides are apart, and what chance alone gives."
+        ),
+    ]
+
+
+def contrast_output(found: Contrasted) -> io.NodeOutput:
+    """The four outputs; the node shows the table and both sides' features."""
+    notebook, titles = (
+        notebooks().of(found.sae),
+        {"positive": "Positive: what it has", "negative": "Negative: what it has"},
+    )
+    tables = [table_of(found.sae, notebook, found.rows[side], titles[side]) for side in SIDES]
+    shown = {"text": [found.table, *(text for text, _ in tables)], "sae_steering": [payload for _, payload in tables]}
+    return io.NodeOutput(found.sae, found.features("positive"), found.features("negative"), found.table, ui=shown)

@@ -14,10 +14,9 @@ from ...sae.dictionary.sae_set import AnySae
 from ...sae.dictionary.statistics import FeatureStatistics
 from ...sae.finding.features import RankedFeature
 from ...sae.known.labels import Label
+from ...sae.known.notebook import Notebook, Pictures
 from ...sae.known.ranges import Calibrations
-from .feature_names import labels_of
-from .feature_pictures import pictures_payload
-from .sae_sources import introduce
+from .server_memory import introduce
 
 SIDE = 24  # of a thumbnail's grid at most
 
@@ -31,6 +30,7 @@ def sae_payload(sae: AnySae) -> dict[str, Any]:
 
 def table_payload(
     sae: AnySae,
+    notebook: Notebook,
     ranked: Sequence[RankedFeature],
     title: str,
     ranges: Calibrations,
@@ -41,8 +41,8 @@ def table_payload(
 
     `places` has the place of each feature, where there are several.
     """
-    labels = labels_of(sae)
-    gallery, pictures = pictures_payload(sae, [row.feature for row in ranked])
+    labels = notebook.labels
+    gallery, pictures = pictures_payload(notebook.pictures(row.feature for row in ranked))
     rows = [
         {
             **feature_payload(row.feature, labels.get(row.feature), None, ranges),
@@ -75,6 +75,14 @@ def feature_payload(
         found |= {name: float(tensor[feature]) for name, tensor in known.items() if tensor is not None}
     calibrations = [asdict(entries[feature]) for entries in ranges.values() if feature in entries]
     return {**found, **({"calibrations": calibrations} if calibrations else {})}
+
+
+def pictures_payload(pictures: Pictures) -> tuple[dict[str, str], dict[int, list[Any]]]:
+    """The pictures by name, as data URLs, and of each feature that has some [name, strength, spot] each."""
+    urls = {
+        name: f"data:image/webp;base64,{base64.b64encode(data).decode()}" for name, data in pictures.encoded.items()
+    }
+    return urls, {feature: [list(row) for row in rows] for feature, rows in pictures.shown.items()}
 
 
 def heat_payload(heat: Tensor) -> dict[str, Any]:

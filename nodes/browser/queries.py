@@ -3,30 +3,27 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from ...sae.dictionary.autoencoder import SparseAutoencoder
-from ...sae.dictionary.fingerprint import SET, fingerprint
-from ...sae.dictionary.sae_set import AnySae, SaeSet, saes_of
+from ...sae.dictionary.fingerprint import fingerprint
+from ...sae.dictionary.sae_set import AnySae, SaeSet
 from ...sae.files.quote import quoted
-from ...sae.known.gallery import Gallery, browse
-from ...sae.known.labels import Labels, search, shipped_labels
+from ...sae.files.recent import Newest
+from ...sae.hosts.comfyui.own_folders import notebooks
+from ...sae.known.gallery import browse
+from ...sae.known.labels import Labels, search
+from ...sae.known.notebook import FIRST, Notebook
 from ...sae.known.ranges import Setting
-from .feature_names import label_store, read_labels
-from .feature_pictures import gallery_files, gallery_of, pictures_payload
-from .feature_ranges import FIRST, offered
-from .kept_results import Newest, state_of_files
-from .payloads import feature_payload
-from .sae_sources import SaeSources, Use
+from .payloads import feature_payload, pictures_payload
+from .sae_sources import SaeSources
+from .server_memory import Use
 
 MOST_FEATURES = 200  # of one answer
-FILES, ORDERS = 16, 4  # label files and galleries, and sorted lists, that are kept
+ORDERS = 4  # sorted lists that are kept
 
 
 class FeatureQueries:
@@ -34,8 +31,7 @@ class FeatureQueries:
 
     def __init__(self, sources: SaeSources) -> None:
         self._sources = sources
-        self._labels = Newest[tuple[Labels, list[str]]](FILES)
-        self._galleries = Newest[tuple[Gallery | None]](FILES)
+        self._notebooks = notebooks()
         self._orders = Newest[list[int]](ORDERS)
 
     def find(self, query: Mapping[str, str]) -> dict[str, Any]:
@@ -47,9 +43,10 @@ class FeatureQueries:
         """
         sae = self._sources.open(query)
         mark = query.get("fingerprint", "") if sae is None else fingerprint(sae)
-        labels, warnings = self._labels_of(sae, mark)
+        notebook = self._notebook(sae, mark)
+        labels = notebook.read_labels()
         numbers = indices(query["index"]) if query.get("index") else search(labels, query.get("q", ""))[:MOST_FEATURES]
-        return self._told(sae, mark, numbers, labels, warnings)
+        return self._told(sae, notebook, numbers, labels)
 
     def browse(self, query: Mapping[str, str]) -> dict[str, Any]:
         """A page of all features in the order of `sort`, or of those that `q` means: `many` of them after `first`.
@@ -57,15 +54,16 @@ class FeatureQueries:
         Each with its pictures, if it has any. `total` is how many there are in all pages.
         """
         sae, mark = self._sources.opened(query)
-        labels, warnings = self._labels_of(sae, mark)
+        notebook = self._notebook(sae, mark)
+        labels = notebook.read_labels()
         density = None if sae.statistics is None else sae.statistics.density
         words, sort = query.get("q", ""), query.get("sort", "number")
-        key = (mark, self._states(sae, mark), words, sort, _digest(density))
+        key = (mark, notebook.state_of_labels(), words, sort, _digest(density))
         order = self._orders.get(key, lambda: browse(sae.d_sae, labels, density, words, sort))
         first, many = _whole(query, "first", 0), min(_whole(query, "many", MOST_FEATURES), MOST_FEATURES)
         page = order[first : first + many]
-        told = self._told(sae, mark, page, labels, warnings)
-        gallery, pictures = pictures_payload(sae, page, self._gallery_of)
+        told = self._told(sae, notebook, page, labels)
+        gallery, pictures = pictures_payload(notebook.pictures(page))
         rows = [
             {**row, **({"pictures": pictures[row["feature"]]} if row["feature"] in pictures else {})}
             for row in told["features"]
@@ -77,18 +75,17 @@ class FeatureQueries:
         """The pictures on which the features of `index` fire most, as in tables."""
         sae, mark = self._sources.opened(query)
         numbers = [number for number in indices(query.get("index", "")) if number < sae.d_sae]
-        gallery, pictures = pictures_payload(sae, numbers, self._gallery_of)
+        gallery, pictures = pictures_payload(self._notebook(sae, mark).pictures(numbers))
         return {"fingerprint": mark, "owner": asdict(sae.owner), "gallery": gallery, "pictures": pictures}
 
-    def _told(
-        self, sae: AnySae | None, mark: str, numbers: Sequence[int], labels: Labels, warnings: list[str]
-    ) -> dict[str, Any]:
+    def _told(self, sae: AnySae | None, notebook: Notebook, numbers: Sequence[int], labels: Labels) -> dict[str, Any]:
+        mark = notebook.fingerprint
         if isinstance(sae, SaeSet):
-            self._sources.seen[mark] = sae  # so that its features can be named
+            self._sources.seen.by_fingerprint[mark] = sae  # so that its features can be named
         if sae is not None:
             numbers = [number for number in numbers if number < sae.d_sae]
-        use = self._sources.used.get(mark, Use(FIRST, Setting()))
-        ranges, misfits = offered(mark, use.setting, use.method, numbers)
+        use = self._sources.seen.used.get(mark, Use(FIRST, Setting()))
+        ranges, misfits = notebook.offered(use.setting, use.method, numbers)
         statistics = None if sae is None else sae.statistics
         return {
             "fingerprint": mark,
@@ -96,39 +93,11 @@ class FeatureQueries:
             "owner": None if sae is None else asdict(sae.owner),
             "count": None if sae is None else sae.d_sae,
             "features": [feature_payload(number, labels.get(number), statistics, ranges) for number in numbers],
-            "warnings": [*warnings, *misfits],
+            "warnings": [*notebook.warnings, *misfits],
         }
 
-    def _labels_of(self, sae: AnySae | None, mark: str) -> tuple[Labels, list[str]]:
-        """The labels, and what went wrong while they were read."""
-
-        def read() -> tuple[Labels, list[str]]:
-            store = label_store()
-            if sae is None:
-                return {} if _is_set(mark) else store.labels(mark), store.warnings
-            return read_labels(store, sae), store.warnings
-
-        found = self._labels.get((mark, self._states(sae, mark)), read)
-        return read() if found[1] else found  # what could not be read may be readable by now
-
-    def _states(self, sae: AnySae | None, mark: str) -> tuple[object, ...]:
-        """What changes when a label file does."""
-        store = label_store()
-        if sae is None:
-            return state_of_files([] if _is_set(mark) else [store.path(mark)])
-        files: list[Path] = []
-        for one in saes_of(sae):
-            shipped = shipped_labels(one)
-            files += [store.path(fingerprint(one)), *([shipped.path] if shipped else [])]
-        return state_of_files(files)
-
-    def _gallery_of(self, sae: SparseAutoencoder) -> Gallery | None:
-        key = (sae.owner.identity, state_of_files(gallery_files(sae)))
-        return self._galleries.get(key, lambda: (gallery_of(sae),))[0]
-
-
-def _is_set(mark: str) -> bool:
-    return re.fullmatch(SET + "[0-9a-f]{64}", mark) is not None
+    def _notebook(self, sae: AnySae | None, mark: str) -> Notebook:
+        return self._notebooks.of_fingerprint(mark) if sae is None else self._notebooks.of(sae)
 
 
 def _digest(numbers: Tensor | None) -> str:

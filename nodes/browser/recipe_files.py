@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ...sae.files.quote import quoted
 from ...sae.files.small_json import parse_object, read_json, write_json
-from ...sae.hosts.comfyui.model_folder import output_folder
+from ...sae.hosts.comfyui.own_folders import output_folder
 from ...sae.steering.recipe import MOST_CHARACTERS, Recipe, recipe_from
 
 SUFFIX = ".json"

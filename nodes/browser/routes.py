@@ -14,13 +14,12 @@ from ...sae.dictionary.sae_set import SaeSet
 from ...sae.files.quote import shown
 from ...sae.files.small_json import UnreadableError, parse_object
 from ...sae.files.whole import UnwritableError
+from ...sae.hosts.comfyui.own_folders import notebooks
 from ...sae.known.labels import Label, labels_from
-from .feature_names import label_store, update_labels
-from .kept_results import CONCEPTS, FoundConcepts
-from .messages import KEY, Reports
 from .queries import MOST_FEATURES, FeatureQueries
 from .recipe_presets import list_presets, open_preset
-from .sae_sources import SOURCES, SaeSources
+from .sae_sources import SaeSources
+from .server_memory import KEY, Reports, remember
 
 MOST_BYTES = 2**20
 MOST_CHARACTERS = 5000  # of one query's value
@@ -31,8 +30,8 @@ Handler = Callable[[web.Request], Awaitable[web.Response]]
 
 def add_routes(routes: web.RouteTableDef, app: web.Application) -> None:
     """Adds the routes to ComfyUI's; what they keep lives as long as the server does."""
-    sources, reports = SaeSources(), Reports()
-    app[KEY], app[SOURCES], app[CONCEPTS] = reports, sources, FoundConcepts()
+    sources, reports = SaeSources(remember(app)), Reports()
+    app[KEY] = reports
     queries = FeatureQueries(sources)
     questions: dict[str, Callable[[Mapping[str, str]], Any]] = {
         "features": queries.find,
@@ -113,15 +112,16 @@ def rename(sources: SaeSources, body: Mapping[str, Any]) -> dict[str, Any]:
         )
     named = labels_from({key: value for key, value in changes.items() if value is not None}, "body")
     removed = labels_from({key: "x" for key, value in changes.items() if value is None}, "body")
-    store = label_store()
     new: dict[int, Label | None] = {**named, **dict.fromkeys(removed)}
-    kept = update_labels(store, _set_of(sources, mark), new) if mark.startswith(SET) else store.update(mark, new)
-    return {"labels": {str(k): label.name for k, label in kept.items() if k in new}, "warnings": store.warnings}
+    known = notebooks()
+    notebook = known.of(_set_of(sources, mark)) if mark.startswith(SET) else known.of_fingerprint(mark)
+    kept = notebook.update(new)
+    return {"labels": {str(k): label.name for k, label in kept.items() if k in new}, "warnings": notebook.warnings}
 
 
 def _set_of(sources: SaeSources, mark: str) -> SaeSet:
     """The set of a fingerprint, whose members keep its names."""
-    found = sources.seen.get(mark)
+    found = sources.seen.by_fingerprint.get(mark)
     if not isinstance(found, SaeSet):
         raise ValueError(
             f"fingerprint: no graph has worked with the set {mark[:16]}… since ComfyUI started, so nobody knows whose "

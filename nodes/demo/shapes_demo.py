@@ -13,8 +13,7 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ...sae.demo.shapes import PICTURE_SIZE, SLOTS, Prompt, parse_prompt, read_prompt
-from ...sae.demo.shapes_latents import LATENT_CHANNELS, encode_pictures
-from ...sae.demo.shapes_model import LATENT_SIDE, POOLED_WIDTH, embed_prompts
+from ...sae.demo.shapes_model import LATENT_CHANNELS, LATENT_SIDE, POOLED_WIDTH, embed_prompts, encode_pictures
 from ...sae.demo.shipped_weights import (
     ATTENTION_SAE,
     EMBED_SAE,
@@ -28,7 +27,7 @@ from ...sae.demo.shipped_weights import (
     load_sae,
 )
 from ...sae.hosts.kandinsky import KandinskyHalf
-from ..browser.messages import show_on_node
+from ..browser.server_memory import show_on_node
 from ..inputs.menu import DEMO
 from ..inputs.sockets import Sae
 from ..kandinsky.kandinsky_sockets import KandinskyDecoder, KandinskyPriorModel

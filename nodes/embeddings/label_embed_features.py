@@ -15,7 +15,7 @@ from ...sae.finding.labelling_directions import label_directions, text_rows
 from ...sae.hosts.comfyui.embedding_encoders import pooled_row, text_encoder, text_outputs
 from ...sae.hosts.comfyui.embeddings import TOKENS, spot_in, text_mean
 from ...sae.hosts.kandinsky import KandinskyHalf
-from ..browser.label_tables import save_names_input, word_inputs, written
+from ..browser.label_results import save_names_input, word_inputs, written
 from ..inputs.embed_inputs import tap_input
 from ..inputs.menu import EMBEDDINGS
 from ..inputs.sockets import Sae, one_sae

@@ -5,17 +5,15 @@ from typing import Any
 
 from comfy_api.latest import io, ui
 
-from ...sae.dictionary.fingerprint import fingerprint
 from ...sae.dictionary.sae_set import AnySae
 from ...sae.hosts.comfyui.drawing import Drawing, progress_bar
-from ...sae.hosts.comfyui.model import Model, elsewhere_lines, members_in
+from ...sae.hosts.comfyui.model import Model, elsewhere_lines, members_in, setting_here
+from ...sae.hosts.comfyui.own_folders import notebooks
 from ...sae.hosts.comfyui.sampling import Sampling
-from ...sae.known.ranges import update_calibrations
-from ...sae.steering.calibration import CALIBRATED_METHODS, alone, calibrate_features
+from ...sae.steering.calibration import alone, calibrate_features, calibrated_methods
 from ...sae.steering.edits import Calibration, FeatureList, Method, check_owner
-from ..browser.feature_names import calibration_path, names_of
-from ..browser.feature_ranges import setting_here
-from ..browser.sae_sources import Use, note_use
+from ...sae.steering.methods import DEFAULT
+from ..browser.server_memory import Use, note_use
 from ..inputs.menu import FEATURES
 from ..inputs.plain_inputs import expert_switch, model_input, steps_input
 from ..inputs.sockets import Sae, SaeFeatures, location_input, one_sae, replaces_input, seed_input, stream_input
@@ -43,8 +41,8 @@ class CalibrateStrength(io.ComfyNode):
                 steps_input("Steps of each short sampling."),
                 io.Combo.Input(
                     "method",
-                    options=list(CALIBRATED_METHODS),
-                    default="add",
+                    options=calibrated_methods(),
+                    default=DEFAULT,
                     tooltip="The method you will steer with; a range holds for one method. swap needs replaces.",
                 ),
                 location_input(),
@@ -87,7 +85,8 @@ class CalibrateStrength(io.ComfyNode):
         draw = Drawing(model, positive, latent_image, Sampling(seed, steps))
         steering = alone(sae, site, method, replaces or FeatureList())
         found = calibrate_features(draw, features, method, steering, progress_bar(steps))
-        table = _table(found, names_of(sae), method)
+        notebook = notebooks().of(sae)
+        table = _table(found, notebook.names, method)
         kept = {feature: calibration for feature, calibration in found.items() if calibration is not None}
         if not kept:
             raise ValueError(
@@ -95,8 +94,7 @@ class CalibrateStrength(io.ComfyNode):
                 "with features from TopActivatingFeatures."
             )
         setting = setting_here(model, site, replaces or FeatureList())
-        mark = fingerprint(sae)
-        told = update_calibrations(calibration_path(mark), mark, kept, setting) if save else ""
+        told = notebook.keep_ranges(kept, setting) if save else ""
         note_use(sae, Use(method, setting))
         edits = [
             replace(edit, strength=1.0, unit="calibrated", calibration=kept[edit.feature])

@@ -8,15 +8,14 @@ from comfy_api.latest import io
 
 from ...sae.dictionary.fingerprint import fingerprint
 from ...sae.dictionary.sae_set import AnySae
-from ...sae.finding.labelling import read_contexts, read_words, tally_resumable
-from ...sae.finding.listening import mean_activations
+from ...sae.finding.labelling import mean_activations, read_contexts, read_words, tally_resumable
 from ...sae.hosts.comfyui.drawing import Listening, progress_bar
-from ...sae.hosts.comfyui.identity import identity_of
-from ...sae.hosts.comfyui.model import Model, elsewhere_lines, members_in
-from ...sae.hosts.comfyui.model_folder import output_folder
+from ...sae.hosts.comfyui.finding_features import PictureKeeper
+from ...sae.hosts.comfyui.model import Model, elsewhere_lines, identity_of, members_in
+from ...sae.hosts.comfyui.own_folders import notebooks, output_folder
 from ...sae.hosts.comfyui.sampling import Sampling
-from ..browser.feature_pictures import PictureKeeper, gallery_input
-from ..browser.label_tables import save_names_input, word_inputs, written
+from ..browser.feature_results import gallery_input
+from ..browser.label_results import save_names_input, word_inputs, written
 from ..inputs.menu import FEATURES
 from ..inputs.plain_inputs import model_input, steps_input
 from ..inputs.sockets import Sae, location_input, seed_input, stream_input
@@ -86,7 +85,7 @@ class LabelFeatures(io.ComfyNode):
         sites = ", ".join(str(member.site) for member in members)
         key = _key(fingerprint(sae), said, around, sites, how, shape, marks)
         path = output_folder() / "labelling" / f"{key[:16]}.safetensors"
-        keeper = None if gallery is None else PictureKeeper(gallery)
+        keeper = None if gallery is None else PictureKeeper(gallery, notebooks())
         see = mean_activations(listen, members, keeper)
         count = sum(member.sae.d_sae for member in members)
         lines = elsewhere_lines(model, members)

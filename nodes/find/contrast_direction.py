@@ -5,14 +5,15 @@ from typing import Any
 from comfy_api.latest import io
 
 from ...sae.dictionary.contrast import Side
+from ...sae.finding.contrasted import Told
 from ...sae.finding.two_sides import Runs
-from ...sae.hosts.comfyui.contrast_runs import PromptRuns
+from ...sae.hosts.comfyui.contrasting import PromptRuns, contrasted_in, contrasted_texts, sites_in
 from ...sae.hosts.comfyui.drawing import encoded, progress_bar
 from ...sae.hosts.comfyui.model import Model
 from ...sae.hosts.comfyui.sampling import Sampling
 from ...sae.hosts.comfyui.steering import Watched
 from ...sae.places.named_choices import first_text
-from ..browser.contrasting import Told, contrast_output, contrast_outputs, contrasted, contrasted_texts, sites_in
+from ..browser.feature_results import contrast_output, contrast_outputs
 from ..inputs.menu import FIND
 from ..inputs.plain_inputs import expert_text, lines_in, lines_input, model_input, steps_input
 from ..inputs.sockets import places_input, seed_input, seeds_input, stream_input
@@ -66,7 +67,7 @@ class ContrastDirection(io.ComfyNode):
         pairs = len(prompts["positive"])
         runs = Runs(pairs * seeds, pairs * seeds, paired=True, again=pairs)
         show = PromptRuns(watched, prompts, latent_image, Sampling(seed, steps))
-        return contrast_output(contrasted(model, sites, show, runs, told, progress_bar(steps)))
+        return contrast_output(contrasted_in(model, sites, show, runs, told, progress_bar(steps)))
 
 
 def _sides() -> list[io.Input]:

@@ -6,13 +6,14 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ...sae.dictionary.contrast import SIDES, Side
+from ...sae.finding.contrasted import Told
 from ...sae.finding.two_sides import Runs
-from ...sae.hosts.comfyui.contrast_runs import PictureRuns
+from ...sae.hosts.comfyui.contrasting import PictureRuns, contrasted_in, sites_in
 from ...sae.hosts.comfyui.drawing import progress_bar
 from ...sae.hosts.comfyui.model import Model
 from ...sae.hosts.comfyui.steering import Watched
 from ...sae.places.named_choices import picture_attention
-from ..browser.contrasting import Told, contrast_output, contrast_outputs, contrasted, sites_in
+from ..browser.feature_results import contrast_output, contrast_outputs
 from ..inputs.menu import FIND
 from ..inputs.plain_inputs import model_input, steps_input
 from ..inputs.sockets import places_input, seed_input, seeds_input, stream_input
@@ -58,7 +59,7 @@ class ContrastPictures(io.ComfyNode):
         runs = Runs(counts[0] * seeds, counts[1] * seeds, paired=False, again=max(counts))
         told: Told = {"positive": _words(counts[0]), "negative": _words(counts[1])}
         show = PictureRuns(watched, latents, prompt, seed, parts)
-        return contrast_output(contrasted(model, sites, show, runs, told, progress_bar(levels)))
+        return contrast_output(contrasted_in(model, sites, show, runs, told, progress_bar(levels)))
 
 
 def _pictures() -> list[io.Input]:

@@ -13,11 +13,11 @@ from ...sae.drawing.overlay import heat_overlay, token_bars
 from ...sae.finding.heatmap import HeatReader, on_picture, region_of
 from ...sae.hosts.comfyui.embeddings import token_words
 from ...sae.hosts.comfyui.model import Model, elsewhere_lines, members_in
+from ...sae.hosts.comfyui.own_folders import notebooks
 from ...sae.hosts.comfyui.sampling import look
 from ...sae.hosts.comfyui.steering import observe
 from ...sae.places.site import Site
 from ...sae.steering.edits import FeatureList, check_owner
-from ..browser.feature_names import names_of
 from ..inputs.menu import FIND
 from ..inputs.plain_inputs import encoded_text_inputs, model_input
 from ..inputs.sockets import Sae, SaeFeatures, location_input, one_sae, seed_input, stream_input
@@ -77,7 +77,7 @@ class FeatureHeatmap(io.ComfyNode):
             observe(model, site, reader, sae), positive, latent, seed, percent, steps,
             lambda step, denoised, x, total: progress.update_absolute(step + 1, steps),
         )  # fmt: skip
-        known = names_of(sae)
+        known = notebooks().of(sae).names
         names = [_caption(number, known.get(number, ""), site) for number in numbers]
         if site.stream == "text":
             words = _words(clip, text, reader.heat.shape[-1])

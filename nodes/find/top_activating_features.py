@@ -7,18 +7,15 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ...sae.dictionary.sae_set import AnySae, SaeSet
-from ...sae.dictionary.statistics import write_statistics
 from ...sae.finding.effect import CANDIDATES, EFFECT
 from ...sae.finding.features import FeatureReader
 from ...sae.hosts.comfyui.drawing import progress_bar
-from ...sae.hosts.comfyui.finding_features import Finder, Ranking, find
-from ...sae.hosts.comfyui.model import Model, elsewhere_lines
-from ...sae.hosts.comfyui.model_folder import measured_statistics, output_folder
+from ...sae.hosts.comfyui.finding_features import Finder, Ranking, find, keep_run
+from ...sae.hosts.comfyui.model import Model, elsewhere_lines, setting_here
+from ...sae.hosts.comfyui.own_folders import notebooks, output_folder
 from ...sae.hosts.comfyui.sampling import Sampling
-from ..browser.feature_pictures import gallery_input, keep_run
-from ..browser.feature_ranges import setting_here
-from ..browser.feature_results import count_input, feature_outputs, found_features, rank_input
-from ..browser.messages import show_progress_text
+from ..browser.feature_results import count_input, feature_outputs, found_features, gallery_input, rank_input
+from ..browser.server_memory import show_progress_text
 from ..inputs.menu import FIND
 from ..inputs.plain_inputs import expert_number, expert_switch, model_input, steps_input
 from ..inputs.sockets import Sae, location_input, seed_input, stream_input
@@ -105,7 +102,7 @@ class TopActivatingFeatures(io.ComfyNode):
         runs, [found] = find(
             finder, prompts, [search], ranking, progress_bar(1), lambda line: _tell(line, node_id), gallery is not None
         )
-        shown = [keep_run(run, gallery) for run in runs] if gallery is not None else []
+        shown = [keep_run(run, gallery, notebooks()) for run in runs] if gallery is not None else []
         saved = [_save_statistics(reader) for reader in runs[0].readers] if save_statistics else []
         heat, elsewhere = finder.heat(runs[0], found.rows), elsewhere_lines(model, finder.members)
         setting = None if isinstance(sae, SaeSet) else setting_here(model, finder.members[0].site)
@@ -120,10 +117,8 @@ def _tell(line: str, node_id: str | None) -> None:
 
 def _save_statistics(reader: FeatureReader) -> str:
     """Writes what the prompt's run says of every feature; returns a line that tells where."""
-    sae, tally = reader.sae, reader.tally
-    path = measured_statistics(sae.name, sae.owner)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_statistics(tally.statistics(), path, sae.owner)
+    tally = reader.tally
+    path = notebooks().of(reader.sae).keep_statistics(tally.statistics())
     return f"Statistics over {tally.tokens} tokens are in {path.relative_to(output_folder().resolve().parent)}."
 
 

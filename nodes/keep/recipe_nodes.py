@@ -12,14 +12,14 @@ from ...sae.dictionary.sae_set import AnySae, SaeSet, members_at
 from ...sae.formats.known import known_checkpoint
 from ...sae.formats.provenance import provenance
 from ...sae.hosts.comfyui.model import Model, family_of
-from ...sae.hosts.comfyui.model_folder import output_folder
+from ...sae.hosts.comfyui.own_folders import notebooks, output_folder
 from ...sae.hosts.comfyui.steering import carried
 from ...sae.places.moment import Schedule, Side
-from ...sae.steering.edits import Auto, FeatureList, Method, Unit, method_for
+from ...sae.steering.edits import Auto, FeatureList, Method, Unit
+from ...sae.steering.methods import method_for
 from ...sae.steering.recipe import NeededSae, Recipe, read_recipe, write_recipe
 from ...sae.steering.set_up import SetUp, Wanted
 from ...sae.version import VERSION
-from ..browser.feature_names import names_of
 from ..browser.recipe_files import read_saved, recipe_names, saved_path, write_recipe_file
 from ..inputs.menu import KEEP
 from ..inputs.plain_inputs import amount_input, lines_input, model_input
@@ -33,7 +33,7 @@ from ..inputs.sockets import (
     steering_inputs,
     stream_input,
 )
-from ..steer.activation_steer import UNIT_TIP
+from ..steer.activation_steer import token_unit_tip
 from ..steer.steered_run import steered
 
 NONE = "none"  # no saved recipe; their names end in .json
@@ -56,7 +56,7 @@ class SaveRecipe(io.ComfyNode):
                 Sae.Input(
                     "sae", optional=True, tooltip="Without model: the SAE that the features belong to, or the set."
                 ),
-                *steering_inputs("TopActivatingFeatures", UNIT_TIP, without="Not with model."),
+                *steering_inputs("TopActivatingFeatures", token_unit_tip(), without="Not with model."),
                 location_input(),
                 stream_input(),
                 percent_input("start_percent", 0.0, "As in Activation Steer."),
@@ -217,7 +217,7 @@ def _recipe(set_up: SetUp, note: str) -> Recipe:
     return Recipe(
         tuple(wanted.features), _needed(sae), location, stream, wanted.method, wanted.strength, wanted.unit,
         wanted.schedule.start_percent, wanted.schedule.end_percent, wanted.side, tuple(wanted.replaces),
-        {feature: text for feature, text in names_of(sae).items() if feature in used}, note, VERSION,
+        {feature: text for feature, text in notebooks().of(sae).names.items() if feature in used}, note, VERSION,
         sae.trained_on.family if sae.trained_on else "",
     )  # fmt: skip
 

@@ -9,8 +9,8 @@ from ...sae.dictionary.autoencoder import SparseAutoencoder
 from ...sae.dictionary.sae_set import AnySae, saes_of
 from ...sae.export import TARGETS, export
 from ...sae.formats.sets import MARK
-from ...sae.hosts.comfyui.model_folder import named_folder, output_folder, writing_bar
-from ..browser.contrasting import place_name
+from ...sae.hosts.comfyui.drawing import writing_bar
+from ...sae.hosts.comfyui.own_folders import named_folder, output_folder
 from ..inputs.menu import KEEP
 from ..inputs.sockets import Sae, one_sae
 
@@ -57,7 +57,7 @@ def _place(sae: SparseAutoencoder) -> str:
             f"sae: {sae.name} was trained and is no contrast; write it with Export SAE, or connect what Contrast "
             "Direction makes."
         )
-    return place_name(sae.site) if sae.site else PurePosixPath(sae.name).name
+    return sae.site.name if sae.site else PurePosixPath(sae.name).name
 
 
 AS_STORED = "as stored"

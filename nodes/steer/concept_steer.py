@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import logging
+from functools import partial
 from typing import Any
 
 import torch
@@ -9,19 +11,23 @@ from torch import Tensor
 from ...sae.dictionary.sae_set import AnySae
 from ...sae.finding.effect import EFFECT
 from ...sae.finding.features import RANKINGS
+from ...sae.hosts.comfyui.concepts import Concept, Texts, of_contrast, of_sae
 from ...sae.hosts.comfyui.finding_features import Finder, Ranking
-from ...sae.hosts.comfyui.masks import mask_fault
 from ...sae.hosts.comfyui.model import Model
+from ...sae.hosts.comfyui.own_folders import notebooks
 from ...sae.hosts.comfyui.sampling import Sampling
+from ...sae.hosts.comfyui.steering import mask_fault
 from ...sae.places.moment import Schedule, Side
-from ...sae.steering.edits import method_for
+from ...sae.steering.methods import method_for
 from ...sae.steering.set_up import Wanted
-from ..browser.concepts import Texts, of_contrast, of_sae
-from ..browser.kept_results import kept_concepts
+from ..browser.feature_results import table_of
+from ..browser.server_memory import kept_concepts, show_progress_text
 from ..inputs.menu import STEER
 from ..inputs.plain_inputs import amount_input, lines_input, steered_model_input, steps_input
 from ..inputs.sockets import Sae, SaeFeatures, location_input, percent_input, seed_input, side_input, stream_input
 from .steered_run import steered
+
+log = logging.getLogger(__name__)
 
 SIDE = 512  # pixels of the pictures that are looked at where no latent is connected
 
@@ -77,20 +83,35 @@ class ConceptSteer(io.ComfyNode):
     ) -> io.NodeOutput:
         texts = _texts(wanted, instead_of, clip)
         latent = _empty(model) if latent_image is None else latent_image
-        sampling, kept, node_id = Sampling(seed, steps), kept_concepts(), cls.hidden.unique_id
+        sampling, kept = Sampling(seed, steps), kept_concepts()
         if sae is None:
             concept = of_contrast(model, texts, latent, sampling, location, stream, mask is not None, kept)
             location = stream = "auto"  # its places are those that were asked for
         else:
             finder = Finder(model, sae, location, stream, latent, sampling)
-            concept = of_sae(finder, texts, Ranking(rank_by, count), kept, node_id)
+            concept = of_sae(finder, texts, Ranking(rank_by, count), kept, partial(_tell, cls.hidden.unique_id))
+        tables = _tables(concept)  # which introduce the SAE, before its use is noted
         features, replaces = concept.features, concept.replaces
         method, schedule = method_for("auto", replaces), Schedule(start_percent, end_percent)
         how = Wanted(features, method, strength, "auto", replaces, schedule, apply_to, mask)
         given = steered(cls, model, concept.sae, how, location, stream, features, replaces, concept.sae)
         warnings = _mask_warning(model, mask, latent_image)
-        told = [*concept.lines, *(text for text, _ in concept.tables), *given.ui["text"], *warnings]
-        return io.NodeOutput(*given.result, ui={"text": told, "sae_steering": [table for _, table in concept.tables]})
+        told = [*concept.lines, *(text for text, _ in tables), *given.ui["text"], *warnings]
+        return io.NodeOutput(*given.result, ui={"text": told, "sae_steering": [table for _, table in tables]})
+
+
+def _tell(node_id: str | None, line: str) -> None:
+    log.info("ConceptSteer: %s", line)
+    show_progress_text(node_id, line)
+
+
+def _tables(concept: Concept) -> list[tuple[str, dict[str, Any]]]:
+    """Of each text, as text and as the browser draws it."""
+    notebook = notebooks().of(concept.sae)
+    return [
+        table_of(concept.sae, notebook, one.ranked, one.title, one.lines, setting=concept.setting)
+        for one in concept.found
+    ]
 
 
 def _what() -> list[io.Input]:

@@ -9,16 +9,25 @@ from typing import Any
 
 from comfy_api.latest import io
 
+from ...sae.dictionary.autoencoder import SparseAutoencoder
 from ...sae.dictionary.sae_set import AnySae
-from ...sae.hosts.comfyui.masks import with_mask_check
-from ...sae.hosts.comfyui.model import Model, depth_of, elsewhere_lines, family_lines, host_warnings, members_in
-from ...sae.hosts.comfyui.steering import carry, steer
+from ...sae.hosts.comfyui.model import (
+    Model,
+    depth_of,
+    elsewhere_lines,
+    family_lines,
+    host_warnings,
+    members_in,
+    setting_here,
+)
+from ...sae.hosts.comfyui.own_folders import notebooks
+from ...sae.hosts.comfyui.steering import carry, steer, with_mask_check
 from ...sae.places.site import Depth, Site, kind_name
+from ...sae.steering.delta import Steering
 from ...sae.steering.edits import FeatureList
 from ...sae.steering.set_up import Planned, SetUp, Wanted
 from ...sae.steering.summary import RunSummary
-from ..browser.feature_ranges import ranges_in_use
-from ..browser.messages import show_on_node
+from ..browser.server_memory import Use, note_use, show_on_node
 from ..inputs.sockets import steering_warnings
 
 log = logging.getLogger(__name__)
@@ -90,8 +99,18 @@ def _warnings(model: Model, sae: AnySae, planned: Planned) -> list[str]:
         found += steering_warnings(item.steering, member.first)
     if len(planned.interventions) == 1:
         [item] = planned.interventions
-        found += ranges_in_use(model, item.steering, item.site)
+        found += _ranges_in_use(model, item.steering, item.site)
     return list(dict.fromkeys(found))
+
+
+def _ranges_in_use(model: Model, steering: Steering, site: Site) -> list[str]:
+    """Notes what the graph steers with, for the panels; warnings of its ranges that were measured elsewhere."""
+    if not isinstance(steering.sae, SparseAutoencoder):  # ranges are kept for SAEs
+        return []
+    setting = setting_here(model, site, steering.replaces)
+    note_use(steering.sae, Use(steering.method, setting))
+    calibrated = [edit for edit, unit in zip(steering.edits, steering.units, strict=True) if unit == "calibrated"]
+    return notebooks().of(steering.sae).misfits(calibrated, setting) if calibrated else []
 
 
 def _late_warning(late: tuple[int, ...], depth: Depth, site: Site) -> str:

@@ -6,7 +6,7 @@ from comfy_api.latest import io, ui
 
 from ...sae.commands.train_job import keep_tokens
 from ...sae.hosts.comfyui.model import Model
-from ...sae.hosts.comfyui.model_folder import named_folder, output_folder
+from ...sae.hosts.comfyui.own_folders import named_folder, output_folder
 from ...sae.places.site import parse_sites
 from ...sae.training.collect import Collection
 from ..inputs.menu import TRAIN

@@ -9,7 +9,7 @@ from comfy_api.latest import io
 from ...sae.commands.train_job import Job, done_before
 from ...sae.files.small_json import digest_of
 from ...sae.hosts.comfyui.embedding_encoders import encoder_identity, picture_encoder, text_encoder
-from ...sae.hosts.comfyui.model_folder import named_folder
+from ...sae.hosts.comfyui.own_folders import named_folder
 from ...sae.training.config import TopKConfig, TrainedAs
 from ...sae.training.embedding_source import EmbeddingSource, pictures_in
 from ..inputs.menu import TRAIN

@@ -18,12 +18,12 @@ from ...sae.hosts.comfyui.drawing import progress_bar
 from ...sae.hosts.comfyui.memory import make_room
 from ...sae.hosts.comfyui.model import Model
 from ...sae.hosts.comfyui.model_at_work import Activity
-from ...sae.hosts.comfyui.model_folder import KIND, named_folder, output_folder
+from ...sae.hosts.comfyui.own_folders import KIND, named_folder, output_folder
 from ...sae.places.moment import unheard
 from ...sae.training.collect import Collection
 from ...sae.training.config import TopKConfig, TrainedAs
 from ...sae.training.source import Source
-from ..browser.messages import show_progress_text
+from ..browser.server_memory import show_progress_text
 from ..inputs.plain_inputs import expert_number, lines_in, lines_input, model_input
 from ..inputs.sockets import Sae, seed_input
 

@@ -1,4 +1,4 @@
-"""python -m sae download"""
+"""python -m sae list, and download: public SAEs"""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from ..formats.known import KNOWN, KnownCheckpoint
+from . import Command
 
 HELP = "Downloads a public SAE with its config into models/sae; goes on where a download was cut off."
 _COMFYUI = Path(__file__).resolve().parents[4]  # where the pack lies in ComfyUI/custom_nodes/<pack>/sae/commands
@@ -61,3 +62,35 @@ def download(entry: KnownCheckpoint, folder: Path) -> Path:
     except (OSError, RuntimeError, ValueError) as error:  # the Hub's own errors are kinds of these
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ValueError(f"{entry.name} could not be downloaded from {entry.page} ({reason}).") from error
+
+
+def _add_list_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("--markdown", action="store_true", help="as the table of the help page")
+
+
+def _list(arguments: Namespace) -> None:
+    print(markdown() if arguments.markdown else text())
+
+
+def text() -> str:
+    width = max(len(entry.name) for entry in KNOWN)
+    return "\n".join(f"{entry.name:<{width}}  {entry.model}: {_place(entry)}" for entry in KNOWN)
+
+
+def markdown() -> str:
+    """The table of public SAEs, one row each."""
+    head = "| name | model | place | width | features | layout | licence |\n|---|---|---|---|---|---|---|"
+    return "\n".join([head, *map(_row, KNOWN)])
+
+
+def _row(entry: KnownCheckpoint) -> str:
+    place = _place(entry) + (f" ({entry.note})" if entry.note else "")
+    cells = [entry.model, place, f"{entry.d_in:,}", f"{entry.d_sae:,}", entry.layout, entry.licence or "none named"]
+    return f"| [{entry.name}]({entry.page}) | {' | '.join(cells)} |"
+
+
+def _place(entry: KnownCheckpoint) -> str:
+    return f"{entry.location}, {entry.stream}" if entry.stream else entry.location
+
+
+LIST = Command("Lists public SAEs of image models that this pack reads.", _add_list_arguments, _list)

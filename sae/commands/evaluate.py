@@ -1,4 +1,4 @@
-"""python -m sae evaluate"""
+"""python -m sae evaluate, and compare"""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from ..dictionary.autoencoder import SparseAutoencoder
 from ..formats import load
 from ..places.moment import OnProgress, OnStep
 from ..places.site import Site
-from ..training.card import Card
+from ..training.card import Card, comparison, evaluate_sae
 from ..training.collect import Collection
-from ..training.held_out_measures import evaluate_sae
 from ..training.source import Model, ModelSource, Source
+from . import Command
 from .inspect import add_architecture
 from .sae_report import held_out_tokens, measured_card, table, write_card
 from .train_settings import Settings, add_flags, read_settings
@@ -85,3 +85,21 @@ def measure(sae: SparseAutoencoder, source: Source, settings: Settings) -> Card:
     fit, statistics = evaluate_sae(sae, held_out_tokens(source, name, settings.held_out_tokens))
     placed = sae if source.sites[name] is None else sae.at(source.sites[name])
     return measured_card(placed, sae.name, fit, statistics, source, settings.tried_features)
+
+
+def _add_compare_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("one", type=Path, help="a weight file, or a folder with one")
+    parser.add_argument("other", type=Path, help="a weight file, or a folder with one")
+    add_flags(parser, VALUES)
+
+
+def _compare(arguments: Namespace) -> None:
+    saes = [load(arguments.one), load(arguments.other)]
+    given = Namespace(**{name: getattr(arguments, name) for name in VALUES})
+    settings = settings_for(saes, read_settings(given), asked=given.sites is not None)
+    source = build_source(settings)
+    one, other = (measure(sae, source, settings) for sae in saes)
+    print(comparison(one, other))
+
+
+COMPARE = Command("Measures two SAEs on the same held-out tokens, side by side.", _add_compare_arguments, _compare)

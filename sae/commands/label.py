@@ -6,10 +6,9 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
 from ..dictionary.fingerprint import fingerprint
-from ..files.lock import locked
 from ..files.small_json import MOST_BYTES
 from ..formats import load
-from ..known.labels import labels_from_text, read_labels, shipped_labels, write_labels
+from ..known.labels import labels_from_text, shipped_labels
 from .inspect import add_architecture
 
 HELP = "Puts names that somebody wrote, as CSV or JSON, beside an SAE, where ComfyUI's tables and panels find them."
@@ -33,11 +32,8 @@ def run(arguments: Namespace) -> None:
             f"names: {arguments.names.name} names feature {beyond}, but {sae.name} has 0 to {sae.d_sae - 1}; give the "
             "names of this SAE."
         )
-    target = shipped.path
-    with locked(target):
-        known = read_labels(target, mark) if target.is_file() else {}
-        write_labels(target, known | found, mark)
-    print(f"{len(found)} names are in {target.name}, which now has {len(known | found)}.")
+    known = shipped.update(found, mark)
+    print(f"{len(found)} names are in {shipped.path.name}, which now has {len(known)}.")
 
 
 def _text(path: Path) -> str:

@@ -21,9 +21,8 @@ from ..files.whole import told_when_unwritable
 from ..finding.fit import Fit
 from ..finding.recovery import Outputs, prediction_recovered, steerability
 from ..formats import load
-from ..training.card import HIGHEST, LOWEST, Card, make_card, readme, rows_of
+from ..training.card import HIGHEST, LOWEST, Card, evaluate, make_card, readme, rows_of
 from ..training.finished_sae import export_topk
-from ..training.held_out_measures import evaluate
 from ..training.source import ModelSource, Source, sift
 from ..training.topk import TopKModel
 

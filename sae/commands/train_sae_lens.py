@@ -15,7 +15,7 @@ from ..export.plain_sae import name_of
 from ..formats import load
 from ..hosts.sae_lens import SPARSITY, SaeLensConfig, SaeLensRun, check_installed
 from ..training.buffer import MixedBatches, MixingBuffer
-from ..training.held_out_measures import evaluate_sae
+from ..training.card import evaluate_sae
 from ..training.source import Source, sift
 from .job_progress import stopped_by_signals
 from .sae_report import held_out_tokens, measured_card, table, write_card

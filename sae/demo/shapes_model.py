@@ -1,27 +1,26 @@
-"""The Shapes transformer: a very small diffusers FLUX, its word embeddings and its sampler."""
+"""The Shapes transformer: a very small diffusers FLUX, its word embeddings, its sampler and its latents.
+
+The encoder of latents is fixed: it averages the 128 px picture to 32 px and folds 2×2 pixels into channels, 12 of the
+16 that FLUX has, the last four stay zero. One latent cell covers 8 px, as in every FLUX autoencoder. The decoder is
+small and trained.
+"""
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import nn
+from torch.nn import functional
 
-from .shapes import SLOTS, WORDS, Prompt
-
-if TYPE_CHECKING:
-    from diffusers import FluxTransformer2DModel
-import random
-from dataclasses import replace
-from typing import TYPE_CHECKING
-
-from .shapes import draw, held_out_prompts, training_prompts
-from .shapes_latents import encode_pictures
+from .shapes import SLOTS, WORDS, Prompt, draw, held_out_prompts, training_prompts
 
 if TYPE_CHECKING:
     from diffusers import FluxTransformer2DModel
-
 
 TEXT_WIDTH, POOLED_WIDTH = 64, 16
 CONFIG: dict[str, Any] = {
@@ -172,3 +171,50 @@ def _see_drawings(
         sigma = (part + float(torch.rand((), generator=generator))) / DRAWING_CALLS
         noisy = (1 - sigma) * latents + sigma * torch.randn(latents.shape, generator=generator)
         predict(transformer, pack(noisy), torch.full((len(told),), sigma), text)
+
+
+LATENT_CHANNELS = 16
+USED_CHANNELS = 12
+PIXELS_PER_CELL = 8
+THUMBNAIL_FACTOR = 4  # 128 px picture to 32 px
+
+
+def encode_pictures(pictures: torch.Tensor) -> torch.Tensor:
+    """Pictures (batch, 3, h, w) in 0..1, h and w multiples of 8, to latents (batch, 16, h/8, w/8) in -1..1."""
+    if pictures.ndim != 4 or pictures.shape[1] != 3 or pictures.shape[2] % 8 or pictures.shape[3] % 8:
+        raise ValueError(
+            f"pictures: the Shapes encoder takes (batch, 3, height, width) with sides that are multiples of 8, "
+            f"but got {tuple(pictures.shape)}."
+        )
+    thumbnails = functional.avg_pool2d(pictures, THUMBNAIL_FACTOR) * 2 - 1
+    folded = functional.pixel_unshuffle(thumbnails, 2)
+    return functional.pad(folded, (0, 0, 0, 0, 0, LATENT_CHANNELS - USED_CHANNELS))
+
+
+class ShapesDecoder(nn.Module):
+    """Latents (batch, 16, h, w) to pictures (batch, 3, 8h, 8w) in 0..1: thumbnails, sharpened and enlarged."""
+
+    def __init__(self, width: int = 48) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Conv2d(3, width, 5, padding=2, padding_mode="replicate"),
+            nn.GELU(),
+            nn.Conv2d(width, width, 3, padding=1, padding_mode="replicate"),
+            nn.GELU(),
+            nn.Conv2d(width, width, 3, padding=1, padding_mode="replicate"),
+            nn.GELU(),
+            nn.Conv2d(width, 3 * THUMBNAIL_FACTOR**2, 3, padding=1, padding_mode="replicate"),
+        )
+
+    def forward(self, latents: torch.Tensor) -> torch.Tensor:
+        thumbnails = thumbnails_of(latents)
+        enlarged = functional.interpolate(
+            thumbnails, scale_factor=THUMBNAIL_FACTOR, mode="bilinear", align_corners=False
+        )
+        detail = functional.pixel_shuffle(self.layers(thumbnails), THUMBNAIL_FACTOR)
+        return ((enlarged + detail + 1) / 2).clamp(0, 1)
+
+
+def thumbnails_of(latents: torch.Tensor) -> torch.Tensor:
+    """The 3-channel picture that latents (batch, 16, h, w) hold: (batch, 3, 2h, 2w) in -1..1."""
+    return functional.pixel_shuffle(latents[:, :USED_CHANNELS], 2).clamp(-1, 1)

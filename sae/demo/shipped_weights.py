@@ -11,8 +11,7 @@ from ..dictionary.autoencoder import SparseAutoencoder
 from ..dictionary.origin import TrainedOn
 from ..dictionary.sae_set import SaeSet
 from ..formats import load
-from .shapes_latents import ShapesDecoder
-from .shapes_model import CONFIG, build_transformer
+from .shapes_model import CONFIG, ShapesDecoder, build_transformer
 
 if TYPE_CHECKING:
     from diffusers import FluxTransformer2DModel

@@ -1,4 +1,4 @@
-"""Bars and a curve for reports, drawn with Pillow."""
+"""Charts, drawn with Pillow: bars and a curve for reports, and the bars of ranked features."""
 
 from __future__ import annotations
 
@@ -12,6 +12,14 @@ from .pictures import from_image
 
 WIDTH, HEIGHT, MARGIN, HEAD = 640, 300, 44, 40
 INK, QUIET, BAR, GROUND = (28, 32, 40), (108, 116, 128), (66, 112, 214), (255, 255, 255)
+
+# Of the chart of features: a row each.
+TABLE_WIDTH = 768
+ROW = 34
+EDGE = 20
+LABELS = 118  # pixels for the feature numbers
+VALUES = 250  # pixels for the numbers and names behind the bars
+NAME = 18  # characters of a name that are shown
 
 
 def bars(values: Sequence[float], names: Sequence[str], title: str) -> Image.Image:
@@ -55,37 +63,28 @@ def _begin(title: str) -> tuple[Image.Image, ImageDraw.ImageDraw, ImageFont.Imag
     return picture, draw, ImageFont.load_default(13)
 
 
-WIDTH = 768
-ROW = 34
-MARGIN = 20
-LABELS = 118  # pixels for the feature numbers
-VALUES = 250  # pixels for the numbers and names behind the bars
-NAME = 18  # characters of a name that are shown
-INK, QUIET, BAR, GROUND = (28, 32, 40), (108, 116, 128), (66, 112, 214), (255, 255, 255)
-
-
 def feature_chart(ranked: Sequence[RankedFeature], title: str, names: Mapping[int, str] | None = None) -> Tensor:
     """One bar a feature: its effect, its difference from the baseline, or its score. Returns (1, height, 768, 3)."""
     named = names or {}
-    height = 2 * MARGIN + 2 * ROW + ROW * max(len(ranked), 1)
-    picture = Image.new("RGB", (WIDTH, height), GROUND)
+    height = 2 * EDGE + 2 * ROW + ROW * max(len(ranked), 1)
+    picture = Image.new("RGB", (TABLE_WIDTH, height), GROUND)
     draw = ImageDraw.Draw(picture)
     large, small = ImageFont.load_default(20), ImageFont.load_default(16)
-    draw.text((MARGIN, MARGIN), title, INK, large)
+    draw.text((EDGE, EDGE), title, INK, large)
     measure = _measure(ranked)
-    draw.text((MARGIN, MARGIN + ROW - 4), f"bar: {measure} · then the share of tokens on which it fires", QUIET, small)
+    draw.text((EDGE, EDGE + ROW - 4), f"bar: {measure} · then the share of tokens on which it fires", QUIET, small)
     values = [row.value for row in ranked]
-    longest, room = max(values, default=0.0), WIDTH - 2 * MARGIN - LABELS - VALUES
+    longest, room = max(values, default=0.0), TABLE_WIDTH - 2 * EDGE - LABELS - VALUES
     for position, (row, value) in enumerate(zip(ranked, values, strict=True)):
-        top = MARGIN + (2 + position) * ROW
-        left = MARGIN + LABELS
+        top = EDGE + (2 + position) * ROW
+        left = EDGE + LABELS
         length = room * value / longest if longest > 0 else 0
         draw.text((left - 12, top + ROW // 2), f"{row.feature}", INK, small, anchor="rm")
         draw.rectangle((left, top + 6, left + max(length, 1), top + ROW - 6), BAR)
         told = f"{value:.3g}  ·  {row.density:.0%}  {named.get(row.feature, '')[:NAME]}"
         draw.text((left + length + 10, top + ROW // 2), told, QUIET, small, anchor="lm")
     if not ranked:
-        draw.text((MARGIN, MARGIN + 2 * ROW), "No feature fires.", INK, small)
+        draw.text((EDGE, EDGE + 2 * ROW), "No feature fires.", INK, small)
     return from_image(picture).unsqueeze(0)
 
 

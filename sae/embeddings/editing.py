@@ -15,7 +15,7 @@ from ..steering.summary import LARGE_EMBED_DELTA
 from .spot import ALL, Target, token_positions
 
 
-def check_embedding(x: Tensor, target: Target) -> None:
+def check_embedding(x: Tensor, target: str) -> None:
     """ValueError for an embedding without entries or with values that are not numbers."""
     if not x.numel():
         raise ValueError(f"embed: its {target} is empty, {list(x.shape)}; encode a picture or a text first.")

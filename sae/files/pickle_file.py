@@ -21,10 +21,9 @@ from torch import Tensor
 
 from .archive import UNREADABLE, check_directory, data_start
 from .pickle_check import MAX_PICKLE_BYTES, UnsoundError, check_pickle
-from .quote import quoted
+from .quote import Plain, quoted
 from .tensor_file import TensorFile, open_file, refuse_pointer
 from .tensors import JoinedTensors, TensorInfo, TensorMemory, TensorSource
-from .untrusted import Plain
 
 MAX_RECORDS = 20_000  # a storage each; see pickle_check.py for what a checkpoint needs
 

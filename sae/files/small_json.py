@@ -11,9 +11,8 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeGuard, TypeVar
 
-from .lock import locked
 from .quote import shown
-from .whole import patiently, replacing, unwritable
+from .whole import locked, patiently, replacing, unwritable
 
 MOST_BYTES = 16 * 2**20
 BROKEN = ".broken"

@@ -9,7 +9,7 @@ from pathlib import Path
 from ..dictionary.autoencoder import SparseAutoencoder
 from ..dictionary.origin import Origin
 from ..dictionary.weights import Weights
-from ..files.quote import quoted, shown
+from ..files.quote import AllowedFolders, quoted, shown
 from ..places.site import site_from_name
 from . import (
     dictionary_learning,
@@ -33,7 +33,7 @@ from . import (
 from .beside import read_statistics_beside, with_statistics
 from .checkpoint import Checkpoint, Config, Header, Reader
 from .known import known_site
-from .named_tensors import AllowedFolders, Container, open_container, read_config, stem_of, weight_file
+from .named_tensors import Container, open_container, read_config, stem_of, weight_file
 from .provenance import trained_on
 
 __all__ = ["AUTO", "LAYOUT_NAMES", "READERS", "load", "with_statistics"]

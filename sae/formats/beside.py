@@ -10,10 +10,10 @@ from torch import Tensor
 from ..dictionary.autoencoder import SparseAutoencoder
 from ..dictionary.statistics import FeatureStatistics, read_statistics, statistics_path
 from ..files.pickle_file import open_tensor
-from ..files.quote import quoted, shown
+from ..files.quote import AllowedFolders, quoted, shown
 from ..files.safetensors_file import open_safetensors
 from . import sdxl_unbox
-from .named_tensors import AllowedFolders, stem_of
+from .named_tensors import stem_of
 
 SPARSITY = "sparsity.safetensors"  # SAELens: the decimal logarithm of each feature's density, plus a trifle
 SPARSITY_FLOOR = 1e-10  # the trifle

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,12 +11,11 @@ from typing import Any
 from ..files import small_json
 from ..files.npz_file import open_npz
 from ..files.pickle_file import open_pickle
-from ..files.quote import shown
+from ..files.quote import AllowedFolders, Plain, shown
 from ..files.safetensors_file import open_safetensors
 from ..files.small_json import parse_object
 from ..files.tensor_file import open_file
 from ..files.tensors import JoinedTensors, TensorSource
-from ..files.untrusted import Plain
 
 MOST_CONFIG_BYTES = 2**20  # real ones have a few KB, SAELens' runners 20
 SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".npz")
@@ -38,23 +37,6 @@ class Container:
     metadata: dict[str, str] = field(default_factory=dict)
     extras: dict[str, Any] = field(default_factory=dict)
     wrapper: str | None = None
-
-
-@dataclass(frozen=True)
-class AllowedFolders:
-    """Where files may lie; without folders, anywhere."""
-
-    folders: Sequence[Path] = ()
-
-    def check(self, path: Path, label: str) -> None:
-        """Raises ValueError when the file's real place, links resolved, is outside all folders."""
-        real = path.resolve()
-        if self.folders and not any(real.is_relative_to(folder.resolve()) for folder in self.folders):
-            raise ValueError(
-                f"{label}: {shown(path.name)} is a link that leads out of the model folders; put the file itself "
-                f"there, or "
-                f"add its folder to extra_model_paths.yaml."
-            )
 
 
 def weight_file(path: Path) -> Path:

@@ -16,9 +16,8 @@ from typing import Any
 from ..dictionary.activations import VECTORS, Architecture
 from ..dictionary.modulation import TENSORS, Modulation
 from ..dictionary.origin import ContrastOf
-from ..files.quote import quoted
+from ..files.quote import Plain, quoted
 from ..files.small_json import is_number, parse_object
-from ..files.untrusted import Plain
 from ..places.site import Site, parse_location
 from .checkpoint import Checkpoint, Config, Reading
 

@@ -18,9 +18,9 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ..dictionary.owner import Owner
-from ..files.lock import locked
 from ..files.quote import quoted
 from ..files.safetensors_file import write_whole
+from ..files.whole import locked
 from .labels import Label, search
 
 FORMAT, VERSION = "sae-steering gallery", "1"

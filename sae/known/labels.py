@@ -12,9 +12,9 @@ from typing import Any
 
 from ..dictionary.autoencoder import SparseAutoencoder
 from ..dictionary.contrast import SIDES
-from ..files.quote import quoted, shown
+from ..files.quote import AllowedFolders, quoted, shown
 from ..files.small_json import UnreadableError, is_number, parse_object, read_json, update_json, write_json
-from ..formats.named_tensors import AllowedFolders
+from ..files.whole import locked
 
 FORMAT, VERSION = "sae-steering labels", 1
 SUFFIX = ".labels.json"  # beside a checkpoint
@@ -201,6 +201,13 @@ class ShippedFile:
         """None are there without a file; ValueError when it is broken, of another SAE, or a link that leads out."""
         self.allowed.check(self.path, shown(self.path.name))
         return read_if_there(self.path, fingerprint)
+
+    def update(self, found: Labels, fingerprint: str) -> Labels:
+        """Writes names over those of the same features; all that the file has now."""
+        with locked(self.path):
+            labels = (read_labels(self.path, fingerprint) if self.path.is_file() else {}) | found
+            write_labels(self.path, labels, fingerprint)
+        return labels
 
 
 def read_if_there(path: Path, fingerprint: str) -> Labels:

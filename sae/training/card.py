@@ -1,16 +1,18 @@
-"""The report on a trained SAE: numbers as JSON, and a README that says what they mean."""
+"""The report on a trained SAE, measured on tokens it has not seen: as JSON, and a README that says what it means."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from ..dictionary.autoencoder import SparseAutoencoder
 from ..dictionary.statistics import FeatureStatistics
-from ..finding.fit import Fit
+from ..finding.fit import Fit, FitTally
+from .topk import TopKModel
 
 LOWEST, HIGHEST = -6, 0  # powers of ten of the densities in the histogram
 
@@ -113,3 +115,32 @@ def _what(card: Card) -> str:
 
 def _plain(value: object) -> str:
     return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+
+
+@torch.no_grad()
+def evaluate(model: TopKModel, chunks: Iterable[Tensor]) -> tuple[Fit, FeatureStatistics]:
+    """Runs chunks (n, d_in) of tokens through the SAE. Raises ValueError when there are none."""
+    tally = FitTally(model.centre.detach(), model.config.d_sae)
+    for chunk in chunks:
+        x = chunk.to(model.bias.device, torch.float32)
+        codes = model.encode(x)
+        tally.add(x, codes, model.decode(codes))
+    return _measured(tally)
+
+
+@torch.no_grad()
+def evaluate_sae(sae: SparseAutoencoder, chunks: Iterable[tuple[Tensor, Tensor]]) -> tuple[Fit, FeatureStatistics]:
+    """The same of any SAE: chunks of tokens (n, d_in) with noise levels (n,). Raises ValueError without tokens."""
+    bias = sae.weights.optional_vector("output_bias")
+    tally = FitTally(torch.zeros(sae.d_in) if bias is None else bias, sae.d_sae)
+    for tokens, sigma in chunks:
+        x = tokens.float()
+        codes = sae.encode_sparse(x, sigma)
+        tally.add(x, codes, sae.decode_sparse(codes, like=x))
+    return _measured(tally)
+
+
+def _measured(tally: FitTally) -> tuple[Fit, FeatureStatistics]:
+    if tally.tokens == 0:
+        raise ValueError("activations: there are no tokens to measure the SAE on; give one or more.")
+    return tally.fit(), tally.features.statistics()

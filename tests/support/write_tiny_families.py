@@ -50,7 +50,7 @@ def write_sae(name, case, model, folder):
     from sae_steering_pack.sae.dictionary.autoencoder import Architecture, SparseAutoencoder
     from sae_steering_pack.sae.dictionary.origin import TrainedOn
     from sae_steering_pack.sae.export import export
-    from sae_steering_pack.sae.hosts.comfyui.identity import identity_of
+    from sae_steering_pack.sae.hosts.comfyui.model import identity_of
     from sae_steering_pack.sae.places.site import parse_location
 
     place = case.places[0]

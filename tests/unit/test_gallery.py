@@ -14,7 +14,7 @@ from torch import Tensor
 from sae.dictionary.activations import SparseCodes
 from sae.dictionary.owner import Owner
 from sae.drawing.pictures import thumbnail
-from sae.finding.peaks import PeakTally
+from sae.finding.features import PeakTally
 from sae.known import gallery as module
 from sae.known.gallery import EACH, Gallery, Shown, add_pictures, read_gallery, write_gallery
 from sae.places.moment import COND, Moment

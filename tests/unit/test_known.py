@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 
 from layouts import D, F, K, linear
 from project_files import ROOT
-from sae.commands.list import markdown
+from sae.commands.download import markdown
 from sae.formats import load
 from sae.formats.known import KNOWN, known_checkpoint, known_site
 from workflows import read_workflow, workflow_files

@@ -15,10 +15,9 @@ from pathlib import Path
 import pytest
 
 from project_files import ROOT
-from sae.files import lock, whole
-from sae.files.lock import locked
+from sae.files import whole
 from sae.files.small_json import UnreadableError, update_json, write_json
-from sae.files.whole import UnwritableError
+from sae.files.whole import UnwritableError, locked
 from sae.known.labels import Label, LabelStore
 from sae.known.ranges import Setting, read_calibrations, update_calibrations
 from sae.steering.edits import Calibration
@@ -87,7 +86,7 @@ def test_a_name_that_comes_while_labels_are_found_is_not_overwritten(tmp_path: P
 HOLDS = """
 import sys
 from pathlib import Path
-from sae.files.lock import locked
+from sae.files.whole import locked
 with locked(Path(sys.argv[1])):
     print("held", flush=True)
     sys.stdin.readline()
@@ -124,7 +123,7 @@ def test_threads_wait_for_each_other_where_the_file_system_has_no_locks(tmp_path
     def refuse(handle: int) -> None:
         raise OSError(errno.ENOTSUP, "Operation not supported")
 
-    monkeypatch.setattr(lock, "_lock", refuse)
+    monkeypatch.setattr(whole, "_lock", refuse)
     at_once(lambda number: LabelStore(tmp_path).update(PRINT, {number: Label("x")}))
     assert len(LabelStore(tmp_path).labels(PRINT)) == THREADS
     assert "its file system has no locks (Operation not supported)" in caplog.text

@@ -8,8 +8,7 @@ import torch
 from sae.dictionary.sae_set import Member
 from sae.finding import labelling
 from sae.finding.features import FeatureReader, Together
-from sae.finding.labelling import WordTally, tally_resumable, tally_words
-from sae.finding.listening import mean_activations
+from sae.finding.labelling import WordTally, mean_activations, tally_resumable, tally_words
 from sae.places.moment import COND, UNCOND, Moment
 from sae.places.site import parse_location
 from sae.steering.calibration import CLEAR, HALVINGS, MOST_READINGS, UNRELATED, VISIBLE, alone, calibrate_features

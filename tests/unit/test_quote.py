@@ -15,10 +15,9 @@ from sae.dictionary.autoencoder import SparseAutoencoder
 from sae.dictionary.fingerprint import fingerprint
 from sae.files.pickle_check import MAX_OPERATIONS
 from sae.files.pickle_file import open_pickle
-from sae.files.quote import quoted, shown
+from sae.files.quote import MOST_VALUES, Plain, Unread, quoted, shown
 from sae.files.safetensors_file import open_safetensors
 from sae.files.tensors import LARGEST, TensorMemory, largest_size
-from sae.files.untrusted import MOST_VALUES, Plain, Unread
 from sae.formats import load
 from sae.known.labels import LabelStore, shipped_labels
 

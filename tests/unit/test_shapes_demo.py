@@ -10,8 +10,7 @@ pytest.importorskip("diffusers")
 from lab.judge.reader import read_pictures
 from lab.judge.steer import contrast, draw_steered, drawing_of, effect, tally_prompt
 from sae.demo.shapes import COLOURS, Prompt, all_prompts, draw, held_out_prompts, parse_prompt, training_prompts
-from sae.demo.shapes_latents import encode_pictures
-from sae.demo.shapes_model import embed_prompts, noise_for, pack, sample, unpack, word_vectors
+from sae.demo.shapes_model import embed_prompts, encode_pictures, noise_for, pack, sample, unpack, word_vectors
 from sae.demo.shipped_weights import SAE_NAMES, TEXT_SAE, WEIGHTS, load_decoder, load_sae, load_transformer
 from sae.finding.features import feature_list
 from sae.hosts.diffusers import capture

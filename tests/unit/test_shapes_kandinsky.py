@@ -10,7 +10,7 @@ from lab.judge.steer import contrast
 from lab.kandinsky.chain import Chain
 from lab.kandinsky.embed_evidence import random_twin
 from lab.kandinsky.losses import drawings
-from lab.kandinsky.words import MAX_TOKENS, build_tokenizer, end_token, token_count, word_merges
+from lab.kandinsky.models import MAX_TOKENS, build_tokenizer, end_token, token_count, word_merges
 from sae.demo.shapes import WORDS, Prompt, held_out_prompts
 from sae.demo.shipped_weights import EMBED_SAE, KANDINSKY_DECODER, KANDINSKY_PRIOR
 from sae.drawing.pictures import to_image

@@ -7,7 +7,7 @@ import torch
 
 from lab.judge.reader import COLOUR_TOLERANCE, measure_pictures, read_pictures, shape_masks
 from sae.demo.shapes import BACKGROUNDS, COLOURS, Prompt, all_prompts, draw, draw_coverage
-from sae.demo.shapes_latents import encode_pictures, thumbnails_of
+from sae.demo.shapes_model import encode_pictures, thumbnails_of
 
 PROMPT = Prompt("blue", "square", "left", "big", "white")
 

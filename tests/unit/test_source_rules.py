@@ -21,13 +21,10 @@ ALLOWED_CALLS = {
     **{
         f"sae/commands/{name}.py": {"print"}
         for name in (
-            "compare",
-            "convert",
             "download",
             "evaluate",
             "inspect",
             "label",
-            "list",
             "publish",
             "train",
             "train_sae_lens",
@@ -140,7 +137,7 @@ def test_no_network_no_subprocess(path):
     found = [line for module, line in imports(parse(path)) if top(module) in forbidden]
     # what torch.load raises; and the one command that downloads, when it is told to
     harmless = {"from pickle import UnpicklingError"}
-    if relative(path) in (f"nodes/browser/{name}.py" for name in ("routes", "messages", "sae_sources", "kept_results")):
+    if relative(path) in (f"nodes/browser/{name}.py" for name in ("routes", "messages", "server_memory")):
         harmless.add("from aiohttp import web")  # the server's side: ComfyUI's own routes are made of it
     if relative(path) == "sae/commands/download.py":
         harmless.add("from huggingface_hub import hf_hub_download")
@@ -231,3 +228,16 @@ def test_our_widgets_have_types_that_core_does_not_have():
 )
 def test_a_widget_of_cores_type_is_found(script):
     assert set(widget_types(script)) & CORE_WIDGETS == {"slider"}
+
+
+@pytest.mark.parametrize("path", python_files("sae", "nodes", "lab"), ids=relative)
+def test_no_name_of_a_module_is_bound_twice(path):
+    """The second would win, in silence, for those above it too."""
+    bound = []
+    for node in parse(path).body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            bound.append(node.name)
+        elif isinstance(node, ast.Assign | ast.AnnAssign):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            bound += [name.id for target in targets for name in ast.walk(target) if isinstance(name, ast.Name)]
+    assert sorted(bound) == sorted(set(bound))

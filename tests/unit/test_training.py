@@ -12,9 +12,9 @@ from torch.nn.functional import normalize
 from sae.dictionary.statistics import FeatureStatistics
 from sae.formats import load
 from sae.places.site import parse_location
+from sae.training.card import evaluate
 from sae.training.config import TopKConfig
 from sae.training.finished_sae import export_topk
-from sae.training.held_out_measures import evaluate
 from sae.training.topk import TopKModel, geometric_median
 from sae.training.trainer import TopKTrainer
 from world import ACTIVE, BATCH, WIDTH, WORLD

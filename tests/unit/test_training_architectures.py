@@ -7,9 +7,9 @@ import torch
 
 from sae.export import export
 from sae.formats import load
+from sae.training.card import evaluate
 from sae.training.config import TopKConfig
 from sae.training.finished_sae import export_topk, trained_sae
-from sae.training.held_out_measures import evaluate
 from sae.training.topk import TopKModel
 from sae.training.trainer import TopKTrainer
 from world import ACTIVE, BATCH, WIDTH, WORLD

@@ -10,7 +10,7 @@ from sae.training.config import TopKConfig
 from sae.training.fast.reconstruction import reconstruct
 from sae.training.sparse import choose_over_batch, choose_per_token, kept_codes, sum_rows
 from sae.training.topk import TopKModel
-from sae.training.update import adam, fastest_update, update, update_by_rows
+from sae.training.trainer import adam, fastest_update, update, update_by_rows
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 if DEVICE == "cpu":

@@ -40,6 +40,17 @@ def progress_bar(steps: int) -> OnProgress:
     return on_progress
 
 
+def writing_bar() -> Callable[[int, int], None]:
+    """ComfyUI's bar, in bytes; it raises where Cancel was pressed."""
+    bar = comfy.utils.ProgressBar(1)
+
+    def tell(done: int, total: int) -> None:
+        comfy.model_management.throw_exception_if_processing_interrupted()  # the bar asks only now and then
+        bar.update_absolute(done, max(total, 1))
+
+    return tell
+
+
 def heard(on_step: OnStep, model: Model | None = None) -> Callable[..., None]:
     """The callback of `sample`; with a model it brings a preview of each step, where previews are switched on."""
     previewer = None if model is None else latent_preview.get_previewer(model.load_device, model.model.latent_format)

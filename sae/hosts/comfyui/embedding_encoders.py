@@ -12,8 +12,8 @@ from torch import Tensor
 from ...drawing.pictures import from_image
 from ..encoders import opened
 from ..kandinsky import Half, KandinskyHalf, embed_texts, encode_pictures
-from .identity import identity_of
 from .memory import load_whole
+from .model import identity_of
 
 TextEncoder = Callable[[Sequence[str]], Tensor]
 PictureEncoder = Callable[[Sequence[Path]], Tensor]

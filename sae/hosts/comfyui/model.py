@@ -1,22 +1,25 @@
-"""What a MODEL of ComfyUI is: its family, how deep and wide it is, whether an SAE fits, what may leave patches out."""
+"""What a MODEL of ComfyUI is: which one, its family, depth and width, whether an SAE fits, what may skip patches."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from operator import attrgetter
+from types import FunctionType
 from typing import Any
 
+import torch
 from comfy.model_patcher import ModelPatcher as Model
-from torch import nn
+from torch import Tensor, nn
 
 from ...dictionary.directions import Directions
 from ...dictionary.origin import TrainedOn
 from ...dictionary.sae_set import AnySae, Member, SaeSet, check_sites, members_at
-from ...embeddings.spot import home_of
+from ...known.ranges import Setting, setting_of
 from ...places.families import FAMILIES, Family
 from ...places.site import Depth, Site
-from .identity import identity_of
+from ...steering.edits import Edit
 
 
 def family_of(model: Model) -> Family:
@@ -109,7 +112,11 @@ def _check_family(family: Family, sae: Directions) -> None:
 
 
 def _check_level(sae: AnySae) -> None:
-    home = None if isinstance(sae, SaeSet) or sae.site is not None else home_of(sae)
+    if isinstance(sae, SaeSet) or sae.site is not None:
+        return
+    from ...embeddings.spot import home_of
+
+    home = home_of(sae)
     if home is not None:
         raise ValueError(
             f"sae: {sae.name} is of embeddings ({home[0]}), which are no place in a model; use Top Embed Features and "
@@ -201,3 +208,75 @@ def _has_foreign_forward(model: Model, transformer: nn.Module) -> bool:
     replaced = here is not None and getattr(here, "__func__", here) is not own
     patched = any("forward_orig" in key for key in model.object_patches)
     return patched or replaced or not getattr(own, "__module__", "comfy.").startswith("comfy.")
+
+
+SAMPLED = 64  # values of each weight
+DIGITS = 16
+_COMPILED = "._orig_mod"  # torch.compile's addition to the names of the weights
+
+
+def identity_of(model: Model) -> str:
+    """The network's class and 16 hexadecimal digits, such as `Flux-0123456789abcdef`; a tenth of a second for a FLUX.
+
+    Hashed are name, shape and a few values of every weight as it was loaded, and the applied patches (LoRA, merges)
+    with their strengths. A clone has the same identity, and so has the same file loaded again, in bf16 or fp32. Patches
+    of a kind that cannot be looked into count as the same as long as ComfyUI runs.
+    """
+    digest = hashlib.sha256()
+    for name, weight in sorted(model.model.named_parameters()):
+        kept = model.backup.get(name)  # the weight itself has the LoRA of whichever clone was loaded last
+        digest.update(name.replace(_COMPILED, "").encode())
+        for piece in _of_tensor(weight if kept is None else kept.weight):
+            digest.update(piece)
+    for patches in (model.patches, model.weight_wrapper_patches, getattr(model, "injections", {})):
+        for piece in _of_value(patches):
+            digest.update(piece)
+    network = getattr(model.model, "diffusion_model", model.model)  # a text encoder has none
+    return f"{type(network).__name__}-{digest.hexdigest()[:DIGITS]}"
+
+
+def setting_here(model: Model, site: Site, replaces: Sequence[Edit] | None = None) -> Setting:
+    """As `setting_of`, for a MODEL."""
+    return setting_of(site, identity_of(model), replaces)
+
+
+def _of_tensor(tensor: Tensor) -> Iterator[bytes]:
+    """Shape, and the beginning of the middle row in bf16, which the type that a weight was loaded in seldom changes."""
+    if hasattr(tensor, "__tensor_flatten__"):  # quantised: a wrapper around its parts
+        for name in tensor.__tensor_flatten__()[0]:
+            yield from _of_tensor(getattr(tensor, name))
+        return
+    row = tensor.detach().as_subclass(Tensor)  # GGUF's own type tells another shape than it stores
+    yield str(list(row.shape)).encode()
+    while row.ndim > 1 and row.numel():
+        row = row[len(row) // 2]
+    yield row.reshape(-1)[:SAMPLED].to(torch.bfloat16).cpu().view(torch.uint8).numpy().tobytes()
+
+
+def _of_value(value: Any) -> Iterator[bytes]:
+    """A patch as ComfyUI keeps them: numbers, tensors, adapters with `weights`, in tuples, lists and mappings."""
+    if isinstance(value, Tensor):
+        yield from _of_tensor(value)
+    elif value is None or isinstance(value, (bool, int, float, str)):
+        yield f"{value!r};".encode()
+    elif isinstance(value, Mapping):
+        for key in sorted(value, key=str):
+            yield f"{key}:".encode()
+            yield from _of_value(value[key])
+    elif isinstance(value, (tuple, list)):
+        yield f"{len(value)}[".encode()
+        for part in value:
+            yield from _of_value(part)
+    else:
+        yield from _of_object(value)
+
+
+def _of_object(value: Any) -> Iterator[bytes]:
+    if isinstance(value, FunctionType) and not value.__closure__:
+        yield f"{value.__module__}.{value.__qualname__};".encode()
+        return
+    yield f"{type(value).__name__};".encode()
+    if hasattr(value, "weights"):  # an adapter: LoRA, LoHa, LoKr and their like
+        yield from _of_value(value.weights)
+    else:
+        yield f"{id(value)};".encode()

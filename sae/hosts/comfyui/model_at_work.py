@@ -21,9 +21,8 @@ from ...places.site import Site
 from ...places.stream_taps import Observer, Tap
 from ...steering.host_calls import Level
 from .drawing import first_of_batch, heard, joined, keeping, shapes_of
-from .identity import identity_of
 from .memory import rows_within
-from .model import depth_of, family_of
+from .model import depth_of, family_of, identity_of
 from .sampling import Sampling, call_once, sample
 from .steering import observe, with_tap
 

@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-import logging
 import re
 from pathlib import Path
 
-import comfy.model_management
-import comfy.utils
 import folder_paths
 
 from ...dictionary.autoencoder import SparseAutoencoder
-from ...dictionary.owner import Owner
 from ...dictionary.sae_set import AnySae
-from ...dictionary.statistics import SUFFIX, statistics_path
-from ...export import Progress
 from ...files.quote import quoted, shown
 from ...formats import load, with_statistics
 from ...formats.named_tensors import BESIDE, SUFFIXES
 from ...formats.sets import MARK, make_set, set_folders
 from ...places.site import parse_location, resolve_site
+from .own_folders import KIND, notebooks, output_folder
 
-KIND = "sae"
 _LATER_SHARD = re.compile(r".*-(?!00001)\d{5}-of-\d{5}\.[a-z]+")
 
 
@@ -78,35 +72,11 @@ def sae_path(name: str) -> Path:
         ) from error
 
 
-def output_folder() -> Path:
-    """Where the pack writes: output/sae."""
-    return Path(folder_paths.get_output_directory()) / KIND
-
-
-def measured_statistics(name: str, owner: Owner | None = None) -> Path:
-    """Where TopActivatingFeatures writes the statistics of the SAE `name`, which has no suffix, and of this content.
-
-    Without an owner, where version 0.1 wrote them.
-    Raises ValueError for a name that leads out of output/sae.
-    """
-    folder = output_folder().resolve()
-    mark = "" if owner is None else f"-{owner.identity[:8]}"
-    path = statistics_path(Path(f"{folder / name}{mark}.safetensors")).resolve()
-    if not path.is_relative_to(folder) or "\0" in name:
-        raise ValueError(
-            f"sae: its name {quoted(name)} leads out of output/sae, so its statistics cannot be written there."
-        )
-    return path
-
-
 def _accepted() -> str:
     names = sae_names()
     if not names:
         return f"one after putting a weight file ({', '.join(SUFFIXES)}) there"
     return f"one of {', '.join(shown(name, 60) for name in names[:5])}{' …' if len(names) > 5 else ''}"
-
-
-log = logging.getLogger(__name__)
 
 
 def state_of(sae_name: str) -> tuple[tuple[str, int], ...]:
@@ -117,10 +87,7 @@ def state_of(sae_name: str) -> tuple[tuple[str, int], ...]:
     if path is None:
         return ()
     beside = [file for file in Path(path).parent.iterdir() if file.is_file()]
-    measured = measured_statistics(_name_of(sae_name))
-    named = measured.name.removesuffix(SUFFIX)
-    known = [file for file in measured.parent.glob(f"*{SUFFIX}") if file.name.startswith(named)]
-    files = sorted([*beside, *known])
+    files = sorted([*beside, *notebooks().statistics_files(_name_of(sae_name))])
     return tuple((file.name, file.stat().st_mtime_ns) for file in files)
 
 
@@ -143,40 +110,5 @@ def load_named(sae_name: str, location: str, stream: str, architecture: str) -> 
 
 def _load_file(sae_name: str, architecture: str) -> SparseAutoencoder:
     sae = load(sae_path(sae_name), name=_name_of(sae_name), architecture=architecture, within=sae_folders())
-    return sae if sae.statistics is not None else _with_measured_statistics(sae)
-
-
-def _with_measured_statistics(sae: SparseAutoencoder) -> SparseAutoencoder:
-    """What TopActivatingFeatures measured on this very SAE; else what version 0.1 measured on one of its name."""
-    measured, old = measured_statistics(sae.name, sae.owner), measured_statistics(sae.name)
-    if measured.is_file():
-        return with_statistics(sae, measured)
-    if not old.is_file():
-        return sae
-    log.warning(
-        "LoadSAE: %s does not say on which weights it was measured; if %s was trained anew since, measure again with "
-        "TopActivatingFeatures.", old.name, sae.name,
-    )  # fmt: skip
-    return with_statistics(sae, old)
-
-
-def named_folder(name: str, what: str, inside: Path | None = None) -> Path:
-    """The folder inside output/sae, or another, that the input `what` names; ValueError for a name that leads out."""
-    base = (inside or output_folder()).resolve()
-    plain = bool(name.strip()) and not set(name) & set('\\:*?"<>|') and name.isprintable()
-    folder = (base / name.strip()).resolve() if plain else base
-    if folder == base or not folder.is_relative_to(base):
-        where = f"{base.parent.name}/{base.name}"
-        raise ValueError(f"{what}: {name!r} is not the name of a folder inside {where}; write one such as my-sae.")
-    return folder
-
-
-def writing_bar() -> Progress:
-    """ComfyUI's bar, in bytes; it raises where Cancel was pressed."""
-    bar = comfy.utils.ProgressBar(1)
-
-    def tell(done: int, total: int) -> None:
-        comfy.model_management.throw_exception_if_processing_interrupted()  # the bar asks only now and then
-        bar.update_absolute(done, max(total, 1))
-
-    return tell
+    measured = None if sae.statistics is not None else notebooks().of(sae).measured_statistics
+    return sae if measured is None else with_statistics(sae, measured)

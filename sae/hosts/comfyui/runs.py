@@ -26,9 +26,9 @@ from ...places.stream_taps import Tap
 from ...steering.record import SteeringRecord
 from ...steering.summary import RunSummary
 from .areas import AREAS_KEY, PICTURE_KEY, WHOLE_KEY, Areas, pixels_of, size_of
-from .blocks import tapped
 from .calls import LISTS_KEY, PROMPTS_KEY, Lists, Prompts, moment_of
 from .model import family_of, foreign_forward, step_skippers
+from .ways import tapped
 
 KEY = "sae_steering"
 COMPILE_KEY = "torch.compile"  # the key under which core's TorchCompileModel adds its APPLY_MODEL wrapper

@@ -1,4 +1,4 @@
-"""Steering and reading models inside ComfyUI: clones of a MODEL with taps on their runs."""
+"""Steering and reading models inside ComfyUI: clones of a MODEL with taps on their runs, and a check of the mask."""
 
 from __future__ import annotations
 
@@ -7,8 +7,11 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
+import torch
 from comfy.model_patcher import ModelPatcher as Model
+from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
 from ...dictionary.autoencoder import SparseAutoencoder
@@ -16,6 +19,7 @@ from ...dictionary.directions import Directions
 from ...dictionary.weights import PartName
 from ...places.moment import Moment
 from ...places.reach import Reach, skipped
+from ...places.region import check_mask, moment_weights
 from ...places.site import Site
 from ...places.stream_taps import Observer, Tap
 from ...steering.host_calls import Steered
@@ -25,8 +29,9 @@ from ...steering.row_by_row import Apart
 from ...steering.set_up import SetUp
 from ...steering.summary import RunSummary
 from .areas import fitted
+from .calls import moment_of
 from .memory import patcher_of
-from .model import check_fit
+from .model import check_fit, family_of
 from .runs import KEY, Opened, Report, Run, always, wrap
 
 log = logging.getLogger(__name__)
@@ -164,3 +169,38 @@ class Watched:
     def _show(self, number: int, x: Tensor, moment: Moment) -> None:
         if self._sees:
             self._sees[number](x, moment)
+
+
+MASK_CHECK = "sae_steering_mask"
+
+
+def mask_fault(model: Model, mask: Tensor, latent: Tensor) -> str:
+    """Why the mask cannot be laid over pictures of this latent, in a sentence; empty where it can.
+
+    `latent` is (batch, channels, height, width), or with frames before the height.
+    """
+    network = model.get_model_object("diffusion_model")
+    try:
+        moment = moment_of(latent, torch.zeros(1), None, {}, family_of(model), network, {})
+        moment_weights(check_mask(mask), moment, latent.shape[0])
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
+def with_mask_check(model: Model, mask: Tensor, who: str, tell: Callable[[str], None]) -> Model:
+    """A clone whose sampling runs end before their first step where the mask does not lie over their pictures.
+
+    The sentence of the ValueError begins with `who` gave the mask; `tell` hears it first.
+    """
+    clone = model.clone()
+
+    def run_sampling(executor: Any, *args: Any, **kwargs: Any) -> Any:
+        fault = mask_fault(model, mask, args[0] if args else kwargs["noise"])
+        if fault:
+            tell(fault)
+            raise ValueError(f"{who}: {fault}")
+        return executor(*args, **kwargs)
+
+    clone.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, MASK_CHECK, run_sampling)
+    return clone

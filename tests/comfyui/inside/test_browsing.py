@@ -10,8 +10,6 @@ import torch
 from PIL import Image
 
 from links import link
-from sae_steering_pack.nodes.browser.feature_names import label_store
-from sae_steering_pack.nodes.browser.feature_pictures import gallery_of, gallery_path
 from sae_steering_pack.nodes.browser.queries import FeatureQueries
 from sae_steering_pack.nodes.browser.recipe_files import recipes_folder
 from sae_steering_pack.nodes.browser.recipe_presets import list_presets, open_preset
@@ -19,8 +17,8 @@ from sae_steering_pack.nodes.browser.sae_sources import SaeSources
 from sae_steering_pack.sae.demo.shipped_weights import TEXT_SAE, load_sae
 from sae_steering_pack.sae.dictionary.fingerprint import fingerprint
 from sae_steering_pack.sae.drawing.pictures import thumbnail
+from sae_steering_pack.sae.hosts.comfyui.own_folders import notebooks
 from sae_steering_pack.sae.hosts.comfyui.sampling import Sampling, sample
-from sae_steering_pack.sae.known.gallery import add_pictures
 from sae_steering_pack.sae.known.labels import Label
 from sae_steering_pack.sae.steering.edits import Edit, FeatureList
 from tiny_flux import run_node
@@ -34,7 +32,10 @@ WHEN = {"start_percent": 0.0, "end_percent": 0.5, "apply_to": "both"}
 @pytest.fixture
 def queries():
     yield FeatureQueries(SaeSources())
-    for path in [*label_store().folder.glob("*"), *gallery_path(load_sae(TEXT_SAE)).parent.glob("*")]:
+    for path in [
+        *(notebooks().folder / "labels").glob("*"),
+        *notebooks().of(load_sae(TEXT_SAE)).gallery_path.parent.glob("*"),
+    ]:
         path.unlink()
 
 
@@ -77,7 +78,7 @@ def test_pages_put_together_are_all_features_in_order(queries) -> None:
 
 def test_pictures_of_a_page_are_those_of_the_gallery(queries) -> None:
     sae = load_sae(TEXT_SAE)
-    page, gallery = queries.browse({**TEXT, "q": "red"}), gallery_of(sae)
+    page, gallery = queries.browse({**TEXT, "q": "red"}), notebooks().of(sae).gallery
     assert page["features"] and all("red" in f"{row['name']} {row['note']}" for row in page["features"])
     asked = queries.pictures({**TEXT, "index": ",".join(map(str, numbers(page)))})
     for row in page["features"]:
@@ -101,10 +102,15 @@ def test_new_names_and_pictures_are_seen_though_the_old_ones_are_kept(queries) -
     ask = {**TEXT, "q": "Neptune"}
     assert queries.browse(ask)["total"] == 0
     for name in ("Neptune", "Neptun!", "Neptune"):  # as long as each other, one right after the other
-        label_store().update(fingerprint(sae), {7: Label(name)})
+        notebooks().of(sae).update({7: Label(name)})
         assert queries.browse(ask)["total"] == int(name == "Neptune")
     strength, spot = torch.full((1, sae.d_sae), 1e6), torch.full((1, sae.d_sae, 2), 0.25)
-    add_pictures(gallery_path(sae), sae.owner, sae.d_sae, [thumbnail(torch.ones(3, 16, 16))], ["white"], strength, spot)
+    notebooks().of(sae).add_pictures(
+        [thumbnail(torch.ones(3, 16, 16))],
+        ["white"],
+        strength,
+        spot,
+    )
     assert queries.pictures({**TEXT, "index": "7"})["pictures"][7][0][1:] == [1e6, (0.25, 0.25)]
 
 

@@ -6,9 +6,9 @@ import comfy.model_management
 import pytest
 import torch
 
-from sae_steering_pack.nodes.browser.feature_names import calibration_path
 from sae_steering_pack.sae.dictionary.fingerprint import fingerprint
-from sae_steering_pack.sae.hosts.comfyui.identity import identity_of
+from sae_steering_pack.sae.hosts.comfyui.model import identity_of
+from sae_steering_pack.sae.hosts.comfyui.own_folders import notebooks
 from sae_steering_pack.sae.hosts.comfyui.sampling import Sampling, sample
 from sae_steering_pack.sae.known.ranges import Measured, Setting, read_calibrations
 from sae_steering_pack.sae.steering.calibration import CLEAR, UNRELATED, VISIBLE, compare
@@ -28,7 +28,7 @@ def shapes(node_classes):
 @pytest.fixture(autouse=True)
 def nothing_stored(shapes):
     yield
-    calibration_path(fingerprint(shapes[2])).unlink(missing_ok=True)
+    notebooks().of(shapes[2]).ranges_path.unlink(missing_ok=True)
 
 
 @pytest.fixture
@@ -66,7 +66,7 @@ def test_ranges_are_what_steering_shows(calibrate, node_classes, shapes) -> None
         assert CLEAR * change["high"] <= change["clear"] <= change["high"] <= UNRELATED
         assert range_.high <= LARGE_DELTA
         assert f"{edit.feature:>8}" in table
-    stored = read_calibrations(calibration_path(fingerprint(shapes[2])), fingerprint(shapes[2]))
+    stored = read_calibrations(notebooks().of(shapes[2]).ranges_path, fingerprint(shapes[2]))
     setting = Setting(str(shapes[2].site), identity_of(shapes[0]), "")
     assert stored == [Measured(edit.feature, edit.calibration, setting) for edit in features]
 
@@ -141,7 +141,7 @@ def test_swap_and_not_saving(calibrate, shapes) -> None:
         method="swap", save=False, features=FeatureList([Edit(65, **known)]), replaces=FeatureList([Edit(72, **known)])
     )
     assert result.result[0][0].calibration.method == "swap"
-    path = calibration_path(fingerprint(shapes[2]))
+    path = notebooks().of(shapes[2]).ranges_path
     stored = read_calibrations(path, fingerprint(shapes[2])) if path.is_file() else []
     assert "swap" not in {measured.calibration.method for measured in stored}
 

@@ -8,9 +8,9 @@ from comfy.patcher_extension import WrappersMP
 from comfy_api.torch_helpers import set_torch_compile_wrapper
 from comfy_extras.nodes_torch_compile import skip_torch_compile_dict
 
-from sae_steering_pack.sae.hosts.comfyui.blocks import tapped
 from sae_steering_pack.sae.hosts.comfyui.model import family_of, host_warnings
 from sae_steering_pack.sae.hosts.comfyui.steering import KEY
+from sae_steering_pack.sae.hosts.comfyui.ways import tapped
 from sae_steering_pack.sae.places.moment import Moment
 from sae_steering_pack.sae.steering.record import SteeringRecord
 from tiny_flux import intervention, make_sae, relative_difference, sae_tensors, sample, steer

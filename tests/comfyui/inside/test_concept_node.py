@@ -8,8 +8,8 @@ import comfy.model_management
 import pytest
 import torch
 
-from sae_steering_pack.nodes.browser import kept_results
-from sae_steering_pack.nodes.browser.kept_results import MOST, FoundConcepts, key_of
+from sae_steering_pack.nodes.browser.server_memory import MOST_SEARCHES, kept_concepts
+from sae_steering_pack.sae.hosts.comfyui.concepts import key_of
 from tiny_flux import run_node, sample
 
 GREEN, PURPLE = "green triangle left big white", "purple triangle left big white"
@@ -108,7 +108,7 @@ def test_without_an_sae_a_text_alone_is_told_from_no_words(shapes, concept):
 
 
 def test_a_search_is_made_once_for_what_decides_it(concept, shapes, monkeypatch):
-    kept, calls = FoundConcepts(), []
+    kept, calls = kept_concepts(), []
     monkeypatch.setattr("sae_steering_pack.nodes.steer.concept_steer.kept_concepts", lambda: kept)
     handle = shapes.model.model.diffusion_model.register_forward_pre_hook(lambda *_: calls.append(1))
     try:
@@ -127,12 +127,12 @@ def test_a_search_is_made_once_for_what_decides_it(concept, shapes, monkeypatch)
 
 
 def test_only_the_last_searches_are_kept():
-    kept, made = FoundConcepts(), []
-    for number in (*range(MOST), 0, MOST, 1, 0):
+    kept, made = kept_concepts(), []
+    for number in (*range(MOST_SEARCHES), 0, MOST_SEARCHES, 1, 0):
         kept.get(str(number), lambda number=number: made.append(number) or [])
-    assert made == [*range(MOST), MOST, 1]  # 1 was the oldest when one too many came
+    assert made == [*range(MOST_SEARCHES), MOST_SEARCHES, 1]  # 1 was the oldest when one too many came
     assert key_of(torch.zeros(2)) != key_of(torch.ones(2)) != key_of(torch.zeros(2, 1))
-    assert kept_results.kept_concepts() is not kept_results.kept_concepts()  # no server here
+    assert kept_concepts() is not kept_concepts()  # no server here
 
 
 def test_it_looks_at_pictures_of_512_pixels_where_no_size_is_told(concept, shapes):
@@ -178,7 +178,7 @@ def test_mistakes_are_told(concept, more, sentence):
 
 
 def test_cancel_ends_the_search_and_nothing_is_kept(concept, monkeypatch):
-    kept = FoundConcepts()
+    kept = kept_concepts()
     monkeypatch.setattr("sae_steering_pack.nodes.steer.concept_steer.kept_concepts", lambda: kept)
     comfy.model_management.interrupt_current_processing()
     with pytest.raises(comfy.model_management.InterruptProcessingException):

@@ -11,10 +11,10 @@ import folder_paths
 import pytest
 import torch
 
-from sae_steering_pack.nodes.browser.feature_names import names_of
 from sae_steering_pack.sae.demo.shapes import Prompt, draw
 from sae_steering_pack.sae.dictionary.fingerprint import fingerprint
 from sae_steering_pack.sae.dictionary.sae_set import SaeSet
+from sae_steering_pack.sae.hosts.comfyui.own_folders import notebooks
 from tiny_flux import run_node, sample
 
 RED, BLUE = "red square left big white", "blue square left big white"
@@ -114,7 +114,7 @@ def test_swap_at_1_draws_the_other_side_and_0_is_bit_identical(shapes, contrast,
     assert float((got - wanted).norm()) < 0.4 * float((plain - wanted).norm())
     assert torch.equal(sample(steered(given, strength=0.0), text(shapes, RED), steps=4, size=(16, 16)), plain)
     assert torch.equal(sample(shapes.model, text(shapes, RED), steps=4, size=(16, 16)), plain)
-    names = names_of(given.result[0])
+    names = notebooks().of(given.result[0]).names
     assert names == {0: "positive", 1: "negative"}
     assert [row["feature"] for table in given.ui["sae_steering"] for row in table["rows"]] == [0, 1]
 
@@ -160,7 +160,7 @@ def test_saved_directions_are_listed_and_loaded_as_they_were(node_classes, shape
         assert one.sae.trained_on.family == "FLUX.1"
         assert torch.equal(one.sae.direction([0, 1]), other.sae.direction([0, 1]))
         assert torch.equal(one.sae.statistics.mean, other.sae.statistics.mean)
-    assert names_of(loaded) == {0: BLUE, 1: RED, 2: BLUE, 3: RED}
+    assert notebooks().of(loaded).names == {0: BLUE, 1: RED, 2: BLUE, 3: RED}
     first, second = (
         sample(steered(given, sae=sae), text(shapes, RED), size=(16, 16)) for sae in (given.result[0], loaded)
     )

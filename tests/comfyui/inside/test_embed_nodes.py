@@ -10,10 +10,10 @@ from comfy.sd1_clip import SD1Tokenizer
 from comfy.text_encoders.flux import FluxTokenizer
 
 from embeds import conditioning, sae_for, tensors_for, vision
-from sae_steering_pack.nodes.browser.feature_names import label_store
 from sae_steering_pack.sae.dictionary.fingerprint import fingerprint
 from sae_steering_pack.sae.dictionary.statistics import FeatureStatistics
 from sae_steering_pack.sae.hosts.comfyui.embeddings import token_words, word_positions
+from sae_steering_pack.sae.hosts.comfyui.own_folders import notebooks
 from sae_steering_pack.sae.known.labels import Label
 from sae_steering_pack.sae.steering.edits import Edit, FeatureList
 from tiny_flux import run_node
@@ -150,14 +150,14 @@ def test_named_features_are_shown_by_name(node_classes):
     inputs = {"embed": embed, "sae": sae, "count": 2, "rank_by": "mean"}
     found, plain, _ = run_node(node_classes["TopEmbedFeatures"], **inputs).result
     assert "name" not in plain
-    store = label_store()
-    store.update(fingerprint(sae), {found[1].feature: Label("soft\n  light")})
+    store = notebooks()
+    store.of_fingerprint(fingerprint(sae)).update({found[1].feature: Label("soft\n  light")})
     try:
         table = run_node(node_classes["TopEmbedFeatures"], **inputs).result[1]
         assert table.splitlines()[1].endswith("name")
         assert table.splitlines()[3] == f"{plain.splitlines()[3]}  soft light"
-        store.path(fingerprint(sae)).write_text("{broken")
+        store.labels_path(fingerprint(sae)).write_text("{broken")
         assert run_node(node_classes["TopEmbedFeatures"], **inputs).result[1] == plain
-        assert store.path(fingerprint(sae)).read_text() == "{broken"
+        assert store.labels_path(fingerprint(sae)).read_text() == "{broken"
     finally:
-        store.path(fingerprint(sae)).unlink()
+        store.labels_path(fingerprint(sae)).unlink()

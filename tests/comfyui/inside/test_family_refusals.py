@@ -10,8 +10,7 @@ import tiny_families
 from family_runs import sae_for, sample, steer, tiny
 from sae_steering_pack.sae.dictionary.origin import TrainedOn
 from sae_steering_pack.sae.hosts.comfyui import steering as host
-from sae_steering_pack.sae.hosts.comfyui.identity import identity_of
-from sae_steering_pack.sae.hosts.comfyui.model import family_in, family_lines
+from sae_steering_pack.sae.hosts.comfyui.model import family_in, family_lines, identity_of
 from sae_steering_pack.sae.places.site import parse_location
 from tiny_families import CASES
 from tiny_flux import intervention, make_sae, sae_tensors

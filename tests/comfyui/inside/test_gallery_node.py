@@ -11,11 +11,10 @@ import pytest
 import torch
 from PIL import Image
 
-from sae_steering_pack.nodes.browser.feature_names import label_store
-from sae_steering_pack.nodes.browser.feature_pictures import gallery_of, gallery_path
 from sae_steering_pack.sae.dictionary.fingerprint import fingerprint
 from sae_steering_pack.sae.dictionary.sae_set import SaeSet
 from sae_steering_pack.sae.hosts.comfyui import memory
+from sae_steering_pack.sae.hosts.comfyui.own_folders import notebooks
 from tiny_flux import run_node
 
 
@@ -27,7 +26,9 @@ def shapes(node_classes):
 @pytest.fixture
 def find(node_classes, shapes):
     def run(sae, **more):
-        gallery_paths = [gallery_path(member.sae) for member in sae.members] if isinstance(sae, SaeSet) else []
+        gallery_paths = (
+            [notebooks().of(member.sae).gallery_path for member in sae.members] if isinstance(sae, SaeSet) else []
+        )
         given = {
             "model": shapes[0], "sae": sae, "latent_image": {"samples": torch.zeros(2, 16, 16, 16)}, "seed": 3,
             "steps": 4, "count": 5, "rank_by": "mean", "location": "auto", "stream": "auto",
@@ -49,8 +50,8 @@ def picture_of(table, number):
 
 def test_tables_show_the_pictures_on_which_a_feature_fires(find, shapes):
     sae = shapes[4]  # of the picture's stream
-    gallery_path(sae).unlink(missing_ok=True)
-    shipped = gallery_of(sae)
+    notebooks().of(sae).gallery_path.unlink(missing_ok=True)
+    shipped = notebooks().of(sae).gallery
     table = find(sae, gallery=shapes[1])
     assert any("pictures show" in line for line in table["lines"])
     again = find(sae)
@@ -79,12 +80,12 @@ def test_of_a_text_no_spot_is_marked_and_of_a_set_each_member_has_its_own(find, 
 
 def test_a_broken_gallery_shows_nothing_and_is_begun_anew(find, shapes, caplog):
     sae = shapes[3]
-    path = gallery_path(sae)
+    path = notebooks().of(sae).gallery_path
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(b"broken")
     shown = find(sae)
     assert "this gallery cannot be read" in caplog.text
-    assert ("gallery" in shown) == (gallery_of(sae) is not None)
+    assert ("gallery" in shown) == (notebooks().of(sae).gallery is not None)
     assert find(sae, gallery=shapes[1])["gallery"]
 
 
@@ -103,20 +104,20 @@ def label(node_classes, shapes):
         return run_node(node_classes["LabelFeatures"], **given).result[0]
 
     yield run
-    label_store().path(fingerprint(shapes[4])).unlink(missing_ok=True)
+    notebooks().labels_path(fingerprint(shapes[4])).unlink(missing_ok=True)
 
 
 def kept(sae):
     """What a gallery holds, apart from the prompts; and these, after which it is gone."""
-    gallery = gallery_of(sae)
-    gallery_path(sae).unlink()
+    gallery = notebooks().of(sae).gallery
+    notebooks().of(sae).gallery_path.unlink()
     return (gallery.pictures, gallery.which.tolist(), gallery.strength.tolist()), gallery.spot, gallery.prompts
 
 
 def test_labelling_keeps_the_pictures_that_finding_would(find, label, node_classes, shapes, monkeypatch):
     monkeypatch.setattr(memory, "MOST_RUNS", 1)  # finding draws one prompt at a time; larger batches round otherwise
     sae = shapes[4]
-    gallery_path(sae).unlink(missing_ok=True)
+    notebooks().of(sae).gallery_path.unlink(missing_ok=True)
     told = label(sae)
     found, spots, prompts = kept(sae)
     assert f"{len(prompts)} pictures show " in told and set(prompts) == set(PROMPTS)
@@ -129,7 +130,7 @@ def test_labelling_keeps_the_pictures_that_finding_would(find, label, node_class
 
 def test_cancel_keeps_the_pictures_of_what_was_done(label, shapes):
     sae, calls = shapes[4], []
-    gallery_path(sae).unlink(missing_ok=True)
+    notebooks().of(sae).gallery_path.unlink(missing_ok=True)
     model = shapes[0].clone()
 
     def unet(apply, given):
@@ -141,16 +142,16 @@ def test_cancel_keeps_the_pictures_of_what_was_done(label, shapes):
     model.set_model_unet_function_wrapper(unet)
     with pytest.raises(comfy.model_management.InterruptProcessingException):
         label(sae, model=model)
-    assert set(gallery_of(sae).prompts) == set(PROMPTS[:2])
+    assert set(notebooks().of(sae).gallery.prompts) == set(PROMPTS[:2])
     label(sae)
     assert set(kept(sae)[2]) == set(PROMPTS)
 
 
 def test_pictures_of_noise_or_of_a_part_are_not_kept(label, find, shapes):
     sae = shapes[4]
-    gallery_path(sae).unlink(missing_ok=True)
+    notebooks().of(sae).gallery_path.unlink(missing_ok=True)
     line = "No picture was kept: a mask hid a part, or all steps saw mostly noise; use no mask, or more steps."
     assert line in label(sae, steps=1)
     for more in ({"steps": 1}, {"mask": torch.ones(1, 128, 128)}):
         assert line in find(sae, gallery=shapes[1], **more)["lines"]
-    assert not gallery_path(sae).exists()
+    assert not notebooks().of(sae).gallery_path.exists()

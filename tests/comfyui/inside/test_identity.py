@@ -9,7 +9,7 @@ import comfy.sd
 import pytest
 import torch
 
-from sae_steering_pack.sae.hosts.comfyui.identity import identity_of
+from sae_steering_pack.sae.hosts.comfyui.model import identity_of
 from tiny_flux import random_for, sample, steer
 
 KEY = "diffusion_model.double_blocks.0.img_attn.proj.weight"

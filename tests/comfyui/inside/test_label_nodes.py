@@ -9,13 +9,12 @@ import pytest
 import torch
 
 from sae_steering_pack.lab.evidence.name_features import activations
-from sae_steering_pack.nodes.browser.feature_names import label_store, labels_of
 from sae_steering_pack.sae.demo.shapes import read_prompt
 from sae_steering_pack.sae.demo.shipped_weights import load_transformer
 from sae_steering_pack.sae.dictionary.fingerprint import fingerprint
 from sae_steering_pack.sae.finding.labelling import SOURCE, WordTally
 from sae_steering_pack.sae.hosts.comfyui import memory
-from sae_steering_pack.sae.hosts.comfyui.model_folder import output_folder
+from sae_steering_pack.sae.hosts.comfyui.own_folders import notebooks, output_folder
 from sae_steering_pack.sae.known.labels import Label
 from tiny_flux import run_node
 
@@ -23,7 +22,7 @@ LATENT = {"samples": torch.zeros(1, 16, 16, 16)}
 WORDS = ["red", "blue", "circle", "big"]
 CONTEXTS = ["{} square left small white", "{} cross top big grey", "{} green triangle center black"]
 
-SHIPPED = "sae_steering_pack.nodes.browser.label_tables.shipped_labels"
+SHIPPED = "sae_steering_pack.sae.known.notebook.shipped_labels"
 
 
 @pytest.fixture(scope="module")
@@ -44,17 +43,17 @@ def label(node_classes, shapes, monkeypatch):
         return run_node(node_classes["LabelFeatures"], **{**inputs, **more}).result[0]
 
     yield run
-    label_store().path(fingerprint(shapes[2])).unlink(missing_ok=True)
+    notebooks().labels_path(fingerprint(shapes[2])).unlink(missing_ok=True)
 
 
 def test_names_from_more_contexts_stay_and_nothing_is_saved_unasked(node_classes, label, shapes, monkeypatch) -> None:
-    sae, store = shapes[2], label_store()
-    assert "features named" in label(save=False) and not store.path(fingerprint(sae)).is_file()
+    sae, store = shapes[2], notebooks()
+    assert "features named" in label(save=False) and not store.labels_path(fingerprint(sae)).is_file()
     monkeypatch.undo()
-    before = labels_of(sae)
+    before = notebooks().of(sae).labels
     told = label()
     assert {label.contexts for label in before.values()} == {48}
-    assert {k: labels_of(sae)[k] for k in before} == before
+    assert {k: notebooks().of(sae).labels[k] for k in before} == before
     kept = re.search(r"(\d+) kept the name that somebody gave or that more contexts found", told)
     assert kept and 100 < int(kept[1]) <= len(before)
 
@@ -65,7 +64,7 @@ def test_names_equal_those_that_diffusers_gives(label, shapes) -> None:
     texts = [context.replace("{}", word) for word in WORDS for context in CONTEXTS]
     prompts = [read_prompt(text) for text in texts]
     table = label()
-    stored = label_store().labels(fingerprint(sae))
+    stored = notebooks().of_fingerprint(fingerprint(sae)).labels
     # ComfyUI draws its noise otherwise, so the two agree where a feature follows the text, not in every digit
     for row in activations(load_transformer(), [sae], prompts, [0] * len(prompts), 2)[0]:
         tally.add(row)
@@ -79,9 +78,9 @@ def test_names_equal_those_that_diffusers_gives(label, shapes) -> None:
 
 def test_names_of_people_stay(label, shapes) -> None:
     sae = shapes[2]
-    label_store().update(fingerprint(sae), {k: Label("mine") for k in range(sae.d_sae)})
+    notebooks().of(sae).update({k: Label("mine") for k in range(sae.d_sae)})
     told = label()
-    assert {entry.name for entry in labels_of(sae).values()} == {"mine"}
+    assert {entry.name for entry in notebooks().of(sae).labels.values()} == {"mine"}
     assert "kept the name that somebody gave" in told
 
 
@@ -89,7 +88,7 @@ def test_cancel_keeps_what_is_done_and_resume_ends_the_same(label, shapes, monke
     monkeypatch.setattr(memory, "MOST_RUNS", 1)  # as the wrapped models below run: notes tell rounded numbers
     sae = shapes[2]
     whole = label()
-    names = label_store().labels(fingerprint(sae))
+    names = notebooks().of_fingerprint(fingerprint(sae)).labels
     calls = []
     model = shapes[0].clone()
     model.set_model_unet_function_wrapper(lambda f, kwargs: _count(calls, f, kwargs, 9))
@@ -103,7 +102,7 @@ def test_cancel_keeps_what_is_done_and_resume_ends_the_same(label, shapes, monke
     model.set_model_unet_function_wrapper(lambda f, kwargs: _count(calls, f, kwargs, None))
     assert label(model=model) == whole
     assert len(calls) == 2 * len(WORDS) * len(CONTEXTS) - 8  # four whole runs were done before
-    assert label_store().labels(fingerprint(sae)) == names
+    assert notebooks().of_fingerprint(fingerprint(sae)).labels == names
     assert not list((output_folder() / "labelling").glob("*.safetensors"))
 
 
@@ -150,8 +149,8 @@ def test_embeddings_are_named_by_their_directions(node_classes) -> None:
     table = run_node(
         node_classes["LabelEmbedFeatures"], sae=sae, encoder=prior, words=words, contexts="{}", threshold=0.5
     ).result[0]
-    named = {label.name: label for label in labels_of(sae).values()}
-    label_store().path(fingerprint(sae)).unlink()
+    named = {label.name: label for label in notebooks().of(sae).labels.values()}
+    notebooks().labels_path(fingerprint(sae)).unlink()
     assert {"red", "blue", "green", "yellow", "orange", "purple"} <= set(named)
     assert named["red"].note.startswith("closest to red 0.")
     assert "of 128 features named" in table

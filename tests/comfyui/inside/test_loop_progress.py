@@ -7,9 +7,9 @@ import latent_preview
 import pytest
 import torch
 
-from sae_steering_pack.nodes.browser.feature_names import calibration_path, label_store
 from sae_steering_pack.sae.dictionary.fingerprint import fingerprint
 from sae_steering_pack.sae.hosts.comfyui import memory
+from sae_steering_pack.sae.hosts.comfyui.own_folders import notebooks
 from sae_steering_pack.sae.steering.calibration import MOST_READINGS
 from sae_steering_pack.sae.steering.edits import Edit, FeatureList
 from tiny_flux import run_node
@@ -78,7 +78,7 @@ def test_a_calibration_tells_every_step_of_the_most_it_may_take(node_classes, sh
         node_classes["CalibrateStrength"], model=shapes[0], sae=shapes[2], features=FeatureList([Edit(31)]),
         positive=text, latent_image=LATENT, seed=4, steps=STEPS, method="add", location="auto", stream="auto",
     )  # fmt: skip
-    calibration_path(fingerprint(shapes[2])).unlink()
+    notebooks().of(shapes[2]).ranges_path.unlink()
     assert 2 * STEPS < len(told) <= (1 + MOST_READINGS) * STEPS
     assert told == [(step, (1 + MOST_READINGS) * STEPS, None) for step in range(1, len(told) + 1)]
 
@@ -90,6 +90,6 @@ def test_labelling_tells_every_step_of_all_words(node_classes, shapes, told, mos
         words="\n".join(words), contexts="\n".join(contexts), threshold=0.85, seed=0, steps=STEPS, location="auto",
         stream="auto",
     )  # fmt: skip
-    label_store().path(fingerprint(shapes[2])).unlink()
+    notebooks().labels_path(fingerprint(shapes[2])).unlink()
     runs = len(words) * len(contexts)
     assert told == [(done, runs * STEPS, None) for done in bar(runs, most)]

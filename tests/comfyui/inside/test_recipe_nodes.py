@@ -9,9 +9,8 @@ import pytest
 import torch
 
 from links import link
-from sae_steering_pack.nodes.browser.feature_names import label_store
 from sae_steering_pack.sae.dictionary.fingerprint import fingerprint
-from sae_steering_pack.sae.hosts.comfyui.model_folder import output_folder
+from sae_steering_pack.sae.hosts.comfyui.own_folders import notebooks, output_folder
 from sae_steering_pack.sae.known.labels import Label
 from sae_steering_pack.sae.places.site import parse_location
 from sae_steering_pack.sae.steering.edits import Edit, FeatureList
@@ -88,12 +87,12 @@ def test_a_loaded_recipe_draws_the_same_picture(node_classes, model, sae, save, 
 
 
 def test_the_file_is_what_the_node_gives_and_names_go_with_it(sae, save):
-    store, digits = label_store(), fingerprint(sae)
-    store.update(digits, {7: Label("snow"), 8: Label("not in it")})
+    store, digits = notebooks(), fingerprint(sae)
+    store.of_fingerprint(digits).update({7: Label("snow"), 8: Label("not in it")})
     try:
         text = save().result[0]
     finally:
-        store.path(digits).unlink()
+        store.labels_path(digits).unlink()
     path = output_folder() / "recipes" / "winter.json"
     assert path.read_text(encoding="utf-8") == text + "\n"
     content = json.loads(text)

@@ -12,14 +12,14 @@ from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 from server import PromptServer
 
-from sae_steering_pack.nodes.browser.feature_names import calibration_path, label_store
-from sae_steering_pack.nodes.browser.messages import KEY, MOST
 from sae_steering_pack.nodes.browser.queries import FeatureQueries
 from sae_steering_pack.nodes.browser.routes import add_routes
-from sae_steering_pack.nodes.browser.sae_sources import SOURCES, SaeSources, Use, introduce, note_use
+from sae_steering_pack.nodes.browser.sae_sources import SaeSources
+from sae_steering_pack.nodes.browser.server_memory import KEY, MOST, Use, introduce, note_use, remember
 from sae_steering_pack.sae.demo.shipped_weights import TEXT_SAE, load_sae
 from sae_steering_pack.sae.dictionary.fingerprint import fingerprint
-from sae_steering_pack.sae.known.ranges import Setting, update_calibrations
+from sae_steering_pack.sae.hosts.comfyui.own_folders import notebooks
+from sae_steering_pack.sae.known.ranges import Setting
 from sae_steering_pack.sae.steering.edits import Calibration
 
 SHAPES = {"loader": "LoadShapesDemo", "output": "sae_text"}
@@ -57,13 +57,13 @@ def rename(body, **options):
 @pytest.fixture(autouse=True)
 def clean():
     yield
-    for path in label_store().folder.glob("*"):
+    for path in (notebooks().folder / "labels").glob("*"):
         path.unlink()
 
 
 def test_features_by_their_numbers() -> None:
     sae = load_sae(TEXT_SAE)
-    update_calibrations(calibration_path(MARK), MARK, {31: Calibration("add", 0.1, 0.2, 0.4)}, Setting("a", "b", ""))
+    notebooks().of_fingerprint(MARK).keep_ranges({31: Calibration("add", 0.1, 0.2, 0.4)}, Setting("a", "b", ""))
     status, found = features(**SHAPES, index="31,5,9999")
     assert status == 200
     assert (found["fingerprint"], found["count"], found["sae"]) == (MARK, 256, TEXT_SAE)
@@ -80,7 +80,7 @@ def test_the_ranges_are_those_of_what_a_graph_last_steered_with() -> None:
     swapping = Setting("here", "Flux-1", "ab")
     ranges = [Calibration(method, 0.1, 0.2, high) for method, high in (("add", 1.0), ("add", 2.0), ("swap", 3.0))]
     for range_, setting in zip(ranges, (here, there, swapping), strict=True):
-        update_calibrations(calibration_path(MARK), MARK, {31: range_}, setting)
+        notebooks().of_fingerprint(MARK).keep_ranges({31: range_}, setting)
 
     def told():
         found = FeatureQueries(sources).find(query)
@@ -95,24 +95,22 @@ def test_the_ranges_are_those_of_what_a_graph_last_steered_with() -> None:
         (Use("swap", swapping), [("swap", 3.0), ("add", 1.0)]),
         (Use("add", Setting("here", "Flux-2", "")), []),
     ]:
-        sources.used[MARK] = use
+        sources.seen.used[MARK] = use
         assert told() == (expected, [])
 
 
 def test_what_a_graph_steers_with_reaches_the_routes(monkeypatch) -> None:
     """A panel introduces the SAE; from then on steering notes how it is used."""
-    sources, sae = SaeSources(), load_sae(TEXT_SAE)
-    use = Use("add", Setting("here", "Flux-1", ""))
-    app = web.Application()
-    app[SOURCES] = sources
+    app, sae = web.Application(), load_sae(TEXT_SAE)
+    sources, use = SaeSources(remember(app)), Use("add", Setting("here", "Flux-1", ""))
     monkeypatch.setattr(PromptServer, "instance", SimpleNamespace(app=app), raising=False)
     note_use(sae, use)
-    assert sources.used == {}
+    assert sources.seen.used == {}
     introduce(sae, MARK)
     note_use(sae, use)
-    assert sources.used == {MARK: use}
+    assert sources.seen.used == {MARK: use}
     note_use(load_sae(TEXT_SAE), Use("swap", Setting()))  # another object, which no panel has
-    assert sources.used == {MARK: use}
+    assert sources.seen.used == {MARK: use}
 
 
 def test_features_by_their_names() -> None:
@@ -129,7 +127,7 @@ def test_renaming_is_kept_and_null_removes_it() -> None:
     assert row["name"] == "<img src=x onerror=alert(1)>"
     assert rename({"fingerprint": MARK, "labels": {"7": None}})[0] == 200
     assert features(**SHAPES, index="7")[1]["features"][0]["name"] != row["name"]
-    assert set(label_store().labels(MARK)) == {8}
+    assert set(notebooks().of_fingerprint(MARK).labels) == {8}
 
 
 def test_an_sae_that_only_its_fingerprint_tells() -> None:
@@ -142,7 +140,7 @@ def test_an_sae_that_only_its_fingerprint_tells() -> None:
 
 def test_an_sae_that_a_graph_has_had_is_known_by_its_fingerprint() -> None:
     sources, sae = SaeSources(), load_sae(TEXT_SAE)
-    sources.seen[MARK] = sae
+    sources.seen.by_fingerprint[MARK] = sae
     found = FeatureQueries(sources).find({"fingerprint": MARK, "index": "31"})
     assert found["count"] == 256
     assert found["features"][0]["max"] == pytest.approx(float(sae.statistics.max[31]))
@@ -185,13 +183,13 @@ GOOD = {"fingerprint": MARK, "labels": {"1": "x"}}
     ],
 )  # fmt: skip
 def test_renamings_that_are_refused_write_nothing(body) -> None:
-    label_store().update(MARK, {})
-    before, files = label_store().path(MARK).read_bytes(), set(label_store().folder.glob("*"))
+    notebooks().of_fingerprint(MARK).update({})
+    before, files = notebooks().labels_path(MARK).read_bytes(), set((notebooks().folder / "labels").glob("*"))
     status, text = rename(body)
     assert status == 400
     assert json.loads(text)["error"]
-    assert label_store().path(MARK).read_bytes() == before
-    assert set(label_store().folder.glob("*")) == files
+    assert notebooks().labels_path(MARK).read_bytes() == before
+    assert set((notebooks().folder / "labels").glob("*")) == files
 
 
 @pytest.mark.parametrize(
@@ -208,7 +206,7 @@ def test_renamings_that_are_refused_write_nothing(body) -> None:
 )
 def test_bodies_that_are_refused(options, status) -> None:
     assert rename(None, **options)[0] == status
-    assert not label_store().path(MARK).exists()
+    assert not notebooks().labels_path(MARK).exists()
 
 
 def test_a_large_body_in_pieces_is_refused_while_it_comes() -> None:
@@ -220,7 +218,7 @@ def test_a_large_body_in_pieces_is_refused_while_it_comes() -> None:
 
 
 def test_a_broken_label_file_is_set_aside_and_told() -> None:
-    path = label_store().path(MARK)
+    path = notebooks().labels_path(MARK)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("{broken")
     assert "no valid JSON" in features(**SHAPES, q="red")[1]["warnings"][0]
@@ -244,7 +242,7 @@ def full_disk():
 @contextmanager
 def blocked_folder():
     """A file where the folder of labels should be."""
-    folder = label_store().folder
+    folder = notebooks().folder / "labels"
     aside = folder.with_name("aside")
     folder.rename(aside)
     folder.write_text("")
@@ -258,12 +256,12 @@ def blocked_folder():
 @pytest.mark.parametrize("fault", [full_disk, blocked_folder])
 def test_a_disk_that_refuses_is_told_and_the_old_file_stays(fault) -> None:
     assert rename(GOOD)[0] == 200
-    before = label_store().path(MARK).read_bytes()
+    before = notebooks().labels_path(MARK).read_bytes()
     with fault():
         status, text = rename({**GOOD, "labels": {"1": "y" * 150}})
     assert status == 500
     assert json.loads(text)["error"].startswith(f"{MARK}.json: ")
-    assert label_store().path(MARK).read_bytes() == before
+    assert notebooks().labels_path(MARK).read_bytes() == before
     assert rename({**GOOD, "labels": {"1": "y"}})[0] == 200
 
 

@@ -80,4 +80,4 @@ def test_a_panel_asks_for_a_listed_set(folder):
     sources = SaeSources()
     found = FeatureQueries(sources).find(query)
     assert (found["count"], [row["feature"] for row in found["features"]]) == (3 * D_SAE, [3, 2 * D_SAE + 1])
-    assert isinstance(sources.seen[found["fingerprint"]], SaeSet)  # so that it can be named
+    assert isinstance(sources.seen.by_fingerprint[found["fingerprint"]], SaeSet)  # so that it can be named

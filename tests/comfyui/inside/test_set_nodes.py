@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from plain_hooks import hooked
-from sae_steering_pack.nodes.browser.feature_names import label_store, labels_of
 from sae_steering_pack.nodes.browser.queries import FeatureQueries
 from sae_steering_pack.nodes.browser.routes import rename
 from sae_steering_pack.nodes.browser.sae_sources import SaeSources
@@ -14,7 +13,7 @@ from sae_steering_pack.sae.dictionary.fingerprint import fingerprint
 from sae_steering_pack.sae.dictionary.sae_set import SaeSet, members_at
 from sae_steering_pack.sae.drawing.sheet import HEAD, SIDE
 from sae_steering_pack.sae.hosts.comfyui import steering as host
-from sae_steering_pack.sae.hosts.comfyui.model_folder import output_folder
+from sae_steering_pack.sae.hosts.comfyui.own_folders import notebooks, output_folder
 from sae_steering_pack.sae.known.labels import Label
 from sae_steering_pack.sae.steering.edits import Edit, FeatureList
 from sae_steering_pack.sae.steering.set_up import Wanted
@@ -191,21 +190,21 @@ def test_a_recipe_of_a_set_draws_the_same_and_names_what_differs(node_classes, m
 
 
 def test_names_are_the_members(node_classes, sae, saes):
-    store, marks = label_store(), [fingerprint(part) for part in saes]
+    store, marks = notebooks(), [fingerprint(part) for part in saes]
     sources = SaeSources()
-    sources.seen[fingerprint(sae)] = sae
-    store.update(marks[0], {3: Label("snow")})
+    sources.seen.by_fingerprint[fingerprint(sae)] = sae
+    store.of_fingerprint(marks[0]).update({3: Label("snow")})
     try:
         told = rename(sources, {"fingerprint": fingerprint(sae), "labels": {str(D_SAE + 5): "rain", "3": None}})
         assert told["labels"] == {str(D_SAE + 5): "rain"}
-        assert {k: label.name for k, label in labels_of(sae).items()} == {D_SAE + 5: "rain"}
-        assert labels_of(saes[1])[5].name == "rain" and labels_of(saes[0]) == {}
+        assert {k: label.name for k, label in notebooks().of(sae).labels.items()} == {D_SAE + 5: "rain"}
+        assert notebooks().of(saes[1]).labels[5].name == "rain" and notebooks().of(saes[0]).labels == {}
         found = FeatureQueries(sources).find({"fingerprint": fingerprint(sae), "q": "rain"})
         assert [(row["feature"], row["name"]) for row in found["features"]] == [(D_SAE + 5, "rain")]
         assert (found["count"], found["owner"]["identity"]) == (3 * D_SAE, sae.owner.identity)
     finally:
         for mark in marks:
-            store.path(mark).unlink(missing_ok=True)
+            store.labels_path(mark).unlink(missing_ok=True)
     with pytest.raises(ValueError, match=r"^fingerprint: no graph has worked with the set set-.*; run the graph once"):
         rename(SaeSources(), {"fingerprint": fingerprint(sae), "labels": {"3": "x"}})
 
@@ -289,7 +288,7 @@ def test_a_sweep_steers_each_feature_at_its_own_place(node_classes, saes):
 
 
 def test_words_name_all_places_in_one_run(node_classes, monkeypatch):
-    monkeypatch.setattr("sae_steering_pack.nodes.browser.label_tables.shipped_labels", lambda sae: None)
+    monkeypatch.setattr("sae_steering_pack.sae.known.notebook.shipped_labels", lambda sae: None)
     shapes = node_classes["LoadShapesDemo"].execute().result
     sae = run_node(node_classes["SAESet"], sae_1=shapes[3], sae_2=shapes[2], name="shapes").result[0]
     inputs = {
@@ -297,16 +296,16 @@ def test_words_name_all_places_in_one_run(node_classes, monkeypatch):
         "words": "red\nblue\ncircle", "contexts": "{} square left small white", "threshold": 0.5, "seed": 0,
         "steps": 1, "location": "auto", "stream": "auto",
     }  # fmt: skip
-    store, marks = label_store(), [fingerprint(shapes[2]), fingerprint(shapes[3])]
+    store, marks = notebooks(), [fingerprint(shapes[2]), fingerprint(shapes[3])]
     try:
         table = run_node(node_classes["LabelFeatures"], sae=sae, **inputs).result[0]
-        together = [store.labels(mark) for mark in marks]
+        together = [store.of_fingerprint(mark).labels for mark in marks]
         for mark in marks:
-            store.path(mark).unlink()
+            store.labels_path(mark).unlink()
         for part in (shapes[2], shapes[3]):
             run_node(node_classes["LabelFeatures"], sae=part, **inputs)
-        assert [store.labels(mark) for mark in marks] == together and min(map(len, together)) > 10
+        assert [store.of_fingerprint(mark).labels for mark in marks] == together and min(map(len, together)) > 10
         assert f"of {shapes[2].d_sae + shapes[3].d_sae} features named" in table.splitlines()[0]
     finally:
         for mark in marks:
-            store.path(mark).unlink(missing_ok=True)
+            store.labels_path(mark).unlink(missing_ok=True)

@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from sae_steering_pack.sae.demo.shipped_weights import TEXT_SAE, WEIGHTS
 from sae_steering_pack.sae.dictionary.statistics import FeatureStatistics, read_statistics, write_statistics
+from sae_steering_pack.sae.hosts.comfyui.own_folders import notebooks
 from sae_steering_pack.sae.steering.delta import Steering
 from sae_steering_pack.sae.steering.edits import Edit
 from tiny_flux import run_node
@@ -94,7 +95,6 @@ def test_statistics_beside_the_checkpoint_come_first(folders, node_classes):
 
 @pytest.mark.parametrize("name", ["../evil", "/evil", "a/../../evil"])
 def test_a_name_that_leads_out_of_the_output_folder_is_refused(folders, name):
-    from sae_steering_pack.sae.hosts.comfyui.model_folder import measured_statistics
 
     with pytest.raises(ValueError, match="leads out of output/sae"):
-        measured_statistics(name)
+        notebooks().statistics_path(name)

@@ -11,7 +11,7 @@ from PIL import Image
 
 from sae_steering_pack.sae.drawing.sheet import GAP, HEAD, SIDE
 from sae_steering_pack.sae.hosts.comfyui import memory
-from sae_steering_pack.sae.hosts.comfyui.model_folder import output_folder
+from sae_steering_pack.sae.hosts.comfyui.own_folders import output_folder
 from sae_steering_pack.sae.hosts.comfyui.steering import steer
 from sae_steering_pack.sae.steering.delta import Steering
 from sae_steering_pack.sae.steering.edits import Edit, FeatureList

@@ -14,10 +14,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from sae_steering_pack.nodes.browser.feature_names import labels_of
 from sae_steering_pack.sae.dictionary.autoencoder import Architecture, SparseAutoencoder
 from sae_steering_pack.sae.embeddings.hidden_states import STACKS, Stack
 from sae_steering_pack.sae.hosts.comfyui.embeddings import word_positions
+from sae_steering_pack.sae.hosts.comfyui.own_folders import notebooks
 from sae_steering_pack.sae.steering.edits import Edit, FeatureList
 from tiny_flux import run_node
 from tiny_texts import PAD, KleinClip
@@ -184,7 +184,7 @@ def test_features_at_a_tap_are_named_by_words(node_classes, clip):
     for name, tap in (("resid_post_layer_17", "auto"), ("unnamed", "18")):
         sae = SparseAutoencoder.from_tensors(tensors, Architecture("relu"), name=name)
         run_node(node_classes["LabelEmbedFeatures"], sae=sae, tap=tap, **inputs)
-        assert [labels_of(sae)[feature].name for feature in range(3)] == ["green", "red", "blue"]
+        assert [notebooks().of(sae).labels[feature].name for feature in range(3)] == ["green", "red", "blue"]
     other = SparseAutoencoder.from_tensors(tensors, Architecture("relu"), name="unnamed")
     with pytest.raises(ValueError, match="tap: the name of unnamed tells no single layer"):
         run_node(node_classes["LabelEmbedFeatures"], sae=other, **inputs)

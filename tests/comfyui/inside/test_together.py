@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from sae_steering_pack.sae.dictionary.sae_set import Member
-from sae_steering_pack.sae.finding.listening import mean_activations
+from sae_steering_pack.sae.finding.labelling import mean_activations
 from sae_steering_pack.sae.hosts.comfyui import memory
 from sae_steering_pack.sae.hosts.comfyui.drawing import Drawing, Listening
 from sae_steering_pack.sae.hosts.comfyui.sampling import STEADY, Sampling

@@ -13,7 +13,7 @@ from PIL import Image
 
 from sae_steering_pack.sae.demo.shapes import draw, training_prompts
 from sae_steering_pack.sae.drawing.pictures import to_image
-from sae_steering_pack.sae.hosts.comfyui.model_folder import output_folder
+from sae_steering_pack.sae.hosts.comfyui.own_folders import output_folder
 from sae_steering_pack.sae.hosts.kandinsky import embed_texts, encode_pictures
 from tiny_flux import run_node
 

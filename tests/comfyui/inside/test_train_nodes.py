@@ -16,9 +16,9 @@ from safetensors.torch import load_file
 import tiny_families
 from family_runs import tiny
 from sae_steering_pack.sae.demo.shapes import training_prompts
-from sae_steering_pack.sae.hosts.comfyui.identity import identity_of
+from sae_steering_pack.sae.hosts.comfyui.model import identity_of
 from sae_steering_pack.sae.hosts.comfyui.model_at_work import Activity
-from sae_steering_pack.sae.hosts.comfyui.model_folder import output_folder
+from sae_steering_pack.sae.hosts.comfyui.own_folders import output_folder
 from sae_steering_pack.sae.places.moment import unheard
 from sae_steering_pack.sae.places.site import parse_location
 from sae_steering_pack.sae.training.collect import Collection

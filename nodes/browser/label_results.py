@@ -7,11 +7,10 @@ from collections.abc import Sequence
 from comfy_api.latest import io, ui
 
 from ...sae.dictionary.autoencoder import SparseAutoencoder
-from ...sae.dictionary.fingerprint import fingerprint
 from ...sae.finding.labelling import UNCLEAR
-from ...sae.known.labels import Labels, shipped_labels
+from ...sae.hosts.comfyui.own_folders import notebooks
+from ...sae.known.labels import Labels
 from ..inputs.plain_inputs import expert_switch, lines_input
-from .feature_names import label_store
 
 MOST_LINES = 200  # of the table
 
@@ -43,12 +42,14 @@ def written(
 
     `found` numbers the features of the SAEs through; each comes with the number that its first feature has for people.
     """
-    store, kept, passed = label_store(), 0, 0
+    known, kept, passed, warnings = notebooks(), 0, 0, list[str]()
     shown: Labels = {}
     for sae, first in saes:
         own = {k - passed: label for k, label in found.items() if passed <= k < passed + sae.d_sae}
         if own and save:
-            kept += len(own) - len(store.add(fingerprint(sae), own, shipped_labels(sae)))
+            notebook = known.of(sae)
+            kept += len(own) - len(notebook.add(own))
+            warnings += notebook.warnings
         shown |= {first + k: label for k, label in own.items()}
         passed += sae.d_sae
     named = {k: label for k, label in shown.items() if label.name != UNCLEAR}
@@ -56,7 +57,7 @@ def written(
         f"{len(named)} of {passed} features named, {len(found) - len(named)} unclear, "
         f"{passed - len(found)} fired for no word.",
         *([f"{kept} kept the name that somebody gave or that more contexts found."] if kept else []),
-        *store.warnings,
+        *warnings,
         *told,
         f"{'feature':>8} {'score':>6}  name",
     ]

@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterable
 from pathlib import Path
 from threading import Lock
-from typing import Any, Generic, TypeVar
-
-from aiohttp import web
-from torch import Tensor
+from typing import Generic, TypeVar
 
 Thing = TypeVar("Thing")  # never None
 
@@ -50,36 +45,3 @@ def _state(file: Path) -> tuple[str, int, int, int] | None:
     except OSError:
         return None
     return str(file), found.st_mtime_ns, found.st_size, found.st_ino
-
-
-MOST = 32  # searches kept, each a few dozen numbers, or two directions a place
-
-
-class FoundConcepts(Newest[Any]):
-    """The last searches by their key."""
-
-    def __init__(self) -> None:
-        super().__init__(MOST)
-
-
-CONCEPTS = web.AppKey("sae_steering.concepts", FoundConcepts)  # in the server's application
-
-
-def kept_concepts() -> FoundConcepts:
-    """The server's; in a plain Python run one that knows nothing."""
-    from server import PromptServer
-
-    server = getattr(PromptServer, "instance", None)
-    return server.app[CONCEPTS] if server is not None and CONCEPTS in server.app else FoundConcepts()
-
-
-def key_of(*facts: Any) -> str:
-    """64 hexadecimal digits of everything that decides a search; a tensor counts by its numbers."""
-    return hashlib.sha256(json.dumps([_plain(fact) for fact in facts]).encode()).hexdigest()
-
-
-def _plain(fact: Any) -> str:
-    if isinstance(fact, Tensor):
-        numbers = fact.detach().float().cpu().contiguous().numpy()
-        return f"{tuple(fact.shape)} {hashlib.sha256(numbers.tobytes()).hexdigest()}"
-    return repr(fact)

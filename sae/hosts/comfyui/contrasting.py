@@ -1,4 +1,7 @@
-"""The two sides of a contrast, run in a MODEL: prompts that are sampled shortly, or pictures that are noised back."""
+"""Directions of a MODEL without an SAE: what two sides differ in, as a dictionary with its features.
+
+The sides are prompts that are sampled shortly, or pictures that are noised back.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +9,50 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ...dictionary.contrast import Side
-from ...places.moment import OnStep
+from comfy.model_patcher import ModelPatcher as Model
+
+from ...dictionary.contrast import SIDES, Side
+from ...dictionary.origin import TrainedOn
+from ...embeddings.hidden_states import tap_at
+from ...finding.contrasted import Contrasted, Told, contrasted, contrasted_tokens
+from ...finding.two_sides import Runs, Show
+from ...places.moment import OnProgress, OnStep
+from ...places.named_choices import Choice, sites_of
+from ...places.site import Site
 from .drawing import heard
+from .embeddings import TOKENS, text_tokens
+from .model import depth_of, family_of, identity_of
 from .sampling import Sampling, look, sample
 from .steering import See, Watched
+
+
+def sites_in(model: Model, location: str, stream: str, auto: Choice) -> list[Site]:
+    return sites_of(family_of(model), depth_of(model), location, stream, auto)
+
+
+def contrasted_in(
+    model: Model, sites: Sequence[Site], show: Show, runs: Runs, told: Told, on_progress: OnProgress
+) -> Contrasted:
+    """What the two sides differ in at each site of a MODEL; see `contrasted`."""
+    trained_on = TrainedOn(family_of(model).name, identity=identity_of(model))
+    return contrasted(trained_on, sites, show, runs, told, on_progress)
+
+
+def contrasted_texts(conditionings: Mapping[Side, Sequence[Any]], tap: str, told: Told) -> Contrasted:
+    """What the two sides differ in at a hidden state of the text's embedding, or with `all` in the whole of it.
+
+    Raises ValueError for a tap that is not there, and as `contrasted_tokens`.
+    """
+    texts = {side: [text_tokens(one, tap) for one in conditionings[side]] for side in SIDES}
+    place = _embedding_name(conditionings["positive"][0], tap)
+    return contrasted_tokens(texts, place, told, "more pairs, or another tap")
+
+
+def _embedding_name(conditioning: Any, tap: str) -> str:
+    """Such as token_embeddings-layer_17, from whose name `auto` knows hidden state 18 again."""
+    at = tap_at(conditioning[0][0].shape[-1], tap)
+    return TOKENS if at is None else f"{TOKENS}-layer_{at.layer - 1}"
+
 
 SEEDS = 2**64
 

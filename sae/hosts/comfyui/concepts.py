@@ -2,35 +2,32 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Sequence
+import hashlib
+import json
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from comfy.model_patcher import ModelPatcher as Model
+from torch import Tensor
 
-from ...sae.dictionary.contrast import Side
-from ...sae.dictionary.sae_set import AnySae, SaeSet
-from ...sae.files.quote import quoted
-from ...sae.finding.features import feature_list
-from ...sae.finding.two_sides import Runs
-from ...sae.hosts.comfyui.contrast_runs import PromptRuns
-from ...sae.hosts.comfyui.drawing import encoded, progress_bar
-from ...sae.hosts.comfyui.finding_features import Finder, Found, Ranking, find
-from ...sae.hosts.comfyui.identity import identity_of
-from ...sae.hosts.comfyui.sampling import Sampling
-from ...sae.hosts.comfyui.steering import Watched
-from ...sae.places.named_choices import first_text, picture_attention
-from ...sae.steering.edits import FeatureList
-from .contrasting import Contrasted, Told, contrasted, sites_in
-from .feature_ranges import setting_here
-from .feature_results import table_of
-from .kept_results import FoundConcepts, key_of
-from .messages import show_progress_text
-
-log = logging.getLogger(__name__)
+from ...dictionary.contrast import SIDES, Side
+from ...dictionary.sae_set import AnySae, SaeSet
+from ...files.quote import quoted
+from ...files.recent import Newest
+from ...finding.contrasted import Contrasted, Told
+from ...finding.features import RankedFeature, feature_list
+from ...finding.two_sides import Runs
+from ...known.ranges import Setting
+from ...places.named_choices import first_text, picture_attention
+from ...steering.edits import FeatureList
+from .contrasting import PromptRuns, contrasted_in, sites_in
+from .drawing import encoded, progress_bar
+from .finding_features import Finder, Found, Ranking, find
+from .model import identity_of, setting_here
+from .sampling import Sampling
+from .steering import Watched
 
 SEEDS = 2  # of a contrast: the least that tells how much chance alone gives
 
@@ -64,43 +61,53 @@ class Texts:
         return [wanted, other]
 
 
+class FoundFeatures(NamedTuple):
+    """What one text has over the other, to be shown."""
+
+    title: str
+    ranked: Sequence[RankedFeature]
+    lines: Sequence[str] = ()
+
+
 @dataclass(frozen=True)
 class Concept:
-    """The features of what is wanted and of what gives way, in their dictionary; and the tables of them."""
+    """The features of what is wanted and of what gives way, in their dictionary; and what there is to show of them."""
 
     sae: AnySae
     features: FeatureList
     replaces: FeatureList
-    tables: Sequence[tuple[str, dict[str, Any]]]  # as text, and as the browser draws it
+    found: Sequence[FoundFeatures]
+    setting: Setting | None = None  # of which ranges may be offered
     lines: Sequence[str] = ()
 
 
-def of_sae(finder: Finder, texts: Texts, ranking: Ranking, kept: FoundConcepts, node_id: str | None) -> Concept:
-    """What the first text has over the second, or over no words, and the other way round."""
+def of_sae(
+    finder: Finder, texts: Texts, ranking: Ranking, kept: Newest[Any], tell: Callable[[str], None]
+) -> Concept:  # fmt: skip
+    """What the first text has over the second, or over no words, and the other way round.
+
+    Searches that were made are `kept`; `tell` hears what one costs.
+    """
     sae, how = finder.sae, finder.how
     facts = (texts.identity, identity_of(finder.model), sae.owner.identity, finder.places, ranking, how.seed, how.steps)
-    found = kept.get(key_of(*facts, finder.latent["samples"]), partial(_search, finder, texts, ranking, node_id))
+    found: list[Found] = kept.get(
+        key_of(*facts, finder.latent["samples"]), lambda: _search(finder, texts, ranking, tell)
+    )
     lists = [feature_list(one.ranked, sae.owner) for one in found]
     setting = None if isinstance(sae, SaeSet) else setting_here(finder.model, finder.members[0].site)
-    tables = [
-        table_of(sae, one.ranked, title, one.lines, setting=setting)
-        for one, title in zip(found, texts.titles(), strict=False)
-    ]
-    return Concept(sae, lists[0], lists[1] if len(lists) > 1 else FeatureList(owner=sae.owner), tables)
+    shown = [FoundFeatures(title, one.ranked, one.lines) for one, title in zip(found, texts.titles(), strict=False)]
+    replaces = lists[1] if len(lists) > 1 else FeatureList(owner=sae.owner)
+    return Concept(sae, lists[0], replaces, shown, setting)
 
 
-def _search(finder: Finder, texts: Texts, ranking: Ranking, node_id: str | None) -> list[Found]:
-    def tell(line: str) -> None:
-        log.info("ConceptSteer: %s", line)
-        show_progress_text(node_id, line)
-
+def _search(finder: Finder, texts: Texts, ranking: Ranking, tell: Callable[[str], None]) -> list[Found]:
     searches: list[tuple[int, int | None]] = [(0, 1), (1, 0)] if texts.instead_of else [(0, 1)]
     return find(finder, texts.prompts(), searches, ranking, progress_bar(1), tell)[1]
 
 
 def of_contrast(
     model: Model, texts: Texts, latent: dict[str, Any], how: Sampling, location: str, stream: str, in_picture: bool,
-    kept: FoundConcepts,
+    kept: Newest[Any],
 ) -> Concept:  # fmt: skip
     """The directions between both texts, or between the first and no words, where no SAE is at hand.
 
@@ -114,12 +121,25 @@ def of_contrast(
         wanted, other = texts.prompts()
         prompts: dict[Side, list[Any]] = {"positive": [wanted], "negative": [other]}
         show = PromptRuns(Watched(model, [(site, None) for site in sites]), prompts, latent, how)
-        return contrasted(model, sites, show, Runs(SEEDS, SEEDS, True, 1), told, progress_bar(how.steps))
+        return contrasted_in(model, sites, show, Runs(SEEDS, SEEDS, True, 1), told, progress_bar(how.steps))
 
     facts = ("no SAE", texts.identity, identity_of(model), [str(site) for site in sites], how.seed, how.steps)
-    found = kept.get(key_of(*facts, latent["samples"]), search)
+    found: Contrasted = kept.get(key_of(*facts, latent["samples"]), search)
     titles, lines = texts.titles(), [found.table]
-    tables = found.tables({"positive": titles[0], "negative": titles[1]})
+    shown = [FoundFeatures(title, found.rows[side]) for side, title in zip(SIDES, titles, strict=True)]
     if not texts.instead_of:  # what a picture without words has shows in no other prompt: there is nothing to take out
-        return Concept(found.sae, found.features("positive"), FeatureList(owner=found.sae.owner), tables[:1], lines)
-    return Concept(found.sae, found.features("positive"), found.features("negative"), tables, lines)
+        nothing = FeatureList(owner=found.sae.owner)
+        return Concept(found.sae, found.features("positive"), nothing, shown[:1], lines=lines)
+    return Concept(found.sae, found.features("positive"), found.features("negative"), shown, lines=lines)
+
+
+def key_of(*facts: Any) -> str:
+    """64 hexadecimal digits of everything that decides a search; a tensor counts by its numbers."""
+    return hashlib.sha256(json.dumps([_plain(fact) for fact in facts]).encode()).hexdigest()
+
+
+def _plain(fact: Any) -> str:
+    if isinstance(fact, Tensor):
+        numbers = fact.detach().float().cpu().contiguous().numpy()
+        return f"{tuple(fact.shape)} {hashlib.sha256(numbers.tobytes()).hexdigest()}"
+    return repr(fact)
