@@ -47,7 +47,7 @@ class TopActivatingFeatures(io.ComfyNode):
                 "Runs a short sampling and finds the features that fire for a prompt; with a baseline, those that fire "
                 "more than for the baseline. Start from these, not from random numbers."
             ),
-            search_aliases=["find features", "sae features", "feature finder", "contrast features"],
+            search_aliases=["find features", "interpretability", "sae features", "feature finder", "contrast features"],
             inputs=[
                 model_input(),
                 Sae.Input(

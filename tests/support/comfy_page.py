@@ -49,7 +49,7 @@ BUILD = """
   set(red, { text: "red square left big white" });
   set(blue, { text: "blue square left big white" });
   set(size, { width: 128, height: 128 });
-  set(top, { count: 5, control_after_generate: "fixed" });
+  set(top, { count: 5 });
   set(steer, { strength: 1 });
   set(sampler, { seed: 7, steps: 4, cfg: 1, sampler_name: "euler", scheduler: "simple",
     control_after_generate: "fixed" });

@@ -39,7 +39,7 @@ export function drawTable(node, payload) {
     el(
       "table",
       {},
-      el("thead", {}, el("tr", {}, ...head.filter((text) => text !== undefined).map((text) => el("th", { textContent: text })))),
+      el("thead", {}, el("tr", {}, ...head.filter((text) => text !== undefined).map((text) => el("th", { className: text === "tokens" ? "sae-steering-share" : "", textContent: text })))),
       el("tbody", {}, ...body),
     ),
     ...(payload.lines ?? []).map((line) => el("div", { className: "sae-steering-quiet", textContent: line })),
