@@ -78,6 +78,7 @@ def steered(
     if wanted.mask is not None and not all(item.steering.changes_nothing for item in planned.interventions):
         base = with_mask_check(model, wanted.mask, told.name, told.fault)
     if wanted.mask is not None and not bool((wanted.mask > 0).any()):
+        told.fault(EMPTY_MASK)
         carry(clone := model.clone(), SetUp(sae, wanted, location, stream))
         return io.NodeOutput(clone, *more, ui={"text": [EMPTY_MASK]})
     clone = steer(base, planned.interventions, partial(told.report, place=planned.place, warnings=warnings))

@@ -9,7 +9,7 @@ const TYPE = "sae_steering.strokes";
 const EMPTY = '{"strokes": []}';
 const HEIGHT = 320;
 const WIDTH = 340;
-const INK = "#ff3d71";
+const INK = "#19c8ff"; // seen on most pictures
 const PIXELS = 512; // of the drawing's longer side on the screen
 const NEAREST = 0.004; // of the picture's width, between two points of a stroke
 

@@ -28,7 +28,7 @@ const HIGHEST = 240; // units; longer results scroll
 const NEWEST = 12; // results of one node that are kept, each of other inputs
 
 const results = new Map(); // newest last, {output, report, inputs}, by graph and execution id: live as long as the page
-let run = { id: undefined, cached: new Set(), told: new Set() }; // the one under way: who has told of it
+let run = { cached: new Set(), told: new Set(), reported: new Set() }; // the one under way: who has told of it
 
 export function isViewer(node) {
   return VIEWERS.has(node.comfyClass);
@@ -36,7 +36,7 @@ export function isViewer(node) {
 
 /** A run begins. */
 export function began(id) {
-  run = { id, cached: new Set(), told: new Set(), workflow: workflowOf(id).catch(() => undefined) };
+  run = { cached: new Set(), told: new Set(), reported: new Set(), workflow: workflowOf(id).catch(() => undefined) };
 }
 
 /** Nodes in a run's cache tell their output again, without having run. */
@@ -46,14 +46,19 @@ export function expectCached(nodes) {
 
 /** A sampling reported what a steering node did. */
 export async function reported(id, report) {
+  run.reported.add(String(id));
   await keep(String(id), (known) => ({ output: known?.output, report }));
 }
 
-/** A node's output came with a run. A node in the run's cache did not run: its last report still holds. */
+/**
+ * A node's output came with a run. A node in the run's cache did not run: its last report still holds, as does one that
+ * it gave while it ran.
+ */
 export async function executed(id, output) {
   if (!output) return;
   const again = run.cached.has(String(id));
-  await keep(String(id), (known) => ({ output, report: again ? known?.report : undefined }));
+  const holds = again || run.reported.has(String(id));
+  await keep(String(id), (known) => ({ output, report: holds ? known?.report : undefined }));
   const node = executionNodes().get(String(id));
   // a page that did not see the run in which it steered asks the server for it
   if (again && STEERERS.has(node?.comfyClass) && !newest(String(id))?.report) await restoreFromHistory(new Map([[String(id), node]]), rootGraph().serialize(), true);
