@@ -42,7 +42,7 @@ def painted(text: str, height: int, width: int) -> Tensor:
 def _draw(draw: ImageDraw.ImageDraw, stroke: Any, where: str, size: tuple[int, int]) -> None:
     if not isinstance(stroke, dict) or not set(stroke) <= {"points", "size", "erase"}:
         raise ValueError(f"{where} must be an object with points, size and, optional, erase.")
-    points, brush, erase = stroke.get("points"), stroke.get("size"), stroke.get("erase", False)
+    points, brush, erase = stroke.get("points"), stroke.get("size", 0), stroke.get("erase", False)
     if not isinstance(points, list) or len(points) < 2 or len(points) % 2:
         raise ValueError(f"{where}: points must be the numbers x, y, x, y … of one point or more.")
     wrong = [value for value in (*points, brush) if not is_number(value, LARGEST)]

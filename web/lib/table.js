@@ -34,7 +34,7 @@ export function drawTable(node, payload) {
   );
   return el(
     "div",
-    { className: "sae-steering-table", "data-fingerprint": payload.fingerprint },
+    { className: `sae-steering-table ${placed ? "sae-steering-placed" : ""}`, "data-fingerprint": payload.fingerprint },
     el("div", { className: "sae-steering-title", textContent: payload.title ?? "" }),
     el(
       "table",
