@@ -30,7 +30,7 @@ from ...sae.hosts.kandinsky import KandinskyHalf
 from ..browser.server_memory import show_on_node
 from ..inputs.menu import DEMO
 from ..inputs.sockets import Sae
-from ..kandinsky.kandinsky_sockets import KandinskyDecoder, KandinskyPriorModel
+from ..kandinsky.load_kandinsky import KandinskyDecoder, KandinskyPriorModel
 
 log = logging.getLogger(__name__)
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..dictionary.autoencoder import SparseAutoencoder
-from ..dictionary.origin import TrainedOn
+from ..dictionary.owner import TrainedOn
 from ..places.families import family_named, family_of_text
 from .known import known_checkpoint
 

@@ -11,33 +11,33 @@ from project_files import ROOT, python_files
 # not count, nor do the two doors: `nodes/__init__.py`, which lists the nodes, and `sae/__init__.py`. Eleven are of the
 # methods of steering, each of which is a file, since all of them are offered.
 CEILINGS = {
-    "demo.shapes_demo": 77,
-    "embeddings.clip_embed_steer": 78,
-    "embeddings.embed_features": 95,
-    "embeddings.label_embed_features": 98,
-    "features.calibrate_strength": 73,
-    "features.feature_browser": 52,
-    "features.inspect_sae": 98,
-    "features.label_features": 83,
-    "features.load_sae": 80,
-    "find.contrast_direction": 114,
-    "find.contrast_pictures": 114,
-    "find.feature_heatmap": 107,
-    "find.inspect_model": 55,
-    "find.top_activating_features": 81,
-    "kandinsky.kandinsky_decode": 80,
-    "kandinsky.kandinsky_embeddings": 76,
-    "kandinsky.load_kandinsky": 53,
-    "keep.recipe_nodes": 105,
-    "keep.save_weights": 108,
-    "steer.activation_steer": 71,
-    "steer.concept_steer": 118,
-    "steer.feature_mixer": 55,
-    "steer.steering_sweep": 77,
-    "train.collect_activations": 134,
-    "train.evaluate_sae": 148,
-    "train.train_embed_sae": 141,
-    "train.train_sae": 134,
+    "demo.shapes_demo": 75,
+    "embeddings.clip_embed_steer": 76,
+    "embeddings.embed_features": 93,
+    "embeddings.label_embed_features": 96,
+    "features.calibrate_strength": 72,
+    "features.feature_browser": 50,
+    "features.inspect_sae": 97,
+    "features.label_features": 82,
+    "features.load_sae": 78,
+    "find.contrast_direction": 113,
+    "find.contrast_pictures": 113,
+    "find.feature_heatmap": 106,
+    "find.inspect_model": 53,
+    "find.top_activating_features": 80,
+    "kandinsky.kandinsky_decode": 78,
+    "kandinsky.kandinsky_embeddings": 74,
+    "kandinsky.load_kandinsky": 51,
+    "keep.recipe_nodes": 104,
+    "keep.save_weights": 107,
+    "steer.activation_steer": 70,
+    "steer.concept_steer": 117,
+    "steer.feature_mixer": 53,
+    "steer.steering_sweep": 76,
+    "train.collect_activations": 133,
+    "train.evaluate_sae": 147,
+    "train.train_embed_sae": 140,
+    "train.train_sae": 133,
 }
 MOST = 90  # of Activation Steer
 ROOM = 4  # by which a number above may be too high before it has to be lowered
@@ -127,3 +127,22 @@ def test_no_two_modules_have_one_name():
     names = Counter(path.stem for path in FILES.values() if path.stem not in ("__init__", "__main__"))
     assert {name for name, count in names.items() if count > 1} == SEVERAL
     assert len(SEVERAL) <= 6
+
+
+def test_no_modules_import_each_other_in_a_circle():
+    """Between packages and what is in them there is one always: the package is loaded first."""
+    done, doing, circles = set(), [], []
+
+    def visit(module):
+        if module in doing:
+            circles.append([*doing[doing.index(module) :], module])
+        elif module not in done:
+            doing.append(module)
+            for other in sorted(imports_of(module)):
+                if not module.startswith(f"{other}."):
+                    visit(other)
+            done.add(doing.pop())
+
+    for module in FILES:
+        visit(module)
+    assert circles == []

@@ -53,6 +53,6 @@ def test_the_rubber_takes_away_and_later_strokes_paint_again():
     ],
 )
 def test_other_texts_are_refused_in_one_sentence(text, told):
-    with pytest.raises(ValueError, match="^strokes: ") as refused:
+    with pytest.raises(ValueError, match=r"^strokes: ") as refused:
         painted(text, 8, 8)
     assert told in str(refused.value) and "\n" not in str(refused.value)
