@@ -289,7 +289,6 @@ def test_start_here_changes_every_kind_of_word_by_two_words(client, with_sae):
     """Its defaults, and nothing but one word for another; all else stays."""
     workflow = read_workflow(FILES["Start here"])
     prompt = to_prompt(workflow, client.object_info())
-    shown = [node_titled(workflow, title) for title in ("Before", "After")]
     concept = by_type(prompt, "ConceptSteer")["inputs"]
     if not with_sae:
         del concept["sae"]
@@ -300,7 +299,7 @@ def test_start_here_changes_every_kind_of_word_by_two_words(client, with_sae):
         concept |= {"wanted": target, "instead_of": source}
         by_type(prompt, "CLIPTextEncode")["inputs"]["text"] = "red circle left small black"
         entry = client.run(prompt)
-        before, after = (read_pictures(pictures_of(client, entry, node)) for node in shown)
+        before, after = map(read_pictures, compared(client, entry, workflow))
         assert [getattr(picture, slot) for picture in before] == [source] * 4
         wanted = [replace(picture, **{slot: target}) for picture in before]
         assert sum(picture == asked for picture, asked in zip(after, wanted, strict=True)) >= 3, (slot, after)
