@@ -191,7 +191,7 @@ def _install(transformer: FluxTransformer2DModel, tap: CountedTap, call: _Call) 
     if site.point == "attn":
         change = _change_attention(tap, call) if site.kind == "double" else _change_joint(tap, call)
         return [*hooks, module.attn.register_forward_hook(change)]
-    if site.point == "mlp":
+    if site.point in ("mlp", "transcoder"):
         feed_forward = module.ff if site.stream == "image" else module.ff_context
         return [*hooks, feed_forward.register_forward_hook(_change_one_stream(tap, call))]
     if site.point == "input":
@@ -281,7 +281,7 @@ def _change_joint(tap: Tap, call: _Call) -> Callable[..., Any]:
 def _change_one_stream(tap: Tap, call: _Call) -> Callable[..., Any]:
     def hook(module: nn.Module, args: Any, output: Tensor) -> Tensor:
         change = tap_image if tap.site.stream == "image" else tap_text
-        return change(tap, output, call.moment)
+        return change(tap, output, call.moment, args[0] if tap.site.point == "transcoder" else None)
 
     return hook
 
