@@ -13,7 +13,7 @@ from ...sae.steering.methods import method_for
 from ...sae.steering.set_up import Wanted
 from ...sae.steering.steering_inputs import Gate
 from ..inputs.menu import STEER
-from ..inputs.plain_inputs import steered_model_input
+from ..inputs.plain_inputs import expert_switch, steered_model_input
 from ..inputs.sockets import (
     UNSTEERED,
     Sae,
@@ -92,6 +92,7 @@ def _where_and_when() -> list[io.Input]:
             tooltip="Of where_active: how strongly, as a multiple of the feature's mean where it fires. 0: wherever it "
             "fires at all.",
         ),
+        expert_switch("keep_norm", False, "Steered tokens keep their length: they are turned, not pushed."),
     ]
 
 
@@ -132,12 +133,13 @@ class FluxActivationSteer(io.ComfyNode):
         replaces: FeatureList | None = None,
         where_active: FeatureList | None = None,
         active_above: float = 0.0,
+        keep_norm: bool = False,
     ) -> io.NodeOutput:
         if features is None or features.muted:
             return io.NodeOutput(model, ui={"text": [nothing_to_steer_with(features)]})
         schedule, chosen = Schedule(start_percent, end_percent), method_for(method, replaces)
         gate = Gate(where_active or (), active_above)
-        wanted = Wanted(features, chosen, strength, unit, replaces or (), schedule, apply_to, mask, gate)
+        wanted = Wanted(features, chosen, strength, unit, replaces or (), schedule, apply_to, mask, gate, keep_norm)
         return steered(cls, model, sae, wanted, location, stream)
 
 

@@ -10,7 +10,8 @@ Format 2 is written for a set of SAEs, whose features are numbered through in th
 `members` too, a list of objects with fingerprint, name, source, location and stream, and `location` and `stream` may be
 `auto`: all of its places.
 
-Format 3 is either of these with a gate: `where_active`, a list of objects as `features` is one, and `active_above`.
+Format 3 is either of these with more: a gate, `where_active`, a list of objects as `features` is one, and
+`active_above`; and `keep_norm`, true or false. Without a gate, `where_active` is empty.
 """
 
 from __future__ import annotations
@@ -76,6 +77,14 @@ class Recipe:
     pack: str = ""
     model: str = ""  # the family's name, empty where it is not known
     gate: Gate = EVERY_TOKEN
+    keep_norm: bool = False
+
+    @property
+    def version(self) -> int:
+        """The least that can say all of it, so that a pack which knows less refuses it."""
+        if self.gate or self.keep_norm:
+            return 3
+        return 2 if self.sae.members else 1
 
     def __post_init__(self) -> None:
         """Raises ValueError for anything that FluxActivationSteer would not take."""
@@ -139,11 +148,11 @@ def write_recipe(recipe: Recipe) -> str:
     """The recipe as JSON, on several lines."""
     content = {
         "format": FORMAT,
-        "version": 3 if recipe.gate else 2 if recipe.sae.members else 1,
+        "version": recipe.version,
         "note": recipe.note,
         "features": [_named(edit, recipe.names) for edit in recipe.features],
         "replaces": [_named(edit, recipe.names) for edit in recipe.replaces],
-        **_gate(recipe),
+        **_more(recipe),
         **{name: getattr(recipe, name) for name in _PLAIN},
         "sae": _needed(recipe.sae),
         "model": recipe.model,
@@ -152,12 +161,13 @@ def write_recipe(recipe: Recipe) -> str:
     return json.dumps(content, ensure_ascii=False, indent=1, allow_nan=False)
 
 
-def _gate(recipe: Recipe) -> dict[str, Any]:
-    if not recipe.gate:
+def _more(recipe: Recipe) -> dict[str, Any]:
+    if recipe.version < 3:
         return {}
     return {
         "where_active": [_named(edit, recipe.names) for edit in recipe.gate.edits],
         "active_above": recipe.gate.above,
+        "keep_norm": recipe.keep_norm,
     }
 
 
@@ -201,11 +211,16 @@ def recipe_from(content: Mapping[str, Any]) -> Recipe:
     plain = {key: _text(content.get(key), key) for key in _TEXTS}
     numbers = {key: number(content.get(key), f"recipe: {key}") for key in _FLOATS}
     more = {key: _text(content.get(key, ""), key) for key in ("note", "pack")}
-    sae, gate = _sae(content.get("sae"), version), EVERY_TOKEN
+    sae, gate, keep_norm = _sae(content.get("sae"), version), EVERY_TOKEN, False
     if version >= 3:
         above = number(content.get("active_above"), "recipe: active_above")
         gate = Gate(tuple(_edits(content.get("where_active"), "where_active", names)), above)
-    return Recipe(sae=sae, gate=gate, names=names, model=model, **lists, **plain, **numbers, **more)  # type: ignore[arg-type]
+        keep_norm = content.get("keep_norm")
+        if not isinstance(keep_norm, bool):
+            raise ValueError(f"recipe: keep_norm is {quoted(keep_norm)}, but true or false is needed.")
+    return Recipe(
+        sae=sae, gate=gate, keep_norm=keep_norm, names=names, model=model, **lists, **plain, **numbers, **more
+    )  # type: ignore[arg-type]
 
 
 def _family(found: Any) -> str:
@@ -217,7 +232,7 @@ def _family(found: Any) -> str:
 
 
 def _edits(found: Any, key: str, names: dict[int, str]) -> Sequence[Edit]:
-    if not isinstance(found, list) or len(found) > MOST_FEATURES or (key != "replaces" and not found):
+    if not isinstance(found, list) or len(found) > MOST_FEATURES or (key == "features" and not found):
         raise ValueError(f"recipe: {key} must be a list of features, {MOST_FEATURES} at most.")
     edits = []
     for entry in found:

@@ -30,6 +30,7 @@ class Wanted:
     side: Side = "both"
     mask: Tensor | None = None
     gate: Gate = EVERY_TOKEN
+    keep_norm: bool = False
 
     def at(self, sae: AnySae, members: Sequence[Member]) -> Planned:
         """The interventions at the places that `members_at` gave for this SAE or set.
@@ -78,7 +79,7 @@ class Wanted:
             ) from error
 
     def _intervention(self, steering: Steering, site: Site) -> Intervention:
-        return Intervention(steering, site, self.schedule, self.side, self.mask)
+        return Intervention(steering, site, self.schedule, self.side, self.mask, self.keep_norm)
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -71,6 +72,26 @@ def test_tokens_outside_stay_to_the_bit_and_the_record_tells_how_strongly_it_fir
     assert steering("add", Gate(DETECTOR)).push(x) is None
 
 
+@pytest.mark.parametrize("method", ["add", "swap"])
+def test_a_token_that_keeps_its_length_is_turned_as_far_as_the_sum(x, method) -> None:
+    moment, mask = Moment(0.5, (COND,), 0, 12, 10), torch.zeros(1, 6, 5)
+    mask[..., :3, :] = 1.0
+    for region in (None, mask):
+        item = Intervention(steering(method), PLACES[0], mask=region)
+        summed = item.begin(SteeringRecord())(x, moment)
+        record = SteeringRecord()
+        turned = replace(item, keep_norm=True).begin(record)(x, moment)
+        torch.testing.assert_close(turned.norm(dim=-1), x.norm(dim=-1), rtol=1e-5, atol=1e-5)
+        cosine = torch.cosine_similarity(turned, summed, dim=-1)
+        torch.testing.assert_close(cosine, torch.ones_like(cosine), rtol=1e-5, atol=1e-5)
+        untouched = (summed == x).all(-1)
+        assert torch.equal(turned[untouched], x[untouched]) and not untouched.all()
+        assert record.summary().mean_ratio > 0
+    assert bool(untouched.any())
+    none = Intervention(replace(steering(method), strength=0.0), PLACES[0], keep_norm=True)
+    assert torch.equal(none.begin(SteeringRecord())(x.bfloat16(), moment), x.bfloat16())
+
+
 def test_a_gate_that_cannot_be_followed_is_told() -> None:
     with pytest.raises(ValueError, match=r"^active_above: -1 came; give 0 or more"):
         Gate(DETECTOR, -1)
@@ -101,6 +122,8 @@ def test_a_recipe_keeps_the_gate_and_older_packs_refuse_it() -> None:
     gated = Recipe(tuple(EDITS), needed, "transformer_blocks.1", "image", "add", gate=Gate(tuple(DETECTOR), 0.5))
     text = write_recipe(gated)
     assert json.loads(text)["version"] == 3 and read_recipe(text) == gated
-    for broken in ({"where_active": []}, {"where_active": 3}, {"active_above": "x"}, {"active_above": -1}):
-        with pytest.raises(ValueError, match=r"where_active|active_above"):
+    turned = Recipe(tuple(EDITS), needed, "transformer_blocks.1", "image", "add", keep_norm=True)
+    assert json.loads(write_recipe(turned))["version"] == 3 and read_recipe(write_recipe(turned)) == turned
+    for broken in ({"keep_norm": 1}, {"where_active": 3}, {"active_above": "x"}, {"active_above": -1}):
+        with pytest.raises(ValueError, match=r"where_active|active_above|keep_norm"):
             read_recipe(json.dumps({**json.loads(text), **broken}))
