@@ -25,11 +25,12 @@ from sae.dictionary.autoencoder import SparseAutoencoder
 from sae.drawing.pictures import to_image
 from sae.formats import load
 
+from ..kandinsky.embed_evidence import embed_table
 from ..kandinsky.losses import drawings
 from ..kandinsky.settings import BEST as BEST_SETTING
 from ..kandinsky.settings import SETTINGS
 from .measure import Measurement
-from .rows import BEST, Row, embed_table
+from .rows import BEST, Row
 from .tables import Line
 
 ROOT = Path(__file__).parents[2]

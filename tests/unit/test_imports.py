@@ -2,7 +2,9 @@
 
 import ast
 from collections import Counter
+from collections.abc import Iterable, Mapping
 from functools import cache
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 from project_files import ROOT, python_files
@@ -69,18 +71,34 @@ def loaded(body: list[ast.stmt]) -> list[ast.ImportFrom]:
 
 
 @cache
-def imports_of(module: str) -> frozenset[str]:
+def named_by(module: str) -> frozenset[str]:
+    """The modules of the pack that a module's own statements import."""
     path = FILES[module]
     package = module.split(".") if path.name == "__init__.py" else module.split(".")[:-1]
     found = set()
     for node in loaded(ast.parse(path.read_text(encoding="utf-8")).body):
         base = ".".join([*package[: len(package) - node.level + 1], *filter(None, [node.module])])
         found |= {name if name in FILES else base for name in (f"{base}.{alias.name}" for alias in node.names)}
+    return frozenset(found & set(FILES))
+
+
+def imports_of(module: str) -> frozenset[str]:
+    """The modules that are loaded for a module's sake, without what they load themselves."""
+    found = set(named_by(module))
     if module in COLLECTING:
         found |= {name for name in FILES if name.startswith(f"{module}.")}
     parts = module.split(".")
     found |= {".".join(parts[:length]) for length in range(1, len(parts))}  # a package before what is in it
     return frozenset(found & set(FILES) - DOORS)
+
+
+def circle(graph: Mapping[str, Iterable[str]]) -> list[str]:
+    """Modules that import each other in a circle, the first one again at the end; none where there is no circle."""
+    try:
+        tuple(TopologicalSorter(graph).static_order())
+    except CycleError as error:
+        return list(error.args[1])
+    return []
 
 
 def pulled_in(module: str) -> set[str]:
@@ -121,6 +139,12 @@ def test_imports_are_followed_as_python_does():
     assert {"sae.formats", "sae.formats.own"} <= pulled_in("sae.formats.provenance")
     assert pulled_in("sae.version") == {"sae.version"}
     assert "sae.embeddings.spot" not in imports_of("sae.hosts.comfyui.model")  # inside of a function
+
+
+def test_no_modules_import_each_other_in_a_circle():
+    """Whichever of them is imported first, or not."""
+    assert circle({name: named_by(name) - {name} for name in FILES}) == []
+    assert circle({"a": ["b"], "b": ["c", "d"], "c": [], "d": ["a"]})[0] in "abd"
 
 
 def test_no_two_modules_have_one_name():
