@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from sae.dictionary.autoencoder import Architecture, SparseAutoencoder
-from sae.dictionary.origin import TrainedOn
+from sae.dictionary.owner import TrainedOn
 from sae.places.site import parse_location
 from sae.steering.delta import Steering
 from sae.steering.edits import Edit, Method, Unit

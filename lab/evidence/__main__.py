@@ -19,11 +19,10 @@ from typing import Any
 from sae.demo.shapes import COLOURS, SLOTS
 from sae.demo.shipped_weights import ATTENTION_SAE, IMAGE_SAE, TEXT_SAE
 
-from ..kandinsky.embed_evidence import embed_table
 from .calibrate import Bench
 from .contrast_rows import contrast_section
 from .heat import measure_heat
-from .measure import Measurement
+from .measure import Measurement, embed_table
 from .name_features import measure_names, name_features
 from .report import calibration_section, heat_section, names_section, write_report
 from .rows import COLOUR_ROWS, KIND_ROWS

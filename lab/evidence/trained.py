@@ -25,11 +25,10 @@ from sae.dictionary.autoencoder import SparseAutoencoder
 from sae.drawing.pictures import to_image
 from sae.formats import load
 
-from ..kandinsky.embed_evidence import embed_table
 from ..kandinsky.losses import drawings
 from ..kandinsky.settings import BEST as BEST_SETTING
 from ..kandinsky.settings import SETTINGS
-from .measure import Measurement
+from .measure import Measurement, embed_table
 from .rows import BEST, Row
 from .tables import Line
 

@@ -8,25 +8,20 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
-from sae.demo.shapes import COLOURS, SLOTS, Prompt
+from sae.demo.shapes import COLOURS, Prompt
 from sae.dictionary.autoencoder import SparseAutoencoder
 from sae.embeddings.editing import steer_tokens
 from sae.finding.features import RankedFeature, feature_list
 from sae.steering.delta import Steering
 from sae.steering.record import SteeringRecord
 
-from ..evidence.cases import FINDING, changes
-from ..evidence.tables import UNSTEERED, WORDED, Line, Table
 from ..judge.reader import Readings, measure_pictures
 from ..judge.score import Score
 from .chain import Chain
 from .settings import OTHER_CONTEXTS, SETTINGS, EmbedCase, EmbedSetting
 
 RANDOM_SEED = 7
-WHERE = "image_embeds"
-FINDING_SEEDS = range(4)
 
 
 @dataclass
@@ -124,24 +119,3 @@ class EmbedDemo:
         if random_direction is not None:
             steered = random_twin(self.embeds, steered, random_direction)
         return self.chain.draw(steered, self.blank, self.seeds)
-
-
-def embed_table(
-    pictures: int, sae: SparseAutoencoder | None = None, settings: Sequence[EmbedSetting] = SETTINGS
-) -> Table:
-    """The evidence's changes of colour before the generator, of the shipped SAE or `sae`.
-
-    There are as many pictures a row, with the prompts and seeds of the FLUX's colour table.
-    """
-    measurement = EmbedMeasurement(FINDING[0], FINDING_SEEDS, sae, settings)
-    asked = list(changes("colour"))
-    count = max(1, round(pictures / len(asked)))
-    for change in tqdm(asked, desc="Changes of colour, Kandinsky"):
-        measurement.add(change.source, change.target, change.number, change.prompts(count), change.seeds(count))
-    found = measurement.found
-    lines = [Line("none", UNSTEERED, found.unsteered), Line("none", WORDED, found.ceiling)]
-    lines += [
-        Line(WHERE, setting.what, found.steered[index], found.random.get(index))
-        for index, setting in enumerate(settings)
-    ]
-    return Table("colour", lines, {slot: sum(found.right[slot]) for slot in SLOTS})

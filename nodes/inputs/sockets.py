@@ -33,17 +33,14 @@ STREAM_TIP = (
 
 
 def location_input(optional: bool = False) -> io.String.Input:
-    """`optional` ones are for experts."""
-    return io.String.Input(
-        "location", default="auto", tooltip=LOCATION_TIP, optional=optional, advanced=optional or None
-    )
+    """For experts: SAEs and sets know their own."""
+    return io.String.Input("location", default="auto", tooltip=LOCATION_TIP, optional=optional, advanced=True)
 
 
 def stream_input(optional: bool = False) -> io.Combo.Input:
     return io.Combo.Input(
-        "stream", options=["auto", *STREAMS], default="auto", tooltip=STREAM_TIP, optional=optional,
-        advanced=optional or None,
-    )  # fmt: skip
+        "stream", options=["auto", *STREAMS], default="auto", tooltip=STREAM_TIP, optional=optional, advanced=True
+    )
 
 
 def seed_input(tooltip: str, **more: Any) -> io.Int.Input:
@@ -102,7 +99,7 @@ def steering_inputs(finder: str, unit_tip: str, *, without: str = "") -> list[io
 
     Features are needed, unless `without` tells what happens when none come, as from a bypassed Feature Mixer.
     """
-    tip = f"From {finder} or SAEFeature. {without}".strip()
+    tip = f"From {finder} or Feature Mixer. {without}".strip()
     return [
         SaeFeatures.Input("features", optional=bool(without), tooltip=tip),
         method_input(),

@@ -41,7 +41,7 @@ def _what() -> list[io.Input]:
         Sae.Input(
             "sae", tooltip="An SAE that was trained on this model, or a set of them, which steers at all its places."
         ),
-        *steering_inputs("TopActivatingFeatures", token_unit_tip(), without=UNSTEERED),
+        *steering_inputs("Top Activating Features", token_unit_tip(), without=UNSTEERED),
     ]
 
 
@@ -50,14 +50,21 @@ def _where_and_when() -> list[io.Input]:
         location_input(),
         stream_input(),
         percent_input(
-            "start_percent", 0.0, "Part of the run after which steering begins, by noise level; 0 is the first step."
+            "start_percent",
+            0.0,
+            "Part of the run after which steering begins, by noise level; 0 is the first step.",
+            advanced=True,
         ),
         percent_input(
-            "end_percent", 1.0, "Part of the run at which steering ends, by noise level; 1 is the last step."
+            "end_percent",
+            1.0,
+            "Part of the run at which steering ends, by noise level; 1 is the last step.",
+            advanced=True,
         ),
         side_input(
             "Side of guidance when CFG is above 1. With guidance g, cond alone moves the result g times as far. "
-            "opposite: added to cond, taken from uncond."
+            "opposite: added to cond, taken from uncond.",
+            advanced=True,
         ),
         io.Mask.Input(
             "mask",
@@ -80,7 +87,7 @@ class FluxActivationSteer(io.ComfyNode):
                 "an SAE while any sampler runs. Reports after each run how many steps it steered and how large the "
                 "change was. Chain several to steer at several places."
             ),
-            search_aliases=["sae steering", "activation steering", "feature steering", "concept slider"],
+            search_aliases=["steering", "activation steering", "feature steering", "concept slider", "flux control"],
             inputs=[*_what(), *_where_and_when()],
             outputs=[io.Model.Output(display_name="model", tooltip="The steered copy of the model.")],
             hidden=[io.Hidden.unique_id],

@@ -44,7 +44,11 @@ class ConceptSteer(io.ComfyNode):
                 "once; then the one is put in place of the other while any sampler runs. The prompt that you draw "
                 "stays as it is. It works without an SAE too."
             ),
-            search_aliases=["concept", "edit", "control", "slider", "prompt", "attribute", "sae steering", "lora"],
+            search_aliases=[
+                *("steering", "steer model", "steer", "concept", "concept slider", "lora slider", "style slider"),
+                *("slider", "lora", "flux control", "control", "edit concept", "remove concept", "erase", "edit"),
+                *("change color", "change colour", "prompt", "attribute", "interpretability", "sae steering"),
+            ],
             inputs=[*_what(), *_finding(), *_acting()],
             outputs=[
                 io.Model.Output(display_name="model", tooltip="The steered copy of the model."),

@@ -12,11 +12,10 @@ from torch import Tensor
 from ..places.families import Family
 from ..places.site import KINDS, STREAMS, Depth, Site, parse_location, resolve_site
 from .autoencoder import SparseAutoencoder
-from .origin import TrainedOn
-from .owner import DIGITS, Owner
+from .owner import DIGITS, Owner, TrainedOn
 from .statistics import NAMES, FeatureStatistics
 
-_POINTS = ("attn", "mlp", "update", "block")
+_POINTS = ("attn", "mlp", "transcoder", "update", "block")
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..dictionary.autoencoder import SparseAutoencoder
+from ..dictionary.directions import check_reconstructs
 from ..dictionary.fingerprint import Progress, fingerprint
 from ..dictionary.sae_set import SaeSet
 from ..embeddings.spot import ALL, home_of, tensor_name
@@ -20,7 +21,7 @@ from .fit import Fit, FitTally
 FITTING_VARIANCE = 0.5  # an SAE that explains less than this share is of no use there
 BETTER_BY = 0.05  # explained variance by which another site must win to be named as the right one
 RIVAL_TOKENS = 32  # of each call are looked at elsewhere
-_POINTS: tuple[Point, ...] = ("block", "update", "attn", "mlp")
+_POINTS: tuple[Point, ...] = ("block", "update", "attn", "mlp")  # a transcoder is not measured
 
 
 class SelfTest:
@@ -28,6 +29,7 @@ class SelfTest:
 
     def __init__(self, sae: SparseAutoencoder, limit: int | None = None) -> None:
         """`limit` is the number of tokens of a call that count, evenly spread; all when None."""
+        check_reconstructs(sae)
         self.sae = sae
         self.limit = limit
         self.broken = 0  # tokens with NaN or infinite entries, which are left out
@@ -139,6 +141,8 @@ def describe(sae: SparseAutoencoder, progress: Progress | None = None) -> dict[s
     }
     if origin and origin.hook:
         facts["hook in the config"] = origin.hook
+    for number, note in enumerate(origin.notes if origin else ()):
+        facts["told" if number == 0 else f"told ({number + 1})"] = note
     return facts
 
 
@@ -185,6 +189,10 @@ def _selection(sae: SparseAutoencoder) -> str:
     kind, k = sae.architecture.kind, sae.architecture.k
     if kind == "groupmax":
         return f"the largest of each of {k} groups"
+    if kind == "gated_topk":
+        return f"the k = {k} largest magnitudes of each token, where their gate is open"
+    if kind == "signed_topk":
+        return f"the k = {k} largest of each token by size, with their signs"
     if kind == "matching_pursuit":
         return f"{k} times the one that fits best what is left"
     if k is not None:

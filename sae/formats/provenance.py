@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..dictionary.autoencoder import SparseAutoencoder
-from ..dictionary.origin import TrainedOn
+from ..dictionary.owner import TrainedOn
 from ..places.families import family_named, family_of_text
 from .known import known_checkpoint
 
@@ -29,6 +29,11 @@ def provenance(sae: SparseAutoencoder) -> dict[str, str]:
     table = {"model": known.model, "licence": known.licence, "source": known.repository} if known else {}
     found = {name: _first(places, keys) or table.get(name) for name, keys in _KEYS.items()}
     return {name: text for name, text in found.items() if text}
+
+
+def told_model(sae: SparseAutoencoder) -> str | None:
+    """The model that the SAE's own file names."""
+    return _first(_places(sae), _KEYS["model"])
 
 
 def trained_on(sae: SparseAutoencoder) -> TrainedOn | None:

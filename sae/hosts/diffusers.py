@@ -2,7 +2,7 @@
 
 What each module returns was read off diffusers 0.42: a double block (text, image), its attention (image, text) and
 with an IP-Adapter a third tensor, a single block (text, image) since 0.35 and one tensor before, its attention one
-tensor with the text first.
+tensor with the text first. `DiffusersModel` is a transformer as the front door runs any model.
 """
 
 from __future__ import annotations
@@ -27,6 +27,17 @@ from ..steering.row_by_row import Alone
 
 if TYPE_CHECKING:
     from diffusers import FluxTransformer2DModel
+from typing import TYPE_CHECKING
+
+from ..dictionary.autoencoder import SparseAutoencoder
+from ..dictionary.owner import TrainedOn
+from ..dictionary.sae_set import AnySae, Member, check_sites, members_at
+from ..places.families import Family, family_named
+from .host import See, SteeringResult
+
+if TYPE_CHECKING:
+    from diffusers import FluxTransformer2DModel
+
 
 PercentToSigma = Callable[[float], float]
 log = logging.getLogger(__name__)
@@ -180,7 +191,7 @@ def _install(transformer: FluxTransformer2DModel, tap: CountedTap, call: _Call) 
     if site.point == "attn":
         change = _change_attention(tap, call) if site.kind == "double" else _change_joint(tap, call)
         return [*hooks, module.attn.register_forward_hook(change)]
-    if site.point == "mlp":
+    if site.point in ("mlp", "transcoder"):
         feed_forward = module.ff if site.stream == "image" else module.ff_context
         return [*hooks, feed_forward.register_forward_hook(_change_one_stream(tap, call))]
     inputs: dict[str, Tensor] = {}
@@ -243,6 +254,50 @@ def _change_joint(tap: Tap, call: _Call) -> Callable[..., Any]:
 def _change_one_stream(tap: Tap, call: _Call) -> Callable[..., Any]:
     def hook(module: nn.Module, args: Any, output: Tensor) -> Tensor:
         change = tap_image if tap.site.stream == "image" else tap_text
-        return change(tap, output, call.moment)
+        return change(tap, output, call.moment, args[0] if tap.site.point == "transcoder" else None)
 
     return hook
+
+
+FAMILY = "FLUX.1"
+
+
+@dataclass(frozen=True)
+class DiffusersModel:
+    """The `Host` of a FluxTransformer2DModel."""
+
+    transformer: FluxTransformer2DModel
+
+    @property
+    def family(self) -> Family:
+        family = family_named(FAMILY)
+        if family is None:
+            raise LookupError(f"no row for {FAMILY}")
+        return family
+
+    @property
+    def depth(self) -> Depth:
+        return depth_of(self.transformer)
+
+    @property
+    def trained_on(self) -> TrainedOn:
+        return TrainedOn(FAMILY)
+
+    def members(self, sae: AnySae, location: str, stream: str) -> list[Member]:
+        members = members_at(sae, location, stream)
+        check_sites(sae, members, self.family, self.depth)
+        return members
+
+    @contextmanager
+    def showing(
+        self, places: Sequence[tuple[Site, SparseAutoencoder | None]], sees: Sequence[See]
+    ) -> Iterator[FluxTransformer2DModel]:
+        with ExitStack() as stack:
+            for (site, _), see in zip(places, sees, strict=True):
+                stack.enter_context(capture(self.transformer, site, see))
+            yield self.transformer
+
+    @contextmanager
+    def steering(self, interventions: Sequence[Intervention]) -> Iterator[SteeringResult]:
+        with steer(self.transformer, interventions) as record:
+            yield SteeringResult(self.transformer, record.summary)

@@ -61,7 +61,8 @@ class Stack:
 
     def module(self, point: Point, stream: Stream) -> Inside | None:
         """The module of a point inside the block; None where there is none of that meaning."""
-        return self.modules.get((point, "joint" if self.carries == "joint" else stream))
+        inside = "mlp" if point == "transcoder" else point
+        return self.modules.get((inside, "joint" if self.carries == "joint" else stream))
 
     @property
     def points(self) -> tuple[str, ...]:
@@ -105,7 +106,7 @@ class Family:
             )
         if stack.ends_without_text and here.stream == "text" and depth.of(here.kind) - 1 in here.blocks:
             raise self._lacks(site, depth, f"its last block, {depth.of(here.kind) - 1}, returns no text")
-        if here.point in ("attn", "mlp") and stack.module(here.point, here.stream) is None:
+        if here.point in ("attn", "mlp", "transcoder") and stack.module(here.point, here.stream) is None:
             raise self._lacks(site, depth, f"its {kind_name(stack.kind)} have no such point")
         return here
 

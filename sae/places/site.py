@@ -14,7 +14,8 @@ from typing import Literal
 from ..files.quote import quoted, shown
 
 Kind = Literal["double", "single", "blocks", "layers"]
-Point = Literal["block", "update", "attn", "mlp"]
+# transcoder: reads what goes into the MLP and writes onto what comes out of it
+Point = Literal["block", "update", "attn", "mlp", "transcoder"]
 Stream = Literal["image", "text", "joint"]
 
 STREAMS: tuple[Stream, ...] = ("image", "text", "joint")
@@ -50,6 +51,10 @@ _POINTS: dict[Kind, dict[str, tuple[Point, Stream | None]]] = {
         "txt_attn.proj": ("attn", "text"),
         "img_mlp": ("mlp", "image"),
         "txt_mlp": ("mlp", "text"),
+        "ff.transcoder": ("transcoder", "image"),
+        "ff_context.transcoder": ("transcoder", "text"),
+        "img_mlp.transcoder": ("transcoder", "image"),
+        "txt_mlp.transcoder": ("transcoder", "text"),
         "attn1": ("attn", "image"),
         "self_attn": ("attn", "image"),
     },
@@ -63,6 +68,9 @@ _POINTS: dict[Kind, dict[str, tuple[Point, Stream | None]]] = {
         "ffn": ("mlp", None),
         "ff": ("mlp", None),
         "mlp": ("mlp", None),
+        "ffn.transcoder": ("transcoder", None),
+        "ff.transcoder": ("transcoder", None),
+        "mlp.transcoder": ("transcoder", None),
     },
     "layers": {
         "": ("block", None),
@@ -70,6 +78,7 @@ _POINTS: dict[Kind, dict[str, tuple[Point, Stream | None]]] = {
         "attention": ("attn", None),
         "attn": ("attn", None),
         "feed_forward": ("mlp", None),
+        "feed_forward.transcoder": ("transcoder", None),
     },
 }
 LONGEST = 1000  # characters of a location, which may list every block
@@ -79,7 +88,7 @@ _LOCATION = re.compile(r"(?P<stack>[a-z_]+)\.(?P<blocks>[0-9][0-9,\- ]*)(?:\.(?P
 # single_transformer_blocks.9.proj_mlp, names another place; a file's suffix does not.
 _IN_NAME = re.compile(
     r"(?<![a-z_])(?P<stack>single_transformer_blocks|transformer_blocks)\.(?P<block>[0-9]{1,4})"
-    r"(?:\.(?P<point>attn|ff_context|ff|update))?(?:-(?P<stream>image|text|joint|[01])(?![0-9]))?"
+    r"(?:\.(?P<point>attn|(?:ff_context|ff)(?:\.transcoder)?|update))?(?:-(?P<stream>image|text|joint|[01])(?![0-9]))?"
     r"(?![0-9a-z]|\.(?!(?:safetensors|pt|pth|bin|npz)\b)[a-z])"
 )
 
@@ -155,6 +164,8 @@ def stack_name(kind: Kind) -> str:
 
 def point_suffix(kind: Kind, point: Point, stream: Stream) -> str:
     """What stands behind the block's number."""
+    if point == "transcoder":
+        return f"{point_suffix(kind, 'mlp', stream)}.transcoder"
     if point == "mlp" and kind == "double" and stream == "text":
         return ".ff_context"
     attn, mlp = {"blocks": (".attn1", ".ffn"), "layers": (".attention", ".feed_forward")}.get(kind, (".attn", ".ff"))
@@ -236,7 +247,7 @@ def resolve_site(location: str, stream: str, own: Site | None) -> Site:
             )
         if stream == "auto":
             return own
-        fixed = own.stream if own.point == "mlp" and own.kind == "double" else None
+        fixed = own.stream if own.point in ("mlp", "transcoder") and own.kind == "double" else None
         return replace(own, stream=_choose_stream(own.kind, fixed, stream, str(own)))
     kind, _, point, said = _read_location(location)
     if stream == "auto" and said is None and own is not None and (kind, point) == (own.kind, own.point):

@@ -8,11 +8,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..dictionary.directions import check_place
 from ..places.moment import COND, EVERY_SIGMA, SIDES, UNCOND, WHOLE_RUN, Moment, Schedule, Side, SigmaWindow
 from ..places.region import check_mask, moment_weights
 from ..places.site import Site
 from .delta import Steering
 from .fast.one_row import held_sum
+from .methods import METHODS
+from .methods.steering_method import SteeringMethod
 from .record import SteeringRecord
 
 # factor of Δ on the cond and on the uncond rows
@@ -35,6 +38,13 @@ class Intervention:
     mask: Tensor | None = None
 
     def __post_init__(self) -> None:
+        check_place(self.steering.sae, self.site)
+        if self.site.point == "transcoder" and _needs_one_tensor(METHODS[self.steering.method]):
+            others = ", ".join(name for name, method in METHODS.items() if not _needs_one_tensor(method))
+            raise ValueError(
+                f"method: {self.steering.method!r} needs one and the same tensor to read and to change, and a "
+                f"transcoder reads another; use one of {others}."
+            )
         if self.side not in SIDES:
             raise ValueError(f"apply_to: {self.side!r} is not a side; use one of {', '.join(SIDES)}.")
         if self.mask is None:
@@ -49,6 +59,11 @@ class Intervention:
     def begin(self, record: SteeringRecord, window: SigmaWindow = EVERY_SIGMA) -> ActiveIntervention:
         """This intervention for one run. What the run caches on a device dies with the returned object."""
         return ActiveIntervention(self, replace(self.steering, _cache={}), record, window)
+
+
+def _needs_one_tensor(method: SteeringMethod) -> bool:
+    """Whether it pushes a token as far as its own length says, and reads codes of that same token."""
+    return method.pushes and method.reads_codes
 
 
 class _Steered(NamedTuple):
@@ -116,6 +131,8 @@ class ActiveIntervention:
     def _steered(self, x: Tensor, reads: Tensor, weight: Tensor | None, sigma: float) -> Tensor:
         """x + weight · Δ, noted; `weight` (rows, tokens or 1)."""
         weight = None if weight is None else weight.expand(x.shape[:2])
+        if self.site.point == "transcoder" and not self.steering.reads:
+            reads = x  # what needs no codes is measured by what it changes
         push = self.steering.push(reads, None if reads is x else x)
         if push is not None:
             pushed = replace(push, weight=weight).added(x)

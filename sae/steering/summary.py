@@ -76,7 +76,8 @@ class RunSummary:
         if self.steps == 0:
             return "No step was steered."
         unit = "step" if self.steps == 1 else "steps"
-        return f"Steered {self.steps} {unit}; mean ‖Δ‖/‖x‖ {self.mean_ratio:.3g}, largest {self.max_ratio:.3g}."
+        ratio = f"mean ‖Δ‖/‖x‖ {self.mean_ratio:.3g}, at one token up to {self.max_ratio:.3g}"
+        return f"Steered {self.steps} {unit}; {ratio}."
 
     @property
     def warnings(self) -> list[str]:

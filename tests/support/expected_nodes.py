@@ -14,7 +14,7 @@ INPUTS = {
     "ContrastPictures": [
         *"model vae positive_pictures negative_pictures prompt seed seeds levels location stream".split(),
     ],
-    "SaveDirections": ["sae", "name"],
+    "SaveDirections": ["sae", "name", "format"],
     "SAEFeature": ["feature", "strength", "features"],
     "FeatureMixer": ["sae", "mix", "features"],
     "FeatureBrowser": ["sae"],
@@ -34,6 +34,8 @@ INPUTS = {
         *"model vae sae features method unit strengths controls positive negative latent_image seed steps cfg".split(),
         *"sampler_name scheduler denoise location stream replaces".split(),
     ],
+    "BeforeAndAfter": ["before", "after"],
+    "PaintRegion": ["image", "strokes"],
     "LabelFeatures": (
         "model clip sae latent_image words contexts threshold seed steps location stream save gallery".split()
     ),
@@ -86,6 +88,8 @@ OUTPUTS = {
     "FluxActivationSteer": ["MODEL"],
     "FeatureHeatmap": ["IMAGE", "MASK", "STRING"],
     "SteeringSweep": ["IMAGE"],
+    "BeforeAndAfter": [],
+    "PaintRegion": ["MASK"],
     "LabelFeatures": ["STRING"],
     "CalibrateStrength": ["SAE_FEATURES", "STRING"],
     "SaveRecipe": ["STRING"],
@@ -105,7 +109,7 @@ OUTPUTS = {
     "KandinskyPrior": ["CLIP_VISION_OUTPUT", "CLIP_VISION_OUTPUT"],
     "KandinskyEncodeImage": ["CLIP_VISION_OUTPUT", "CLIP_VISION_OUTPUT"],
     "KandinskyDecode": ["IMAGE"],
-    "LoadShapesDemo": ["MODEL", "VAE", "SAE", "SAE", "SAE", "CLIP", "SAE"],
+    "LoadShapesDemo": ["MODEL", "VAE", "SAE", "SAE", "SAE", "CLIP", "SAE", "LATENT"],
     "LoadShapesKandinsky": ["KANDINSKY_PRIOR", "KANDINSKY_DECODER", "SAE"],
     "ShapesPrompt": ["CONDITIONING"],
 }

@@ -10,7 +10,7 @@ import comfy.sample
 import torch
 
 import tiny_families
-from sae_steering_pack.sae.dictionary.origin import TrainedOn
+from sae_steering_pack.sae.dictionary.owner import TrainedOn
 from sae_steering_pack.sae.hosts.comfyui import steering as host
 from tiny_families import CASES
 from tiny_flux import intervention, make_sae, sae_tensors

@@ -10,7 +10,8 @@ import torch
 
 @contextmanager
 def hooked(transformer, location, stream, change):
-    """`change(x, read)` gives the new tokens; `read` is output - input at an update site, else x."""
+    """`change(x, read)` gives the new tokens; `read` is output - input at an update site, an MLP's input at a
+    transcoder's, else x."""
     handles = []
     for block in _blocks(location):
         handles += _install(transformer, block, location, stream, change)
@@ -35,6 +36,9 @@ def _install(transformer, block, location, stream, change):
     if location.endswith((".ff", ".ff_context")):
         part = module.ff if location.endswith(".ff") else module.ff_context
         return [part.register_forward_hook(lambda module, args, output: change(output, output))]
+    if location.endswith(".transcoder"):
+        part = module.ff_context if "ff_context" in location else module.ff
+        return [part.register_forward_hook(lambda module, args, output: change(output, args[0]))]
     before = {}
 
     def keep(module, args, kwargs):

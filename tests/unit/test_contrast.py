@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from sae.dictionary.contrast import CLEAR, Contrast
-from sae.dictionary.origin import TrainedOn
+from sae.dictionary.owner import TrainedOn
 from sae.export import export
 from sae.files.safetensors_file import open_safetensors, write_whole
 from sae.finding.features import feature_list

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from sae.dictionary.autoencoder import SparseAutoencoder
-from sae.dictionary.origin import Origin, TrainedOn
+from sae.dictionary.owner import Origin, TrainedOn
 from sae.export import export
 from sae.formats import load
 from sae.formats.known import KNOWN

@@ -7,7 +7,7 @@ import torch
 
 from sae.dictionary.autoencoder import SparseAutoencoder
 from sae.dictionary.fingerprint import fingerprint
-from sae.dictionary.origin import Origin, TrainedOn
+from sae.dictionary.owner import Origin, TrainedOn
 from sae.dictionary.sae_set import SaeSet, check_sites, members_at, saes_of
 from sae.dictionary.statistics import FeatureStatistics
 from sae.formats.sets import make_set, set_folders

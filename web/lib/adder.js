@@ -87,7 +87,7 @@ export function createAdder({ find, pictures, add, count }) {
           el("b", { textContent: feature.feature }),
           el("span", { className: "sae-steering-called", textContent: feature.name ?? "no name" }),
           el("span", { className: "sae-steering-pictures" }),
-          el("small", { textContent: Number.isFinite(feature.score) ? short(feature.score) : "" }),
+          el("small", { textContent: Number.isFinite(feature.score) ? `${short(100 * feature.score)} % sure` : "", title: "How much of its firing the name explains" }),
         ),
       ),
     );

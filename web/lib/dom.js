@@ -30,8 +30,11 @@ export function short(value) {
   return String(Number(value.toPrecision(3)));
 }
 
-/** Keeps pointers and wheels of a panel away from the canvas behind it. */
+/** Keeps pointers and wheels of a panel away from the canvas behind it, and the keys that would delete its node. */
 export function shield(element) {
+  element.addEventListener("keydown", (event) => {
+    if (event.key === "Delete" || event.key === "Backspace") event.stopPropagation();
+  });
   for (const kind of ["pointerdown", "mousedown", "dblclick"]) {
     element.addEventListener(kind, (event) => event.stopPropagation());
   }

@@ -61,7 +61,7 @@ function item({ name, note, features, sae, fits, picture }, folder, onclick) {
   return el(
     "button",
     { type: "button", role: "menuitem", className: fits ? "" : "sae-steering-unfit", onclick },
-    picture ? el("img", { src: outputPicture(folder, picture), alt: "", loading: "lazy" }) : el("i", {}),
+    picture ? el("img", { src: outputPicture(folder, picture), alt: "", loading: "lazy" }) : undefined,
     el(
       "span",
       {},

@@ -16,12 +16,12 @@ export function drawReport(payload) {
 }
 
 function drawCurve(ratios) {
-  const top = Math.max(...ratios, 1e-12);
+  const top = Math.max(...ratios, 0);
   const points = ratios.map((ratio, at) => {
     const x = (WIDTH * at) / (ratios.length - 1);
-    return `${x.toFixed(1)},${(HEIGHT - 3 - (HEIGHT - 6) * (ratio / top)).toFixed(1)}`;
+    return `${x.toFixed(1)},${(HEIGHT - 3 - (HEIGHT - 6) * (top && ratio / top)).toFixed(1)}`;
   });
-  const label = `‖Δ‖/‖x‖ over ${ratios.length} steps, at most ${short(top)}`;
+  const label = `mean ‖Δ‖/‖x‖ of each of ${ratios.length} steps, the largest ${short(top)}`;
   return el(
     "figure",
     { className: "sae-steering-curve" },

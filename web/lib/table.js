@@ -11,23 +11,21 @@ export function drawTable(node, payload) {
   const pictured = rows.some((row) => row.heat);
   const shown = rows.some((row) => row.pictures?.length); // on which pictures of the gallery it fires most
   const placed = rows.some((row) => row.place); // of a set of SAEs
-  const told = el("div", { className: "sae-steering-message", role: "status" });
-  const tell = (text) => (told.textContent = text);
   const measure = payload.effect ? "effect" : payload.contrast ? "difference" : "activation";
   const head = ["#", "feature", placed ? "place" : undefined, "name", shown ? "fires on" : undefined, pictured ? "where" : undefined, measure, "tokens", ""];
   queueMicrotask(() => refreshNames({ ...payload, rows }));
   const body = rows.map((row, rank) =>
     el(
       "tr",
-      { title: row.note ?? "", onclick: () => take(payload, row, tell) },
+      { title: row.note ?? "", onclick: () => take(payload, row) },
       cell(rank + 1, "sae-steering-quiet"),
       cell(row.feature, "sae-steering-index"),
-      placed ? cell(row.place ?? "", "sae-steering-quiet") : undefined,
+      placed ? el("td", { className: "sae-steering-quiet sae-steering-place", title: row.place ?? "", textContent: shortPlace(row.place ?? "") }) : undefined,
       nameCell(cell(row.name ?? "", "sae-steering-called"), row.feature),
-      shown ? el("td", {}, ...(row.pictures ?? []).map((one) => picture(one, payload.gallery, row.feature))) : undefined,
+      shown ? el("td", { className: "sae-steering-pictures" }, ...(row.pictures ?? []).map((one) => picture(one, payload.gallery, row.feature))) : undefined,
       pictured ? el("td", {}, row.heat ? thumbnail(row.heat, row.feature) : "") : undefined,
-      el("td", { className: "sae-steering-bar" }, bar(row.value / largest), el("span", { textContent: short(row.value) })),
-      cell(`${short(100 * row.share)} %`, "sae-steering-quiet"),
+      el("td", {}, el("div", { className: "sae-steering-bar" }, bar(row.value / largest), el("span", { textContent: short(row.value) }))),
+      cell(percent(row.share), "sae-steering-quiet sae-steering-share"),
       el("td", {}, el("button", {
         type: "button", className: "sae-steering-take", textContent: "+", title: "Add to a Feature Mixer",
         "aria-label": `Add feature ${row.feature} to a Feature Mixer`,
@@ -36,21 +34,32 @@ export function drawTable(node, payload) {
   );
   return el(
     "div",
-    { className: "sae-steering-table", "data-fingerprint": payload.fingerprint },
+    { className: `sae-steering-table ${placed ? "sae-steering-placed" : ""}`, "data-fingerprint": payload.fingerprint },
     el("div", { className: "sae-steering-title", textContent: payload.title ?? "" }),
     el(
       "table",
       {},
-      el("thead", {}, el("tr", {}, ...head.filter((text) => text !== undefined).map((text) => el("th", { textContent: text })))),
+      el("thead", {}, el("tr", {}, ...head.filter((text) => text !== undefined).map((text) => el("th", { className: text === "tokens" ? "sae-steering-share" : "", textContent: text })))),
       el("tbody", {}, ...body),
     ),
     ...(payload.lines ?? []).map((line) => el("div", { className: "sae-steering-quiet", textContent: line })),
-    told,
   );
 }
 
 function cell(text, className) {
   return el("td", { className, textContent: text });
+}
+
+/** As short as it can be told: "transformer_blocks.0.attn (image)" is "double 0 attn". */
+function shortPlace(place) {
+  const found = /^(single_)?transformer_blocks\.(\S+?)(?:\.(\w+))?(?: \((\w+)\))?$/.exec(place);
+  if (!found) return place;
+  const [, single, block, point] = found;
+  return [single ? "single" : "double", block, point].filter(Boolean).join(" ");
+}
+
+function percent(share) {
+  return `${short(Math.round(1000 * share) / 10)}\u00a0%`;
 }
 
 function bar(share) {

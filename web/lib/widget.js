@@ -12,6 +12,7 @@ export function addElement(node, name, type, element, height, options = {}) {
   const widget = node.addDOMWidget(name, `${type}.${++made}`, element, {
     getMinHeight: height,
     margin: 6,
+    hideOnZoom: false, // the classic canvas would show a grey box when it is small, as whole workflows on a laptop are
     hideInPanel: true, // the properties panel draws core's types only, and would list an empty line
     ...options,
   });

@@ -8,11 +8,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import torch
 from comfy.model_patcher import ModelPatcher as Model
 from torch import Tensor
 
 from ...dictionary.contrast import SIDES, Side
 from ...dictionary.sae_set import AnySae, SaeSet
+from ...files.quote import quoted
 from ...files.recent import Newest
 from ...finding.contrasted import Contrasted, Told
 from ...finding.features import RankedFeature, feature_list
@@ -48,7 +50,15 @@ class Texts:
         return [f"Wanted: {self.wanted[:80]}", f"Instead of: {self.instead_of[:80]}"]
 
     def prompts(self) -> list[Any]:
-        return [encoded(self.clip, text) for text in (self.wanted, self.instead_of)]
+        """Both as conditionings; ValueError where the text encoder makes the same of them."""
+        wanted, other = (encoded(self.clip, text) for text in (self.wanted, self.instead_of))
+        if len(wanted) == len(other) and all(torch.equal(a[0], b[0]) for a, b in zip(wanted, other, strict=True)):
+            against = quoted(self.instead_of, 60) if self.instead_of else "no words"
+            raise ValueError(
+                f"wanted: the text encoder makes the same of {quoted(self.wanted, 60)} as of {against}, so there is "
+                f"nothing to find; use other words{getattr(self.clip, 'known_words', '')}."
+            )
+        return [wanted, other]
 
 
 class FoundFeatures(NamedTuple):

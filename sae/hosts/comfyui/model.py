@@ -14,7 +14,7 @@ from comfy.model_patcher import ModelPatcher as Model
 from torch import Tensor, nn
 
 from ...dictionary.directions import Directions
-from ...dictionary.origin import TrainedOn
+from ...dictionary.owner import TrainedOn
 from ...dictionary.sae_set import AnySae, Member, SaeSet, check_sites, members_at
 from ...known.ranges import Setting, setting_of
 from ...places.families import FAMILIES, Family

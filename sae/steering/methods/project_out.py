@@ -9,9 +9,8 @@ from __future__ import annotations
 from torch import Tensor
 
 from ..steering_inputs import SteeringInputs
-from .sharing import part_of_the_rest
 from .shift import unit_rows
-from .steering_method import Change, Prepared, SteeringMethod, Words, without_strength
+from .steering_method import Change, Prepared, SteeringMethod, Words, part_of_the_rest, without_strength
 
 
 def _change(inputs: SteeringInputs, at: Prepared, x: Tensor, sigma: float | None) -> Change:

@@ -9,9 +9,8 @@ from __future__ import annotations
 from torch import Tensor
 
 from ..steering_inputs import SteeringInputs
-from .sharing import root
 from .shift import along
-from .steering_method import Change, Prepared, SteeringMethod, Words
+from .steering_method import Change, Prepared, SteeringMethod, Words, root
 
 
 def _change(inputs: SteeringInputs, at: Prepared, x: Tensor, sigma: float | None) -> Change:

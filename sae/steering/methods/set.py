@@ -8,9 +8,8 @@ from __future__ import annotations
 from torch import Tensor
 
 from ..steering_inputs import SteeringInputs
-from .sharing import each_the_total
 from .shift import along
-from .steering_method import Change, Prepared, SteeringMethod, Words
+from .steering_method import Change, Prepared, SteeringMethod, Words, each_the_total
 
 
 def _change(inputs: SteeringInputs, at: Prepared, x: Tensor, sigma: float | None) -> Change:

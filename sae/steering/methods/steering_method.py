@@ -16,7 +16,28 @@ from ..edits import Unit
 from ..fast.one_row import PreparedRow
 from ..steering_inputs import SteeringInputs
 from ..summary import PresenceOf
-from .sharing import each_the_total
+
+
+def each_the_total(total: float, places: int) -> float:
+    """Each place fixes what it finds, whatever was done before."""
+    return total
+
+
+def equal_parts(total: float, places: int) -> float:
+    """Pushes add up."""
+    return total / places
+
+
+def part_of_the_rest(total: float, places: int) -> float:
+    """Each place takes a part out of what the one before left: 1 - total is left in the end."""
+    left = 1 - total
+    return total if places == 1 or left <= 0 else 1 - left ** (1 / places)
+
+
+def root(total: float, places: int) -> float:
+    """Each place multiplies what the one before left."""
+    return total if places == 1 or total <= 0 else total ** (1 / places)
+
 
 PUSHED_UNITS: tuple[Unit, ...] = ("token_norm", "raw", "mean", "max", "calibrated", "auto")  # of methods that push
 

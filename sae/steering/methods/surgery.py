@@ -10,9 +10,8 @@ from __future__ import annotations
 from torch import Tensor
 
 from ..steering_inputs import SteeringInputs
-from .sharing import equal_parts
 from .shift import pushed_everywhere
-from .steering_method import PUSHED_UNITS, Change, Prepared, SteeringMethod, Words
+from .steering_method import PUSHED_UNITS, Change, Prepared, SteeringMethod, Words, equal_parts
 
 
 def _change(inputs: SteeringInputs, at: Prepared, x: Tensor, sigma: float | None) -> Change:

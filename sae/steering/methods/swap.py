@@ -16,8 +16,7 @@ from torch import Tensor
 
 from ..edits import Edit
 from ..steering_inputs import SteeringInputs
-from .sharing import part_of_the_rest
-from .steering_method import Change, Prepared, SteeringMethod, Words
+from .steering_method import Change, Prepared, SteeringMethod, Words, part_of_the_rest
 
 
 def _over_all_tokens(inputs: SteeringInputs, edits: Sequence[Edit]) -> Tensor:

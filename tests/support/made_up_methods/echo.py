@@ -5,9 +5,8 @@ from __future__ import annotations
 from torch import Tensor
 
 from ..steering_inputs import SteeringInputs
-from .sharing import root
 from .shift import along
-from .steering_method import Change, Prepared, SteeringMethod, Words, without_strength
+from .steering_method import Change, Prepared, SteeringMethod, Words, root, without_strength
 
 
 def _prepare(inputs: SteeringInputs, sizes: Tensor) -> dict[str, Tensor]:
