@@ -1,6 +1,6 @@
 // The pack's one entry: registers its widgets, and shows on nodes what they found.
-import { app } from "../../scripts/app.js";
 import { api } from "../../scripts/api.js";
+import { app } from "../../scripts/app.js";
 import { browserOf, createBrowser } from "./lib/browser.js";
 import { createCompare } from "./lib/compare.js";
 import { executionNodes } from "./lib/graph.js";

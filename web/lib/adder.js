@@ -1,6 +1,5 @@
 // The field that adds features: a number, or words of a name with what is found for them below.
-import { el, short } from "./dom.js";
-import { showAt } from "./float.js";
+import { el, short, showAt } from "./dom.js";
 import { picture } from "./pictures.js";
 
 const PAUSE = 200; // milliseconds after the last key

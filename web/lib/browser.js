@@ -1,12 +1,11 @@
 // All features of an SAE in a list that is drawn only where it is looked at, so that tens of thousands scroll as ten do.
 import { explain } from "./card.js";
-import { el, shield, short } from "./dom.js";
+import { addElement, el, makeRoom, shield, short } from "./dom.js";
 import { executionId, originOf, rootGraph, saeSource } from "./graph.js";
 import { nameCell, RENAMED } from "./names.js";
 import { featureCard, picture } from "./pictures.js";
 import { browseFeatures } from "./server.js";
 import { take } from "./take.js";
-import { addElement, makeRoom } from "./widget.js";
 
 const NAME = "sae_steering_browser";
 const TYPE = "sae_steering.browser";

@@ -1,6 +1,5 @@
 // One card for the page that tells of what the pointer or the keyboard is at.
-import { el } from "./dom.js";
-import { showAt } from "./float.js";
+import { el, showAt } from "./dom.js";
 
 const PAUSE = 250; // milliseconds before it shows
 const GAP = 6;

@@ -1,7 +1,6 @@
 // Two pictures in one panel: a line to move between them, side by side, or one that gives way while it is held.
-import { el, shield } from "./dom.js";
+import { addElement, el, makeRoom, shield } from "./dom.js";
 import { createFrame, shareOf } from "./frame.js";
-import { addElement, makeRoom } from "./widget.js";
 
 const NAME = "sae_steering_compare";
 const TYPE = "sae_steering.compare";

@@ -1,5 +1,4 @@
 // The value of the panel: rows as JSON. The same rules as sae/steering/mix.py, which has the last word.
-
 export const EMPTY = '{"rows": []}';
 export const UNITS = {
   calibrated: "× clear",

@@ -1,16 +1,15 @@
 // The panel of FeatureMixer: one row a feature. Its value is a JSON text, see mix.js.
 import { createAdder } from "./adder.js";
-import { el, shield } from "./dom.js";
+import { addElement, el, makeRoom, shield } from "./dom.js";
 import { asOneChange, saeSource } from "./graph.js";
 import { meaningFor } from "./meaning.js";
+import { changed, EMPTY, merged, move, parse, reset, rowOf, write } from "./mix.js";
 import { Row } from "./mixer_row.js";
 import { createTools } from "./mixer_tools.js";
-import { changed, EMPTY, merged, move, parse, reset, rowOf, write } from "./mix.js";
 import { renamed } from "./names.js";
 import { featureCard, picturesOf } from "./pictures.js";
 import { acceptRecipes, createPresets } from "./presets.js";
 import { featuresOf, findFeatures, rename } from "./server.js";
-import { addElement, makeRoom } from "./widget.js";
 
 const ROW_HEIGHT = 27;
 const TALL_ROW_HEIGHT = 52; // of two lines

@@ -1,9 +1,8 @@
 // A brush on a picture. Its value is a JSON text, see sae/drawing/strokes.py, which has the last word.
-import { el, shield } from "./dom.js";
+import { addElement, el, makeRoom, shield } from "./dom.js";
 import { leave } from "./focus.js";
 import { createFrame, shareOf } from "./frame.js";
 import { asOneChange } from "./graph.js";
-import { addElement, makeRoom } from "./widget.js";
 
 const TYPE = "sae_steering.strokes";
 const EMPTY = '{"strokes": []}';

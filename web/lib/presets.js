@@ -1,6 +1,5 @@
 // Recipes as presets of a panel: a menu of those in output/sae/recipes, and files that are dropped onto the panel.
-import { el, short } from "./dom.js";
-import { showAt } from "./float.js";
+import { el, short, showAt } from "./dom.js";
 import { listRecipes, openRecipe, outputPicture } from "./server.js";
 
 const LARGEST = 1_000_000; // bytes of a recipe

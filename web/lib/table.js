@@ -1,6 +1,6 @@
 // A table of features that fire: rank, number, name, where, how strongly, on how many tokens.
-// A click adds a feature to a panel.
-import { el, short } from "./dom.js";
+// A click adds a feature to a panel. And what a run's steering did: a sentence, warnings, ‖Δ‖/‖x‖ over the steps as a curve.
+import { el, short, svg } from "./dom.js";
 import { nameCell, refreshNames } from "./names.js";
 import { picture } from "./pictures.js";
 import { take } from "./take.js";
@@ -80,4 +80,37 @@ function thumbnail(heat, feature) {
   values.forEach((value, at) => picture.data.set([value, value * 0.55, 255 - value, 60 + value * 0.76], 4 * at));
   context.putImageData(picture, 0, 0);
   return canvas;
+}
+
+const WIDTH = 240;
+const HEIGHT = 44;
+
+export function drawReport(payload) {
+  const curve = (payload.curve ?? []).filter((step) => Array.isArray(step) && step.every(Number.isFinite));
+  return el(
+    "div",
+    { className: "sae-steering-report" },
+    curve.length > 1 ? drawCurve(curve.map(([, ratio]) => ratio)) : undefined,
+    el("div", { textContent: payload.text ?? "" }),
+    ...(payload.warnings ?? []).map((line) => el("div", { className: "sae-steering-warning", textContent: `⚠ ${line}` })),
+  );
+}
+
+function drawCurve(ratios) {
+  const top = Math.max(...ratios, 0);
+  const points = ratios.map((ratio, at) => {
+    const x = (WIDTH * at) / (ratios.length - 1);
+    return `${x.toFixed(1)},${(HEIGHT - 3 - (HEIGHT - 6) * (top && ratio / top)).toFixed(1)}`;
+  });
+  const label = `mean ‖Δ‖/‖x‖ of each of ${ratios.length} steps, the largest ${short(top)}`;
+  return el(
+    "figure",
+    { className: "sae-steering-curve" },
+    svg(
+      "svg",
+      { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: "img", "aria-label": label, preserveAspectRatio: "none" },
+      svg("polyline", { points: points.join(" "), fill: "none", "vector-effect": "non-scaling-stroke" }),
+    ),
+    el("figcaption", { textContent: label }),
+  );
 }

@@ -2,7 +2,6 @@
 import { app } from "../../../scripts/app.js";
 import { executionNodes } from "./graph.js";
 import { panelOf } from "./mixer.js";
-import { toast } from "./toast.js";
 
 /**
  * Puts the feature into the selected panel, else into one of the same SAE, else into the only one there is.
@@ -34,4 +33,10 @@ export async function take(sae, feature) {
   toast("success", `Feature ${feature.feature} is in ${node.title}.`);
   panel.know(sae);
   panel.add(feature);
+}
+
+const SHOWN = { success: 3000, warn: 8000 }; // milliseconds
+
+export function toast(severity, detail) {
+  app.extensionManager.toast.add({ severity, summary: "SAE Steering", detail, life: SHOWN[severity] });
 }

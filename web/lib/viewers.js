@@ -2,15 +2,12 @@
 import { app } from "../../../scripts/app.js";
 import { browserOf } from "./browser.js";
 import { compareOf } from "./compare.js";
-import { el, shield } from "./dom.js";
-import { executionNodes, rootGraph } from "./graph.js";
-import { inputsOf } from "./inputs_of.js";
+import { addElement, el, makeRoom, shield } from "./dom.js";
+import { executionNodes, inputsOf, rootGraph } from "./graph.js";
 import { panelOf } from "./mixer.js";
 import { painterOf } from "./painter.js";
-import { drawReport } from "./report.js";
 import { history, reports, workflowOf } from "./server.js";
-import { drawTable } from "./table.js";
-import { addElement, makeRoom } from "./widget.js";
+import { drawReport, drawTable } from "./table.js";
 
 const NAME = "sae_steering_result";
 const TYPE = "sae_steering.result";
