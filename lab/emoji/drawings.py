@@ -15,7 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
+from torch import Tensor
 from tqdm import tqdm
 
 from .fetch import NAMES, PACKAGES, package_folder
@@ -112,7 +114,9 @@ def rasterize(svg: str) -> np.ndarray:
 
     encoded = bytes(resvg_py.svg_to_bytes(svg_string=svg, background="white"))
     picture = Image.open(io.BytesIO(encoded)).convert("RGB")
-    return np.asarray(picture.resize((SIZE, SIZE), Image.Resampling.LANCZOS) if picture.size != (SIZE, SIZE) else picture)
+    return np.asarray(
+        picture.resize((SIZE, SIZE), Image.Resampling.LANCZOS) if picture.size != (SIZE, SIZE) else picture
+    )
 
 
 def write_drawings(folder: Path) -> int:
@@ -125,11 +129,11 @@ def write_drawings(folder: Path) -> int:
     return len(found)
 
 
-def load_drawings(folder: Path) -> tuple[list[Drawing], np.ndarray]:
-    """Drawings and their pictures (n, 128, 128, 3) uint8, which stay on the disk until read."""
+def load_drawings(folder: Path) -> tuple[list[Drawing], Tensor]:
+    """Drawings and their pixels (n, 128, 128, 3) uint8."""
     rows = json.loads((folder / "drawings.json").read_text(encoding="utf-8"))
     drawings = [Drawing(**row | {key: tuple(row[key]) for key in ("words", "tags")}) for row in rows]
-    return drawings, np.load(folder / "drawings.npy", mmap_mode="r")
+    return drawings, torch.from_numpy(np.load(folder / "drawings.npy"))
 
 
 def main() -> None:

@@ -9,7 +9,11 @@ import argparse
 import subprocess
 from pathlib import Path
 
-PACKAGES = {"noto": "@iconify-json/noto", "fluent": "@iconify-json/fluent-emoji-flat", "twemoji": "@iconify-json/twemoji"}
+PACKAGES = {
+    "noto": "@iconify-json/noto",
+    "fluent": "@iconify-json/fluent-emoji-flat",
+    "twemoji": "@iconify-json/twemoji",
+}
 NAMES = "emojibase-data"
 VERSIONS = {
     "@iconify-json/noto": "1.2.9",

@@ -1,4 +1,4 @@
-"""The linear code of a drawing: each patch of 16×16 pixels in 64 numbers, which FLUX folds into 16 channels of 2×2 cells.
+"""The linear code of a drawing: each patch of 16×16 pixels in 64 numbers, 16 channels of 2×2 cells to FLUX.
 
 The numbers are the patches' principal components, the largest first.
 """

@@ -19,9 +19,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from .attention import plain_attention
 from .drawings import Drawing, load_drawings
 from .latents import LinearCode, fit_code
 from .model import EmojiModel
+from .pictures import to_pictures
 from .prompts import Words, full_prompt, known_words, sampling_weights, told
 
 log = logging.getLogger(__name__)
@@ -48,21 +50,16 @@ class Data:
     held_out: list[int]
 
 
-def load_pictures(pictures: np.ndarray) -> Tensor:
-    """(n, 128, 128, 3) uint8 to (n, 3, 128, 128) in 0..1."""
-    return torch.from_numpy(np.array(pictures)).permute(0, 3, 1, 2).float().div_(255)
-
-
 def prepare(folder: Path, run: Path) -> Data:
     """Reads the drawings; makes the run's code and list of words at its first start."""
-    drawings, pictures = load_drawings(folder)
+    drawings, pixels = load_drawings(folder)
     training = [number for number, drawing in enumerate(drawings) if not drawing.held_out]
     held_out = [number for number, drawing in enumerate(drawings) if drawing.held_out]
     if not (run / "code.safetensors").exists():
-        fit_code(load_pictures(pictures[training[::3]])).save(run / "code.safetensors")
+        fit_code(to_pictures(pixels[training[::3]])).save(run / "code.safetensors")
         Words(known_words([drawings[number] for number in training])).save(run / "words.json")
     code = LinearCode.load(run / "code.safetensors")
-    tokens = torch.cat([code.encode(load_pictures(part)) for part in np.array_split(pictures, 40)])
+    tokens = torch.cat([code.encode(to_pictures(part)) for part in pixels.split(256)])
     weights = sampling_weights(drawings[number] for number in training)
     return Data(drawings, tokens, Words.load(run / "words.json"), training, weights, held_out)
 
@@ -173,16 +170,16 @@ def save(training: Training, run: Path) -> None:
     (run / "average.tmp").replace(run / "average.safetensors")
 
 
-def rate_factor(step: int, first: int, last: int | None, decay: int) -> float:
-    """A short warm-up after every fresh start, then constant; in the last `decay` steps a straight line to zero."""
-    rising = min(1.0, (step - first + 1) / WARM_UP)
+def rate_factor(step: int, last: int | None, decay: int) -> float:
+    """A short warm-up, then constant; in the last `decay` steps before `last` a straight line to zero."""
+    rising = min(1.0, (step + 1) / WARM_UP)
     return rising if last is None or not decay else min(rising, (last - step) / decay)
 
 
-def train(training: Training, data: Data, run: Path, last: int | None, decay: int, fresh_from: int) -> None:
+def train(training: Training, data: Data, run: Path, last: int | None, decay: int) -> None:
     running, seconds = [], time.perf_counter()
     while last is None or training.step < last:
-        running.append(training.take_step(data, rate_factor(training.step, fresh_from, last, decay)))
+        running.append(training.take_step(data, rate_factor(training.step, last, decay)))
         if training.step % LOG_EVERY == 0:
             spent, seconds = time.perf_counter() - seconds, time.perf_counter()
             log.info("step %d, loss %.4f, %.2f s a step", training.step, np.mean(running), spent / len(running))
@@ -216,7 +213,8 @@ def main() -> None:
         log.info("carrying on at step %d", training.step)
     elif given.start is not None:
         training.start_from(load_file(given.start))
-    train(training, data, given.folder, given.steps, given.decay, 0)
+    with plain_attention():
+        train(training, data, given.folder, given.steps, given.decay)
 
 
 if __name__ == "__main__":
