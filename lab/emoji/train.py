@@ -153,12 +153,12 @@ class Training:
         current = {name: weight.detach().clone() for name, weight in self.model.named_parameters()}
         self.model.load_state_dict(self.average)
         generator = torch.Generator().manual_seed(0)
-        losses = [
-            flow_loss(self.model, data.tokens[part], row, generator, self.autocast).item()
-            for part, row in zip(np.array_split(chosen, 4), rows.tensor_split(4), strict=True)
-        ]
+        losses = []
+        for part, row in zip(torch.tensor(chosen).split(self.batch), rows.split(self.batch), strict=True):
+            loss = flow_loss(self.model, data.tokens[part], row, generator, self.autocast)
+            losses.append(loss.item() * len(part))
         self.model.load_state_dict(current)
-        return sum(losses) / len(losses)
+        return sum(losses) / len(chosen)
 
 
 def save(training: Training, run: Path) -> None:
