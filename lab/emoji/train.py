@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -86,7 +87,8 @@ class Training:
         torch.manual_seed(0)
         self.model = EmojiModel(words)
         self.runs = torch.compile(self.model) if compiled else self.model
-        self.batch, self.autocast, self.step = batch, autocast, 0
+        self.batch, self.autocast = batch, autocast
+        self.step = self.first = 0  # `first` is the step that the optimizers began at
         self.average = {name: weight.detach().clone() for name, weight in self.model.named_parameters()}
         matrices, rest = [], []
         for name, weight in self.model.transformer.named_parameters():
@@ -129,19 +131,23 @@ class Training:
     def state(self) -> dict[str, Any]:
         return {
             "step": self.step,
+            "first": self.first,
             "model": self.model.state_dict(),
             "average": self.average,
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
-        self.step, self.average = state["step"], state["average"]
+        self.step, self.first, self.average = state["step"], state["first"], state["average"]
         self.model.load_state_dict(state["model"])
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
 
-    def start_from(self, weights: dict[str, Tensor]) -> None:
-        """Begins with the averaged weights of another run; the optimizers begin anew."""
+    def start_from(self, path: Path) -> None:
+        """Goes on from the averaged weights of another run at its step; the optimizers begin anew."""
+        with safe_open(path, "pt") as file:
+            self.step = self.first = int(file.metadata()["step"])
+        weights = load_file(path)
         self.model.load_state_dict({name: weight.float() for name, weight in weights.items()})
         self.average = {name: weight.detach().clone() for name, weight in self.model.named_parameters()}
 
@@ -170,16 +176,16 @@ def save(training: Training, run: Path) -> None:
     (run / "average.tmp").replace(run / "average.safetensors")
 
 
-def rate_factor(step: int, last: int | None, decay: int) -> float:
-    """A short warm-up, then constant; in the last `decay` steps before `last` a straight line to zero."""
-    rising = min(1.0, (step + 1) / WARM_UP)
+def rate_factor(step: int, first: int, last: int | None, decay: int) -> float:
+    """A short warm-up from `first` on, then constant; in the last `decay` steps before `last` a straight line to zero."""
+    rising = min(1.0, (step - first + 1) / WARM_UP)
     return rising if last is None or not decay else min(rising, (last - step) / decay)
 
 
 def train(training: Training, data: Data, run: Path, last: int | None, decay: int) -> None:
     running, seconds = [], time.perf_counter()
     while last is None or training.step < last:
-        running.append(training.take_step(data, rate_factor(training.step, last, decay)))
+        running.append(training.take_step(data, rate_factor(training.step, training.first, last, decay)))
         if training.step % LOG_EVERY == 0:
             spent, seconds = time.perf_counter() - seconds, time.perf_counter()
             log.info("step %d, loss %.4f, %.2f s a step", training.step, np.mean(running), spent / len(running))
@@ -212,7 +218,8 @@ def main() -> None:
         training.load_state(torch.load(state, map_location="cpu", weights_only=True))
         log.info("carrying on at step %d", training.step)
     elif given.start is not None:
-        training.start_from(load_file(given.start))
+        training.start_from(given.start)
+        log.info("starting from the averaged weights of step %d", training.step)
     with plain_attention():
         train(training, data, given.folder, given.steps, given.decay)
 

@@ -117,7 +117,7 @@ def data():
 def trained(data, steps):
     training = Training(len(data.words), batch=2, compiled=False, autocast=False)
     for _ in range(steps):
-        training.take_step(data, rate_factor(training.step, None, 0))
+        training.take_step(data, rate_factor(training.step, 0, None, 0))
     return training
 
 
@@ -127,7 +127,7 @@ def test_training_carries_on_as_if_never_stopped(small, data, tmp_path):
     again = Training(len(data.words), batch=2, compiled=False, autocast=False)
     again.load_state(torch.load(tmp_path / "state.pt", weights_only=True))
     for _ in range(2):
-        again.take_step(data, rate_factor(again.step, None, 0))
+        again.take_step(data, rate_factor(again.step, again.first, None, 0))
     assert again.step == whole.step == 4
     for name, weight in whole.model.named_parameters():
         assert torch.equal(weight, dict(again.model.named_parameters())[name]), name
@@ -154,30 +154,29 @@ def test_averaged_weights_lag_behind(small, data):
 
 
 def test_weights_to_start_from(small, data, tmp_path):
-    from safetensors.torch import load_file
-
     training = trained(data, 2)
     save(training, tmp_path)
     again = Training(len(data.words), batch=2, compiled=False, autocast=False)
-    again.start_from(load_file(tmp_path / "average.safetensors"))
-    assert again.step == 0
+    again.start_from(tmp_path / "average.safetensors")
+    assert again.step == again.first == 2  # further draws follow, and the average reaches as far back
     for name, weight in again.model.named_parameters():
         assert torch.equal(weight, training.average[name].half().float()), name
 
 
 @pytest.mark.parametrize(
-    ("step", "last", "decay", "factor"),
+    ("step", "first", "last", "decay", "factor"),
     [
-        (0, None, 0, 0.01),
-        (49, None, 0, 0.5),
-        (5000, None, 0, 1),
-        (900, 1000, 0, 1),
-        (900, 1000, 200, 0.5),
-        (999, 1000, 200, 0.005),
+        (0, 0, None, 0, 0.01),
+        (49, 0, None, 0, 0.5),
+        (5049, 5000, None, 0, 0.5),
+        (5000, 0, None, 0, 1),
+        (900, 0, 1000, 0, 1),
+        (900, 0, 1000, 200, 0.5),
+        (999, 0, 1000, 200, 0.005),
     ],
 )
-def test_learning_rate(step, last, decay, factor):
-    assert rate_factor(step, last, decay) == pytest.approx(factor)
+def test_learning_rate(step, first, last, decay, factor):
+    assert rate_factor(step, first, last, decay) == pytest.approx(factor)
 
 
 def test_a_batch_does_not_change_a_drawing(small, data):
