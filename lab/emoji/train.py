@@ -177,7 +177,7 @@ def save(training: Training, run: Path) -> None:
 
 
 def rate_factor(step: int, first: int, last: int | None, decay: int) -> float:
-    """A short warm-up from `first` on, then constant; in the last `decay` steps before `last` a straight line to zero."""
+    """A short warm-up from `first` on, then constant; in the `decay` steps before `last` a straight line to zero."""
     rising = min(1.0, (step - first + 1) / WARM_UP)
     return rising if last is None or not decay else min(rising, (last - step) / decay)
 
