@@ -10,6 +10,7 @@ import argparse
 import logging
 import random
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -70,7 +71,9 @@ def noise_levels(count: int, generator: torch.Generator) -> Tensor:
     return torch.sigmoid(LOGIT_MEAN + LOGIT_SPREAD * torch.randn(count, generator=generator))
 
 
-def flow_loss(model: nn.Module, clean: Tensor, rows: Tensor, generator: torch.Generator, autocast: bool) -> Tensor:
+def flow_loss(
+    model: Callable[..., Tensor], clean: Tensor, rows: Tensor, generator: torch.Generator, autocast: bool
+) -> Tensor:
     """Rectified flow: x_t = (1 - t) x_0 + t noise, the target is noise - x_0."""
     noise = torch.randn(clean.shape, generator=generator)
     sigma = noise_levels(len(clean), generator)
@@ -90,7 +93,8 @@ class Training:
         self.batch, self.autocast = batch, autocast
         self.step = self.first = 0  # `first` is the step that the optimizers began at
         self.average = {name: weight.detach().clone() for name, weight in self.model.named_parameters()}
-        matrices, rest = [], []
+        matrices: list[nn.Parameter] = []
+        rest: list[nn.Parameter] = []
         for name, weight in self.model.transformer.named_parameters():
             inner = weight.ndim == 2 and "transformer_blocks." in name and ".norm" not in name
             (matrices if inner else rest).append(weight)
