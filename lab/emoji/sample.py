@@ -14,6 +14,7 @@ from .latents import pack
 from .model import TEXT_TOKENS, EmojiModel
 
 STEPS, GUIDANCE = 12, 2.5
+SHIFT = 3.0  # of the sigmas towards noise, as in training
 LATENT = (16, 16, 16)
 
 
@@ -30,6 +31,12 @@ def noise_for(seeds: Sequence[int]) -> Tensor:
     return pack(torch.stack([torch.randn(LATENT, generator=torch.Generator().manual_seed(seed)) for seed in seeds]))
 
 
+def sigmas_for(steps: int, shift: float = SHIFT) -> Tensor:
+    """Sigmas (steps + 1,) from 1 to 0, at `shift` 1 in even steps (Esser et al. 2024, equation 23)."""
+    even = torch.linspace(1, 0, steps + 1)
+    return shift * even / (1 + (shift - 1) * even)
+
+
 @torch.no_grad()
 def sample(
     model: EmojiModel,
@@ -37,12 +44,13 @@ def sample(
     seeds: Sequence[int],
     steps: int = STEPS,
     guidance: float = GUIDANCE,
+    shift: float = SHIFT,
     autocast: bool = False,
 ) -> Tensor:
     """Tokens (batch, 64, 64) for rows of words (batch, 8); `guidance` 1 leaves the empty prompt out."""
     tokens = noise_for(seeds)
     nothing = torch.zeros(len(rows), TEXT_TOKENS, dtype=torch.long)
-    for now, after in pairwise(torch.linspace(1, 0, steps + 1)):
+    for now, after in pairwise(sigmas_for(steps, shift)):
         with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
             if guidance == 1:
                 velocity = model(tokens, now.expand(len(rows)), rows)

@@ -35,7 +35,7 @@ WARM_UP = 100  # steps
 WEIGHT_DECAY = 0.01
 CLIP_NORM = 1.0
 AVERAGE_POWER = 7.0  # the average reaches back over about one eighth of the run (Karras et al. 2024, σ_rel 0.1)
-LOGIT_MEAN, LOGIT_SPREAD = 0.3, 1.2  # of the noise levels
+LOGIT_MEAN, LOGIT_SPREAD = 1.0, 1.3  # of the noise levels
 LOG_EVERY, SAVE_EVERY, JUDGE_EVERY = 50, 100, 500
 SEED = 1
 
@@ -67,7 +67,8 @@ def prepare(folder: Path, run: Path) -> Data:
 
 
 def noise_levels(count: int, generator: torch.Generator) -> Tensor:
-    """Sigmas (count,): logit-normal, a little towards noise, where it is decided what the picture shows."""
+    """Sigmas (count,): logit-normal towards noise: a drawing's large areas show through until sigma is above 0.8, and
+    only beyond that do the words decide what it shows."""
     return torch.sigmoid(LOGIT_MEAN + LOGIT_SPREAD * torch.randn(count, generator=generator))
 
 

@@ -12,7 +12,7 @@ from lab.emoji.judge import decide, find_twins
 from lab.emoji.latents import NUMBERS, LinearCode, fit_code, pack, patches_of, unpack
 from lab.emoji.pictures import to_pictures, to_pixels
 from lab.emoji.prompts import Words
-from lab.emoji.sample import sample
+from lab.emoji.sample import sample, sigmas_for
 from lab.emoji.train import Data, Training, rate_factor, save
 
 
@@ -177,6 +177,11 @@ def test_weights_to_start_from(small, data, tmp_path):
 )
 def test_learning_rate(step, first, last, decay, factor):
     assert rate_factor(step, first, last, decay) == pytest.approx(factor)
+
+
+def test_sigmas():
+    assert sigmas_for(4, shift=1).tolist() == [1, 0.75, 0.5, 0.25, 0]
+    assert sigmas_for(2, shift=3).tolist() == [1, 0.75, 0]
 
 
 def test_a_batch_does_not_change_a_drawing(small, data):
