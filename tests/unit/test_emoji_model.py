@@ -13,6 +13,7 @@ from lab.emoji.latents import NUMBERS, LinearCode, fit_code, pack, patches_of, u
 from lab.emoji.pictures import to_pictures, to_pixels
 from lab.emoji.prompts import Words
 from lab.emoji.sample import sample, sigmas_for
+from lab.emoji.ship import ship
 from lab.emoji.train import Data, Training, rate_factor, save
 
 
@@ -227,3 +228,15 @@ def test_twins_share_a_number():
     pictures[3] = pictures[1] + 0.001
     pictures[4] = pictures[1]
     assert find_twins(pictures, ["noto", "noto", "noto", "noto", "fluent"]).tolist() == [0, 1, 2, 1, 4]
+
+
+def test_a_run_is_shipped(tmp_path):
+    run, weights = tmp_path / "run", tmp_path / "weights"
+    run.mkdir()
+    for name in ("average.safetensors", "words.json"):
+        (run / name).write_text(name, encoding="utf-8")
+    with pytest.raises(ValueError, match=r"no code\.safetensors"):
+        ship(run, weights)
+    (run / "code.safetensors").write_text("code", encoding="utf-8")
+    assert ship(run, weights) == ["average.safetensors", "words.json", "code.safetensors"]
+    assert (weights / "words.json").read_text(encoding="utf-8") == "words.json"
