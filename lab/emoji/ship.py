@@ -1,6 +1,6 @@
 """Puts a run's averaged weights, words, code and decoder into lab/emoji/weights: python -m lab.emoji.ship --folder F.
 
-From there another machine goes on (lab.emoji.train --start). Each time they are committed the repository grows by 21 MB.
+From there another machine goes on (lab.emoji.train --start). Each commit of them makes the repository 21 MB larger.
 """
 
 from __future__ import annotations
