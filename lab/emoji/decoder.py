@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -75,6 +76,13 @@ class Decoder(nn.Module):
         decoder = cls(code)
         decoder.load_state_dict({name: weight.float() for name, weight in load_file(path).items()})
         return decoder.eval().requires_grad_(False)
+
+
+def load_decoder(run: Path) -> Callable[[Tensor], Tensor]:
+    """The run's decoder; before it is trained, the code's own pictures."""
+    code = LinearCode.load(run / "code.safetensors")
+    trained = run / "decoder.safetensors"
+    return Decoder.load(trained, code) if trained.exists() else code.decode
 
 
 def sharpness_loss(made: Tensor, real: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import random
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -11,10 +12,9 @@ from torch import Tensor
 from torch.nn import functional
 from tqdm import tqdm
 
-from .decoder import Decoder
+from .decoder import load_decoder
 from .drawings import Drawing, load_drawings
 from .judge import SIDE, Judge, Verdict, decide, features_of, thumbnails_of
-from .latents import LinearCode
 from .model import EmojiModel
 from .prompts import Words, full_prompt
 from .sample import GUIDANCE, STEPS, load_model, sample
@@ -39,7 +39,12 @@ class Court:
 
 
 def draw_names(
-    model: EmojiModel, words: Words, decoder: Decoder, asked: list[Drawing], steps: int, guidance: float
+    model: EmojiModel,
+    words: Words,
+    decoder: Callable[[Tensor], Tensor],
+    asked: list[Drawing],
+    steps: int,
+    guidance: float,
 ) -> Tensor:
     """Pictures (n, 3, 128, 128) in 0..1 of full prompts, seed n for drawing n."""
     pictures = []
@@ -63,7 +68,7 @@ def choose(drawings: list[Drawing], count: int, seen: bool) -> dict[str, list[in
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--folder", type=Path, required=True, help="the run's, with its decoder")
+    parser.add_argument("--folder", type=Path, required=True, help="the run's")
     parser.add_argument("--drawings", type=Path, help="folder of lab.emoji.drawings; the run's parent unless given")
     parser.add_argument("--count", type=int, default=200)
     parser.add_argument("--seen", action="store_true", help="names that training sees, instead of held-out ones")
@@ -74,7 +79,7 @@ def main() -> None:
     torch.set_num_threads(given.threads)
     court = Court(given.drawings or given.folder.parent)
     model, words = load_model(given.folder / "average.safetensors"), Words.load(given.folder / "words.json")
-    decoder = Decoder.load(given.folder / "decoder.safetensors", LinearCode.load(given.folder / "code.safetensors"))
+    decoder = load_decoder(given.folder)
     chosen = choose(court.drawings, given.count, given.seen)
     everything = [number for numbers in chosen.values() for number in numbers]
     asked = [court.drawings[number] for number in everything]

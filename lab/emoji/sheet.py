@@ -10,9 +10,8 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from .decoder import Decoder
+from .decoder import load_decoder
 from .drawings import SIZE, Drawing, load_drawings
-from .latents import LinearCode
 from .pictures import to_pixels
 from .prompts import Words, full_prompt
 from .sample import GUIDANCE, STEPS, load_model, sample
@@ -57,8 +56,6 @@ def main() -> None:
     given = parser.parse_args()
     torch.set_num_threads(1)
     model, words = load_model(given.folder / "average.safetensors"), Words.load(given.folder / "words.json")
-    code = LinearCode.load(given.folder / "code.safetensors")
-    decoder = given.folder / "decoder.safetensors"  # before it is trained, the code's own pictures are shown
     real = []
     if given.prompts:
         titles, rows = given.prompts, [words.read(prompt) for prompt in given.prompts]
@@ -73,8 +70,9 @@ def main() -> None:
         titles = [f"{drawings[number].style[0]} {' '.join(drawings[number].words)}" for number in chosen]
         real = [pixels[chosen]]
     tokens = sample(model, torch.tensor(rows), range(len(rows)), given.steps, given.guidance, autocast=True)
-    drawn = Decoder.load(decoder, code)(tokens) if decoder.exists() else code.decode(tokens)
-    make_sheet([*real, to_pixels(drawn)], titles).save(given.out or given.folder / "sheet.png")
+    make_sheet([*real, to_pixels(load_decoder(given.folder)(tokens))], titles).save(
+        given.out or given.folder / "sheet.png"
+    )
 
 
 if __name__ == "__main__":
