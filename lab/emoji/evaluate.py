@@ -53,7 +53,7 @@ def draw_names(
         rows = torch.tensor([words.row_of(full_prompt(drawing)) for drawing in part])
         tokens = sample(model, rows, range(first, first + len(part)), steps, guidance, autocast=True)
         with torch.no_grad():
-            pictures.append(decoder(tokens))
+            pictures.append(decoder(tokens).clamp(0, 1))
     return torch.cat(pictures)
 
 
