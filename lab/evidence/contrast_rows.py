@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
     from .measure import Measurement
 
+ENTERING = [Site("double", (0,), "input", "text")]
 TEXT = [Site("double", (0,), "block", "text")]
 LATER = [Site("double", (1,), "block", "text")]
 ATTENTION = [Site("double", (n,), "attn", "image") for n in range(2)]
@@ -43,6 +44,7 @@ ATTENTION += [Site("single", (n,), "attn", "image") for n in range(4)]
 OUTPUTS = [Site("double", (n,), "block", "image") for n in range(2)]
 OUTPUTS += [Site("single", (n,), "block", "image") for n in range(4)]
 PLACES: Mapping[str, Sequence[Site]] = {
+    "transformer_blocks.0.input, text": ENTERING,
     "transformer_blocks.0, text": TEXT,
     "transformer_blocks.1, text": LATER,
     "transformer_blocks.0-1, text": [*TEXT, *LATER],
@@ -56,9 +58,9 @@ NULLS = 40  # contrasts of a prompt with itself, for the noise floor
 TEXT_OF_SECTION = """\
 The same changes, prompts, seeds and judge, {pictures} pictures a row, with no SAE at all: the difference between the
 mean tokens of both sides, over all tokens, as ContrastDirection makes it, so that nothing hangs on where in a prompt a
-word stands. *swap* mirrors what lies on the source's side; *add raw 1* adds the difference itself to every token, and
-*5* as much as one of the five words makes of it. "One prompt": eight seeds of one pair; else eight pairs, one seed
-each.
+word stands. `.input` is what a block reads, before it. *swap* mirrors what lies on the source's side; *add raw 1* adds
+the difference itself to every token, and *5* as much as one of the five words makes of it. "One prompt": eight seeds of
+one pair; else eight pairs, one seed each.
 """
 FLOOR_TEXT = """\
 **The noise floor.** ‖d‖ over the length that chance alone gives it; below 2 a direction is called nothing. Eight pairs
@@ -80,7 +82,12 @@ class Row:
         return f"{self.method}{unit} {self.strength:g}" + (", one prompt" if self.prompts == 1 else "")
 
 
+ENTERING_ROWS = (
+    Row("transformer_blocks.0.input, text", "swap", random=True),
+    Row("transformer_blocks.0.input, text", "swap", prompts=1),
+)
 COLOUR_ROWS = (
+    *ENTERING_ROWS,
     Row("transformer_blocks.0, text", "swap", random=True),
     Row("transformer_blocks.0, text", "swap", prompts=1),
     Row("transformer_blocks.0, text", "swap", 0.5),
@@ -93,7 +100,11 @@ COLOUR_ROWS = (
     Row("all six block outputs, image", "swap"),
     Row("text and all six attention outputs", "swap"),
 )
-KIND_ROWS = (Row("transformer_blocks.0, text", "swap"), Row("transformer_blocks.0, text", "swap", prompts=1))
+KIND_ROWS = (
+    *ENTERING_ROWS,
+    Row("transformer_blocks.0, text", "swap"),
+    Row("transformer_blocks.0, text", "swap", prompts=1),
+)
 
 
 Drawn = tuple[Prompt, int]  # with its seed

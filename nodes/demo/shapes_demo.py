@@ -17,6 +17,7 @@ from ...sae.demo.shapes_model import LATENT_CHANNELS, LATENT_SIDE, POOLED_WIDTH,
 from ...sae.demo.shipped_weights import (
     ATTENTION_SAE,
     EMBED_SAE,
+    ENTERING_SAE,
     IMAGE_SAE,
     KANDINSKY_DECODER,
     KANDINSKY_PRIOR,
@@ -65,6 +66,10 @@ class LoadShapesDemo(io.ComfyNode):
                     tooltip="The SAEs of all six attention outputs, image stream, as one: they steer the picture.",
                 ),
                 io.Latent.Output(display_name="latent", tooltip="An empty picture of the size that Shapes draws."),
+                Sae.Output(
+                    display_name="sae_entering",
+                    tooltip="SAE of transformer_blocks.0.input, text stream: words before the picture reads them.",
+                ),
             ],
         )
 
@@ -74,7 +79,9 @@ class LoadShapesDemo(io.ComfyNode):
         saes = [load_sae(name) for name in (TEXT_SAE, ATTENTION_SAE, IMAGE_SAE)]
         model.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, "sae_steering_shapes", _size_check(cls.hidden.unique_id))
         empty = {"samples": torch.zeros(1, LATENT_CHANNELS, LATENT_SIDE, LATENT_SIDE)}
-        return io.NodeOutput(model, ShapesVAE(), *saes, ShapesCLIP(), load_attention_set(), empty)
+        return io.NodeOutput(
+            model, ShapesVAE(), *saes, ShapesCLIP(), load_attention_set(), empty, load_sae(ENTERING_SAE)
+        )
 
 
 def _size_check(node_id: str | None) -> Callable[..., Any]:

@@ -86,7 +86,7 @@ def _runs() -> list[io.Input]:
         seed_input("First seed of the noise, the same for both sides."),
         seeds_input(),
         steps_input("Steps of each short sampling; 4 to 8 do."),
-        places_input("'auto' is the text's stream behind the first block, where what a word says is in its own token."),
+        places_input("'auto' is the text as it enters the first block, before the picture reads it."),
         stream_input(),
     ]
 

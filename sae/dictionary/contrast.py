@@ -19,6 +19,10 @@ error of d as a vector. With the differences δ_i of n pairs of runs, each from 
 and for runs that are no pairs, the sum of Σ ‖p_i - p‖² / (n (n - 1)) over both sides. Where the sides do not differ,
 E‖d‖² = floor² exactly, whatever the number of dimensions and of runs; so ‖d‖ is then about one floor, and a difference
 of less than CLEAR floors is nothing.
+
+**Consistency.** The mean cosine of the pairs' differences with their mean, Σ cos(δ_i, d) / n. Pairs that differ in one
+thing alone come near 1; n differences with nothing in common give 1/√n. A direction may be far above the floor and yet
+hold several things: below AGREE it does.
 """
 
 from __future__ import annotations
@@ -36,6 +40,7 @@ from .owner import ContrastOf, TrainedOn
 Side = Literal["positive", "negative"]
 SIDES: tuple[Side, ...] = get_args(Side)  # in the order of their features
 CLEAR = 2.0  # times the noise floor
+AGREE = 0.6  # consistency below which pairs tell of more than one thing
 
 
 @dataclass(frozen=True)
@@ -46,6 +51,7 @@ class Contrast:
     negative: Tensor
     runs: int  # of the side that had fewer
     floor: float | None  # None where a side had one run
+    consistency: float | None = None  # None of runs that are no pairs, and of one pair
 
     @classmethod
     def of(cls, positive: Tensor, negative: Tensor, paired: bool) -> Contrast:
@@ -60,7 +66,8 @@ class Contrast:
         positive, negative = positive.double(), negative.double()
         variances = [_variance(positive - negative)] if paired else [_variance(positive), _variance(negative)]
         floor = None if None in variances else float(sum(found for found in variances if found is not None)) ** 0.5
-        return cls(positive.mean(0), negative.mean(0), min(len(positive), len(negative)), floor)
+        consistency = _consistency(positive - negative) if paired and len(positive) > 1 else None
+        return cls(positive.mean(0), negative.mean(0), min(len(positive), len(negative)), floor, consistency)
 
     @property
     def difference(self) -> Tensor:
@@ -107,6 +114,12 @@ class Contrast:
         sae.trained_on = trained_on
         sae.contrast = ContrastOf(*prompts, self.runs, self.norm, self.floor)
         return sae
+
+
+def _consistency(differences: Tensor) -> float:
+    """Mean cosine of (pairs, d_in) with their mean; 0 where there is none."""
+    mean = differences.mean(0, keepdim=True)
+    return float(torch.cosine_similarity(differences, mean, dim=1, eps=1e-30).mean())
 
 
 def _variance(means: Tensor) -> float | None:

@@ -15,7 +15,7 @@ from .autoencoder import SparseAutoencoder
 from .owner import DIGITS, Owner, TrainedOn
 from .statistics import NAMES, FeatureStatistics
 
-_POINTS = ("attn", "mlp", "transcoder", "update", "block")
+_POINTS = ("input", "attn", "mlp", "transcoder", "update", "block")
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ..dictionary.contrast import CLEAR, SIDES, Contrast, Side
+from ..dictionary.contrast import AGREE, CLEAR, SIDES, Contrast, Side
 from ..dictionary.owner import TrainedOn
 from ..dictionary.sae_set import AnySae, SaeSet
 from ..places.moment import OnProgress
@@ -90,15 +90,31 @@ def _table(name: str, found: Mapping[Any, Contrast], runs: Runs, more: str = "tw
     each = str(runs.positive) if runs.positive == runs.negative else f"{runs.positive} and {runs.negative}"
     lines = [
         f"{name}: {each} runs of each side; nothing is what differs by less than {CLEAR:g} times what chance gives",
-        f"{'place':<{width}} {'difference':>10} {'chance':>9} {'times':>7}",
+        f"{'place':<{width}} {'difference':>10} {'chance':>9} {'times':>7} {'consistency':>12}",
     ]
     for site, contrast in found.items():
         floor, times = contrast.floor, contrast.times
         known = f"{'unknown':>9} {'':>7}" if floor is None else f"{floor:>9.3g} {times:>7.3g}"
-        lines.append(f"{site!s:<{width}} {contrast.norm:>10.3g} {known}{'  nothing' if contrast.is_nothing else ''}")
+        agreed = "" if contrast.consistency is None else f"{contrast.consistency:.2f}"
+        nothing = "  nothing" if contrast.is_nothing else ""
+        lines.append(f"{site!s:<{width}} {contrast.norm:>10.3g} {known} {agreed:>12}{nothing}".rstrip())
     if any(contrast.floor is None for contrast in found.values()):
         lines.append(f"One run of a side tells nothing of chance: take {more} or more.")
-    return "\n".join(lines)
+    return "\n".join(lines + _disagreement(found))
+
+
+def _disagreement(found: Mapping[Any, Contrast]) -> list[str]:
+    """A sentence where the pairs of a place differ in more than one thing."""
+    clear = [
+        (one.consistency, site) for site, one in found.items() if one.consistency is not None and not one.is_nothing
+    ]
+    consistency, worst = min(clear, key=lambda entry: entry[0], default=(1.0, None))
+    if consistency >= AGREE:
+        return []
+    return [
+        f"Pairs disagree at {worst}: their differences' mean cosine with the direction is {consistency:.2f}, below "
+        f"{AGREE:g}, so it holds something else too; use pairs that differ in one thing."
+    ]
 
 
 def _nothing(found: Mapping[Any, Contrast], more: str = "more seeds, or another location") -> str:

@@ -21,7 +21,7 @@ from .fit import Fit, FitTally
 FITTING_VARIANCE = 0.5  # an SAE that explains less than this share is of no use there
 BETTER_BY = 0.05  # explained variance by which another site must win to be named as the right one
 RIVAL_TOKENS = 32  # of each call are looked at elsewhere
-_POINTS: tuple[Point, ...] = ("block", "update", "attn", "mlp")  # a transcoder is not measured
+_POINTS: tuple[Point, ...] = ("block", "input", "update", "attn", "mlp")  # a transcoder is not measured
 
 
 class SelfTest:

@@ -69,7 +69,7 @@ class Stack:
         """The points as locations write them; the output itself is "none"."""
         streams: tuple[Stream, ...] = ("joint",) if self.carries == "joint" else self.streams
         written = [point_suffix(self.kind, point, stream) for point, stream in self.modules if stream in streams]
-        return (*dict.fromkeys(written), ".update", "none for the output")
+        return (".input", *dict.fromkeys(written), ".update", "none for the output")
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,12 @@ class Family:
                 f"stream: {site.stream} was asked at {here.location}, but the {kind_name(stack.kind)} of {self.name} "
                 f"carry {_either(stack.streams)}; use {_either(stack.streams)}."
             )
-        if stack.ends_without_text and here.stream == "text" and depth.of(here.kind) - 1 in here.blocks:
+        if (
+            stack.ends_without_text
+            and here.stream == "text"
+            and here.point != "input"
+            and depth.of(here.kind) - 1 in here.blocks
+        ):
             raise self._lacks(site, depth, f"its last block, {depth.of(here.kind) - 1}, returns no text")
         if here.point in ("attn", "mlp", "transcoder") and stack.module(here.point, here.stream) is None:
             raise self._lacks(site, depth, f"its {kind_name(stack.kind)} have no such point")

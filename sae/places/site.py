@@ -14,8 +14,9 @@ from typing import Literal
 from ..files.quote import quoted, shown
 
 Kind = Literal["double", "single", "blocks", "layers"]
+# input: what the block reads; block: what it returns
 # transcoder: reads what goes into the MLP and writes onto what comes out of it
-Point = Literal["block", "update", "attn", "mlp", "transcoder"]
+Point = Literal["input", "block", "update", "attn", "mlp", "transcoder"]
 Stream = Literal["image", "text", "joint"]
 
 STREAMS: tuple[Stream, ...] = ("image", "text", "joint")
@@ -41,6 +42,7 @@ _NAMES: dict[Kind, str] = {
 _POINTS: dict[Kind, dict[str, tuple[Point, Stream | None]]] = {
     "double": {
         "": ("block", None),
+        "input": ("input", None),
         "update": ("update", None),
         "attn": ("attn", None),
         "ff": ("mlp", "image"),
@@ -58,9 +60,10 @@ _POINTS: dict[Kind, dict[str, tuple[Point, Stream | None]]] = {
         "attn1": ("attn", "image"),
         "self_attn": ("attn", "image"),
     },
-    "single": {"": ("block", None), "update": ("update", None), "attn": ("attn", None)},
+    "single": {"": ("block", None), "input": ("input", None), "update": ("update", None), "attn": ("attn", None)},
     "blocks": {
         "": ("block", None),
+        "input": ("input", None),
         "update": ("update", None),
         "attn1": ("attn", None),
         "attn": ("attn", None),
@@ -74,6 +77,7 @@ _POINTS: dict[Kind, dict[str, tuple[Point, Stream | None]]] = {
     },
     "layers": {
         "": ("block", None),
+        "input": ("input", None),
         "update": ("update", None),
         "attention": ("attn", None),
         "attn": ("attn", None),
@@ -88,7 +92,7 @@ _LOCATION = re.compile(r"(?P<stack>[a-z_]+)\.(?P<blocks>[0-9][0-9,\- ]*)(?:\.(?P
 # single_transformer_blocks.9.proj_mlp, names another place; a file's suffix does not.
 _IN_NAME = re.compile(
     r"(?<![a-z_])(?P<stack>single_transformer_blocks|transformer_blocks)\.(?P<block>[0-9]{1,4})"
-    r"(?:\.(?P<point>attn|(?:ff_context|ff)(?:\.transcoder)?|update))?(?:-(?P<stream>image|text|joint|[01])(?![0-9]))?"
+    r"(?:\.(?P<point>attn|(?:ff_context|ff)(?:\.transcoder)?|update|input))?(?:-(?P<stream>image|text|joint|[01])(?![0-9]))?"
     r"(?![0-9a-z]|\.(?!(?:safetensors|pt|pth|bin|npz)\b)[a-z])"
 )
 
@@ -169,7 +173,7 @@ def point_suffix(kind: Kind, point: Point, stream: Stream) -> str:
     if point == "mlp" and kind == "double" and stream == "text":
         return ".ff_context"
     attn, mlp = {"blocks": (".attn1", ".ffn"), "layers": (".attention", ".feed_forward")}.get(kind, (".attn", ".ff"))
-    return {"block": "", "update": ".update", "attn": attn, "mlp": mlp}[point]
+    return {"input": ".input", "block": "", "update": ".update", "attn": attn, "mlp": mlp}[point]
 
 
 def parse_location(location: str, stream: str = "auto") -> Site:

@@ -137,7 +137,7 @@ def _left_out(sae: SaeSet, members: Sequence[Member], parts: Sequence[_Part], wa
     return lines
 
 
-PERSISTING: tuple[Point, ...] = ("block",)  # what is changed here is what the next place reads
+PERSISTING: tuple[Point, ...] = ("input", "block")  # what is changed here is what the next place reads
 
 
 def spread(total: float, method: Method, site: Site, sites: Sequence[Site]) -> float:
@@ -146,8 +146,8 @@ def spread(total: float, method: Method, site: Site, sites: Sequence[Site]) -> f
     **Contributions** (attention, MLP, update): each place takes the total. What is added up in the residual stream is
     the blocks' contributions, so the same part of each is that part of their sum.
 
-    **Block outputs**: what one place changes, the next one finds changed, so the n outputs of a stream share the total.
-    A push accumulates: each takes total / n. What takes out a part leaves 1 - part each time: each takes
+    **Block inputs and outputs**: what one place changes, the next one finds changed, so the n of a stream share the
+    total. A push accumulates: each takes total / n. What takes out a part leaves 1 - part each time: each takes
     1 - (1 - total)^(1/n), after which 1 - total is left; that holds for a negative total, which adds to what is there.
     A total of 1 or more is taken whole by each: the first leaves nothing, or the opposite, for those behind. `scale`
     has what is left as its strength: 1 - total there. `set` fixes a value, at each place the same.

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
@@ -127,8 +128,8 @@ def test_without_an_sae_red_becomes_blue_and_zero_changes_nothing(client, direct
     before, after = map(read_pictures, compared(client, entry, workflow))
     check_only_red_became_blue(before, after)
     table = entry["outputs"][contrast]["text"][0]
-    assert "9 runs of each side" in table and "transformer_blocks.0 (text)" in table
-    name = f"{directions}/transformer_blocks.0-text/model.safetensors"
+    assert "9 runs of each side" in table and "transformer_blocks.0.input (text)" in table
+    name = f"{directions}/transformer_blocks.0.input-text/model.safetensors"
     assert name in client.object_info("LoadSAE")["input"]["required"]["sae_name"][1]["options"]
     steer = by_type(prompt, "FluxActivationSteer")["inputs"]
     del prompt["save"]
@@ -281,3 +282,24 @@ def test_an_unknown_word_is_told_with_the_known_ones(client, shapes):
     by_type(prompt, "ShapesPrompt")["inputs"]["text"] = "a pink square"
     with pytest.raises(PromptFailed, match=r"does not know the word 'pink'; it knows colour: red, orange"):
         client.run(prompt)
+
+
+@pytest.mark.parametrize("with_sae", [True, False], ids=["with the SAE", "without one"])
+def test_start_here_changes_every_kind_of_word_by_two_words(client, with_sae):
+    """Its defaults, and nothing but one word for another; all else stays."""
+    workflow = read_workflow(FILES["Start here"])
+    prompt = to_prompt(workflow, client.object_info())
+    concept = by_type(prompt, "ConceptSteer")["inputs"]
+    if not with_sae:
+        del concept["sae"]
+    for slot, source, target in (
+        ("shape", "circle", "square"), ("place", "left", "right"), ("size", "small", "big"), ("colour", "red", "blue"),
+        ("background", "black", "grey"),
+    ):  # fmt: skip
+        concept |= {"wanted": target, "instead_of": source}
+        by_type(prompt, "CLIPTextEncode")["inputs"]["text"] = "red circle left small black"
+        entry = client.run(prompt)
+        before, after = map(read_pictures, compared(client, entry, workflow))
+        assert [getattr(picture, slot) for picture in before] == [source] * 4
+        wanted = [replace(picture, **{slot: target}) for picture in before]
+        assert sum(picture == asked for picture, asked in zip(after, wanted, strict=True)) >= 3, (slot, after)

@@ -109,7 +109,7 @@ OUTPUTS = {
     "KandinskyPrior": ["CLIP_VISION_OUTPUT", "CLIP_VISION_OUTPUT"],
     "KandinskyEncodeImage": ["CLIP_VISION_OUTPUT", "CLIP_VISION_OUTPUT"],
     "KandinskyDecode": ["IMAGE"],
-    "LoadShapesDemo": ["MODEL", "VAE", "SAE", "SAE", "SAE", "CLIP", "SAE", "LATENT"],
+    "LoadShapesDemo": ["MODEL", "VAE", "SAE", "SAE", "SAE", "CLIP", "SAE", "LATENT", "SAE"],
     "LoadShapesKandinsky": ["KANDINSKY_PRIOR", "KANDINSKY_DECODER", "SAE"],
     "ShapesPrompt": ["CONDITIONING"],
 }

@@ -111,8 +111,8 @@ def of_contrast(
 ) -> Concept:  # fmt: skip
     """The directions between both texts, or between the first and no words, where no SAE is at hand.
 
-    'auto' is the text's stream behind the first block; what is to be steered `in_picture`, as a mask asks for, needs
-    the attention outputs of all blocks instead.
+    'auto' is the text as it enters the first block; what is to be steered `in_picture`, as a mask asks for, needs the
+    attention outputs of all blocks instead.
     """
     sites = sites_in(model, location, stream, picture_attention if in_picture else first_text)
     told: Told = {"positive": (texts.wanted,), "negative": (texts.instead_of,)}

@@ -78,7 +78,8 @@ def by_hand(shapes, words, seeds, module, pick, steps=2):
 @pytest.mark.parametrize(
     ("location", "stream", "module", "pick"),
     [
-        ("auto", "auto", "double_blocks.0", lambda output: output[1]),
+        ("auto", "auto", "txt_in", lambda output: output),
+        ("transformer_blocks.0", "text", "double_blocks.0", lambda output: output[1]),
         ("transformer_blocks.1", "image", "double_blocks.1", lambda output: output[0]),
         ("transformer_blocks.1.attn", "image", "double_blocks.1.img_attn.proj", lambda output: output),
     ],
