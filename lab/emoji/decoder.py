@@ -15,8 +15,8 @@ from torch.nn import functional
 
 from .changed import shifted
 from .drawings import load_drawings
+from .emoji_pictures import to_pictures
 from .latents import LinearCode
-from .pictures import to_pictures
 
 log = logging.getLogger(__name__)
 

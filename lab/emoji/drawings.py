@@ -20,8 +20,8 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
+from .emoji_words import SKIN_TONES, split_words
 from .fetch import NAMES, PACKAGES, package_folder
-from .words import SKIN_TONES, split_words
 
 SIZE = 128  # pixels, both sides
 HELD_OUT = 12  # one in so many combinations of name and style

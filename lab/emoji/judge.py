@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from .drawings import Drawing
-from .pictures import to_pictures
-from .words import STYLES
+from .emoji_pictures import to_pictures
+from .emoji_words import STYLES
 
 SIDE = 64  # pixels of the thumbnails that the judge looks at
 FEATURES = 128

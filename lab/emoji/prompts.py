@@ -8,8 +8,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from .drawings import Drawing
-from .model import TEXT_TOKENS
-from .words import SKIN_TONES, STYLES, split_words
+from .emoji_flux import TEXT_TOKENS
+from .emoji_words import SKIN_TONES, STYLES, split_words
 
 PROMPT_DROPOUT = 0.08  # so that the empty prompt works as the negative one
 WORD_DROPOUT = 0.1

@@ -10,8 +10,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from .emoji_flux import TEXT_TOKENS, EmojiModel
 from .latents import pack
-from .model import TEXT_TOKENS, EmojiModel
 
 STEPS, GUIDANCE = 12, 2.5
 SHIFT = 3.0  # of the sigmas towards noise, as in training
@@ -19,7 +19,7 @@ LATENT = (16, 16, 16)
 
 
 def load_model(path: Path) -> EmojiModel:
-    """The averaged weights that lab.emoji.train writes, in float32."""
+    """The averaged weights that lab.emoji.train_flux writes, in float32."""
     weights = {name: weight.float() for name, weight in load_file(path).items()}
     model = EmojiModel(len(weights["words"]) - 1)
     model.load_state_dict(weights)

@@ -4,17 +4,17 @@ import pytest
 import torch
 from torch.nn import functional
 
-from lab.emoji import model as emoji_model
+from lab.emoji import emoji_flux as emoji_model
 from lab.emoji.attention import attend, plain_attention
 from lab.emoji.decoder import Decoder
 from lab.emoji.drawings import Drawing
+from lab.emoji.emoji_pictures import to_pictures, to_pixels
 from lab.emoji.judge import decide, find_twins
 from lab.emoji.latents import NUMBERS, LinearCode, fit_code, pack, patches_of, unpack
-from lab.emoji.pictures import to_pictures, to_pixels
 from lab.emoji.prompts import Words
 from lab.emoji.sample import sample, sigmas_for
-from lab.emoji.ship import ship
-from lab.emoji.train import Data, Training, flow_loss, rate_factor, save
+from lab.emoji.ship_flux import ship
+from lab.emoji.train_flux import Data, Training, flow_loss, rate_factor, save
 
 
 @pytest.fixture(scope="module")

@@ -5,8 +5,8 @@ import random
 import pytest
 
 from lab.emoji.drawings import Drawing
+from lab.emoji.emoji_words import SKIN_TONES, STYLES, split_words
 from lab.emoji.prompts import Words, full_prompt, known_words, sampling_weights, told
-from lab.emoji.words import SKIN_TONES, STYLES, split_words
 
 
 def drawing(name="woman firefighter", style="noto", tone=None, tags=("fire", "firetruck")):

@@ -1,4 +1,4 @@
-"""Draws held-out names and asks the judge which they are: python -m lab.emoji.evaluate --folder F."""
+"""Draws held-out names and asks the judge which they are: python -m lab.emoji.evaluate_flux --folder F."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from tqdm import tqdm
 
 from .decoder import load_decoder
 from .drawings import Drawing, load_drawings
+from .emoji_flux import EmojiModel
 from .judge import SIDE, Judge, Verdict, decide, features_of, thumbnails_of
-from .model import EmojiModel
 from .prompts import Words, full_prompt
 from .sample import GUIDANCE, STEPS, load_model, sample
 

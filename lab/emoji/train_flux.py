@@ -1,4 +1,4 @@
-"""Trains the emoji transformer and its words by flow matching: python -m lab.emoji.train --folder F.
+"""Trains the emoji transformer and its words by flow matching: python -m lab.emoji.train_flux --folder F.
 
 Needs the drawings that lab.emoji.drawings wrote into the folder. Carries on from the folder's state.pt to the same
 result; `--decay` lets the learning rate fall to zero over so many more steps, which makes the best weights of a run.
@@ -23,9 +23,9 @@ from torch import Tensor, nn
 
 from .attention import plain_attention
 from .drawings import Drawing, load_drawings
+from .emoji_flux import EmojiModel
+from .emoji_pictures import to_pictures
 from .latents import LinearCode, fit_code
-from .model import EmojiModel
-from .pictures import to_pictures
 from .prompts import Words, full_prompt, known_words, sampling_weights, told
 
 log = logging.getLogger(__name__)

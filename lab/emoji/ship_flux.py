@@ -1,6 +1,6 @@
-"""Puts a run's averaged weights, words, code and decoder into lab/emoji/weights: python -m lab.emoji.ship --folder F.
+"""Puts a run's averaged weights, words, code and decoder into lab/emoji/weights: python -m lab.emoji.ship_flux --folder F.
 
-From there another machine goes on (lab.emoji.train --start). Each commit of them makes the repository 21 MB larger.
+From there another machine goes on (lab.emoji.train_flux --start). Each commit of them makes the repository 21 MB larger.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ def ship(run: Path, weights: Path = WEIGHTS) -> list[str]:
     """Copies the files, the decoder only where there is one; returns their names."""
     missing = [name for name in NEEDED if not (run / name).exists()]
     if missing:
-        raise ValueError(f"--folder: {run} has no {missing[0]}; give the folder that lab.emoji.train writes into.")
+        raise ValueError(f"--folder: {run} has no {missing[0]}; give the folder that lab.emoji.train_flux writes into.")
     names = [*NEEDED, *([DECODER] if (run / DECODER).exists() else [])]
     weights.mkdir(exist_ok=True)
     for name in names:

@@ -1,4 +1,4 @@
-"""A sheet of held-out prompts, each drawn by the model below the real drawing: python -m lab.emoji.sheet --folder F."""
+"""A sheet of held-out prompts, each drawn by the model below the real drawing: python -m lab.emoji.emoji_sheet --folder F."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .decoder import load_decoder
 from .drawings import SIZE, Drawing, load_drawings
-from .pictures import to_pixels
+from .emoji_pictures import to_pixels
 from .prompts import Words, full_prompt
 from .sample import GUIDANCE, STEPS, load_model, sample
 
