@@ -1,4 +1,7 @@
-"""A sheet of held-out prompts, each drawn by the model below the real drawing: python -m lab.emoji.emoji_sheet --folder F."""
+"""A sheet of held-out prompts, each drawn by the model below the real drawing.
+
+python -m lab.emoji.emoji_sheet --folder F
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
-"""Puts a run's averaged weights, words, code and decoder into lab/emoji/weights: python -m lab.emoji.ship_flux --folder F.
+"""Puts a run's averaged weights, words, code and decoder into lab/emoji/weights.
 
-From there another machine goes on (lab.emoji.train_flux --start). Each commit of them makes the repository 21 MB larger.
+python -m lab.emoji.ship_flux --folder F. From there another machine goes on (lab.emoji.train_flux --start). Each commit
+of them makes the repository 21 MB larger.
 """
 
 from __future__ import annotations
