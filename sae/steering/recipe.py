@@ -210,17 +210,20 @@ def recipe_from(content: Mapping[str, Any]) -> Recipe:
     lists = {key: tuple(_edits(content.get(key, []), key, names)) for key in ("features", "replaces")}
     plain = {key: _text(content.get(key), key) for key in _TEXTS}
     numbers = {key: number(content.get(key), f"recipe: {key}") for key in _FLOATS}
-    more = {key: _text(content.get(key, ""), key) for key in ("note", "pack")}
-    sae, gate, keep_norm = _sae(content.get("sae"), version), EVERY_TOKEN, False
-    if version >= 3:
-        above = number(content.get("active_above"), "recipe: active_above")
-        gate = Gate(tuple(_edits(content.get("where_active"), "where_active", names)), above)
-        keep_norm = content.get("keep_norm")
-        if not isinstance(keep_norm, bool):
-            raise ValueError(f"recipe: keep_norm is {quoted(keep_norm)}, but true or false is needed.")
-    return Recipe(
-        sae=sae, gate=gate, keep_norm=keep_norm, names=names, model=model, **lists, **plain, **numbers, **more
-    )  # type: ignore[arg-type]
+    more: dict[str, Any] = {key: _text(content.get(key, ""), key) for key in ("note", "pack")}
+    sae, (gate, keep_norm) = _sae(content.get("sae"), version), _of_format_3(content, version, names)
+    more |= {"gate": gate, "keep_norm": keep_norm}
+    return Recipe(sae=sae, names=names, model=model, **lists, **plain, **numbers, **more)  # type: ignore[arg-type]
+
+
+def _of_format_3(content: Mapping[str, Any], version: int, names: dict[int, str]) -> tuple[Gate, bool]:
+    if version < 3:
+        return EVERY_TOKEN, False
+    above = number(content.get("active_above"), "recipe: active_above")
+    keep_norm = content.get("keep_norm")
+    if not isinstance(keep_norm, bool):
+        raise ValueError(f"recipe: keep_norm is {quoted(keep_norm)}, but true or false is needed.")
+    return Gate(tuple(_edits(content.get("where_active"), "where_active", names)), above), keep_norm
 
 
 def _family(found: Any) -> str:
