@@ -91,7 +91,9 @@ def side_input(tooltip: str, **more: Any) -> io.Combo.Input:
 
 def replaces_input(such_as: str = "") -> io.Input:
     """The features that swap takes out; `such_as` names some."""
-    return SaeFeatures.Input("replaces", optional=True, tooltip=f"For swap: the features to take out{such_as}.")
+    return SaeFeatures.Input(
+        "replaces", optional=True, tooltip=f"For swap and replace: the features to take out{such_as}."
+    )
 
 
 def steering_inputs(finder: str, unit_tip: str, *, without: str = "") -> list[io.Input]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ..dictionary.contrast import AGREE, CLEAR, SIDES, Contrast, Side
+from ..dictionary.contrast import AGREE, CLEAR, SIDES, Contrast, Side, Way
 from ..dictionary.owner import TrainedOn
 from ..dictionary.sae_set import AnySae, SaeSet
 from ..places.moment import OnProgress
@@ -56,7 +56,7 @@ def contrasted(
 
 
 def contrasted_tokens(
-    texts: Mapping[Side, Sequence[Tensor]], place: str, told: Told, otherwise: str = "more pairs"
+    texts: Mapping[Side, Sequence[Tensor]], place: str, told: Told, otherwise: str = "more pairs", way: Way = "auto"
 ) -> Contrasted:
     """What the two sides differ in, of pairs of texts' or pictures' tokens (tokens, d_in) in one embedding.
 
@@ -70,12 +70,12 @@ def contrasted_tokens(
             "is no difference; encode all with one CLIP."
         )
     runs, name = len(texts["positive"]), _name(told)
-    found = contrast_of_texts(texts)
+    found = contrast_of_texts(texts, way)
     if found.is_nothing:
         raise ValueError(_nothing({place: found}, otherwise))
     sae = found.dictionary(None, f"{name}/{place}", None, (told["positive"], told["negative"]))
     measure_texts(sae, texts)
-    table = _table(name, {place: found}, Runs(runs, runs, True, runs), "two pairs of prompts")
+    table = _table(name, {place: found}, Runs(runs, runs, True, runs, way), "two pairs of prompts")
     return Contrasted(sae, {side: rows_of(sae, side) for side in SIDES}, table)
 
 
@@ -89,7 +89,8 @@ def _table(name: str, found: Mapping[Any, Contrast], runs: Runs, more: str = "tw
     width = max(len(str(site)) for site in found)
     each = str(runs.positive) if runs.positive == runs.negative else f"{runs.positive} and {runs.negative}"
     lines = [
-        f"{name}: {each} runs of each side; nothing is what differs by less than {CLEAR:g} times what chance gives",
+        f"{name}{_told_way(runs.way)}: {each} runs of each side; nothing is what differs by less than {CLEAR:g} times "
+        "what chance gives",
         f"{'place':<{width}} {'difference':>10} {'chance':>9} {'times':>7} {'consistency':>12}",
     ]
     for site, contrast in found.items():
@@ -115,6 +116,10 @@ def _disagreement(found: Mapping[Any, Contrast]) -> list[str]:
         f"Pairs disagree at {worst}: their differences' mean cosine with the direction is {consistency:.2f}, below "
         f"{AGREE:g}, so it holds something else too; use pairs that differ in one thing."
     ]
+
+
+def _told_way(way: Way) -> str:
+    return "" if way == "auto" else f", {way}"
 
 
 def _nothing(found: Mapping[Any, Contrast], more: str = "more seeds, or another location") -> str:

@@ -29,13 +29,17 @@ _FACTORS: dict[Side, tuple[float, float]] = {
 
 @dataclass(frozen=True)
 class Intervention:
-    """A steering, its site, when it acts, on which side, and on which part of the picture. Holds no state of a run."""
+    """A steering, its site, when it acts, on which side, and on which part of the picture. Holds no state of a run.
+
+    With `keep_norm` a steered token keeps its length: x' = (x + Δ) ‖x‖ / ‖x + Δ‖.
+    """
 
     steering: Steering
     site: Site
     schedule: Schedule = WHOLE_RUN
     side: Side = "both"
     mask: Tensor | None = None
+    keep_norm: bool = False
 
     def __post_init__(self) -> None:
         check_place(self.steering.sae, self.site)
@@ -133,13 +137,15 @@ class ActiveIntervention:
         weight = None if weight is None else weight.expand(x.shape[:2])
         if self.site.point == "transcoder" and not self.steering.reads:
             reads = x  # what needs no codes is measured by what it changes
-        push = self.steering.push(reads, None if reads is x else x)
+        turned = self.intervention.keep_norm
+        push = None if turned else self.steering.push(reads, None if reads is x else x)
         if push is not None:
             pushed = replace(push, weight=weight).added(x)
             self.record.note(sigma, x, pushed.change, pushed.steered, weight, str(self.site), held=pushed.held)
             return pushed.steered
         change = self.steering.change(reads, sigma)
         delta = change.delta if weight is None else change.delta * weight.unsqueeze(-1)
+        delta = _turning(x.float(), delta) if turned else delta
         steered, held = held_sum(x, delta)
         self.record.note(
             sigma, x, delta, steered, weight, str(self.site), self.steering.presence_of, change.presence, held
@@ -185,6 +191,12 @@ class ActiveIntervention:
         if key not in self._regions:
             self._regions.setdefault(key, moment_weights(mask, moment, batch).to(device))
         return self._regions[key]
+
+
+def _turning(x: Tensor, delta: Tensor) -> Tensor:
+    """Δ that ends as long as x (..., d_in) is, in the direction of x + delta; 0 where that is."""
+    moved = x + delta
+    return moved * (x.norm(dim=-1, keepdim=True) / moved.norm(dim=-1, keepdim=True).clamp_min(1e-12)) - x
 
 
 class RandomDirection:

@@ -11,9 +11,15 @@ LARGE_EMBED_DELTA = 1.0  # the same for an embedding before the generator (lab/k
 HARDLY = 0.1  # of the features' own mean: on Shapes it is 0.6 to 1.3 where they belong, 0.03 where they do not
 LOST_TO_ROUNDING = 0.5  # share of ‖Δ‖² that survives the addition below which the dtype eats the steering
 
-PresenceOf = Literal["replaces", "features"]  # the input whose features a method acts on where they fire
+PresenceOf = Literal[
+    "replaces", "features", "where_active"
+]  # the input whose features a method acts on where they fire
 
-_NOTHING: Mapping[PresenceOf, str] = {"replaces": "take out and replace", "features": "act on"}
+_NOTHING: Mapping[PresenceOf, str] = {
+    "replaces": "take out and replace",
+    "features": "act on",
+    "where_active": "act on",
+}
 
 
 @dataclass(frozen=True)

@@ -5,11 +5,11 @@ INPUTS = {
     "SAESet": ["sae_1", "sae_2", "name", *(f"sae_{number}" for number in range(3, 9))],
     "ConceptSteer": [
         *"model clip wanted instead_of strength sae latent_image mask seed steps count rank_by location".split(),
-        *"stream start_percent end_percent apply_to".split(),
+        *"stream start_percent end_percent apply_to contrast_by".split(),
     ],
     "ContrastDirection": [
         *"model latent_image seed seeds steps location stream positive negative clip positive_texts".split(),
-        *"negative_texts tap".split(),
+        *"negative_texts tap contrast_by".split(),
     ],
     "ContrastPictures": [
         *"model vae positive_pictures negative_pictures prompt seed seeds levels location stream".split(),
@@ -24,7 +24,7 @@ INPUTS = {
     ],
     "FluxActivationSteer": [
         *"model sae method strength unit location stream start_percent end_percent apply_to".split(),
-        *"features mask replaces".split(),
+        *"features mask replaces where_active active_above keep_norm".split(),
     ],
     "FeatureHeatmap": [
         *"model sae features positive image latent percent steps threshold seed location stream".split(),

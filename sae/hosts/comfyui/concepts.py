@@ -12,7 +12,7 @@ import torch
 from comfy.model_patcher import ModelPatcher as Model
 from torch import Tensor
 
-from ...dictionary.contrast import SIDES, Side
+from ...dictionary.contrast import SIDES, Side, Way
 from ...dictionary.sae_set import AnySae, SaeSet
 from ...files.quote import quoted
 from ...files.recent import Newest
@@ -107,7 +107,7 @@ def _search(finder: Finder, texts: Texts, ranking: Ranking, tell: Callable[[str]
 
 def of_contrast(
     model: Model, texts: Texts, latent: dict[str, Any], how: Sampling, location: str, stream: str, in_picture: bool,
-    kept: Newest[Any],
+    kept: Newest[Any], way: Way = "auto",
 ) -> Concept:  # fmt: skip
     """The directions between both texts, or between the first and no words, where no SAE is at hand.
 
@@ -121,9 +121,9 @@ def of_contrast(
         wanted, other = texts.prompts()
         prompts: dict[Side, list[Any]] = {"positive": [wanted], "negative": [other]}
         show = PromptRuns(Watched(model, [(site, None) for site in sites]), prompts, latent, how)
-        return contrasted_in(model, sites, show, Runs(SEEDS, SEEDS, True, 1), told, progress_bar(how.steps))
+        return contrasted_in(model, sites, show, Runs(SEEDS, SEEDS, True, 1, way), told, progress_bar(how.steps))
 
-    facts = ("no SAE", texts.identity, identity_of(model), [str(site) for site in sites], how.seed, how.steps)
+    facts = ("no SAE", way, texts.identity, identity_of(model), [str(site) for site in sites], how.seed, how.steps)
     found: Contrasted = kept.get(key_of(*facts, latent["samples"]), search)
     titles, lines = texts.titles(), [found.table]
     shown = [FoundFeatures(title, found.rows[side]) for side, title in zip(SIDES, titles, strict=True)]
