@@ -97,8 +97,10 @@ def find_contrasts(show: Show, sites: Sequence[Site], runs: Runs, on_progress: O
             means[side].append(torch.stack([reader.mean for reader in readers]))
             done += 1
     positive, negative = (torch.stack(means[side], 1) for side in SIDES)  # (sites, runs, d_in)
-    by_site = zip(positive, negative, ways, varied, strict=True)
-    return [_read_past(Contrast.of(one, other, runs.paired, way), seen) for one, other, way, seen in by_site]
+    found = [
+        Contrast.of(one, other, runs.paired, way) for one, other, way in zip(positive, negative, ways, strict=True)
+    ]
+    return [_read_past(one, seen) for one, seen in zip(found, varied, strict=True)]
 
 
 class _Varied:
@@ -145,11 +147,12 @@ def contrast_of_texts(texts: Mapping[Side, Sequence[Tensor]], way: Way = "auto")
     """
     means = [torch.stack([tokens.double().mean(0).cpu() for tokens in texts[side]]) for side in SIDES]
     way = way_at(way, None)
-    found, seen = Contrast.of(means[0], means[1], paired=True, way=way), TokenCovariance()
-    for side in SIDES if way == "whitened" else ():
-        for tokens in texts[side]:
-            seen.add(tokens, side)
-    return _read_past(found, seen if way == "whitened" else None)
+    seen = TokenCovariance() if way == "whitened" else None
+    if seen is not None:
+        for side in SIDES:
+            for tokens in texts[side]:
+                seen.add(tokens, side)
+    return _read_past(Contrast.of(means[0], means[1], paired=True, way=way), seen)
 
 
 def measure_texts(sae: SparseAutoencoder, texts: Mapping[Side, Sequence[Tensor]]) -> None:

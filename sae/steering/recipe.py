@@ -212,19 +212,20 @@ def recipe_from(content: Mapping[str, Any]) -> Recipe:
     lists = {key: tuple(_edits(content.get(key, []), key, names)) for key in ("features", "replaces")}
     plain = {key: _text(content.get(key), key) for key in _TEXTS}
     numbers = {key: number(content.get(key), f"recipe: {key}") for key in _FLOATS}
-    more: dict[str, Any] = {key: _text(content.get(key, ""), key) for key in ("note", "pack")}
+    more = {key: _text(content.get(key, ""), key) for key in ("note", "pack")}
     sae = _sae(content.get("sae"), version)
-    more |= _of_format_3(content, names) if version >= 3 else {}
-    return Recipe(sae=sae, names=names, model=model, **lists, **plain, **numbers, **more)  # type: ignore[arg-type]
+    told: dict[str, Any] = {**lists, **plain, **numbers, **more}
+    if version >= 3:
+        above = number(content.get("active_above"), "recipe: active_above")
+        told["gate"] = Gate(tuple(_edits(content.get("where_active"), "where_active", names)), above)
+        told |= {name: _switch(content.get(name), name) for name in _SWITCHES}
+    return Recipe(sae=sae, names=names, model=model, **told)
 
 
-def _of_format_3(content: Mapping[str, Any], names: dict[int, str]) -> dict[str, Any]:
-    above = number(content.get("active_above"), "recipe: active_above")
-    switches = {name: content.get(name) for name in _SWITCHES}
-    for name, value in switches.items():
-        if not isinstance(value, bool):
-            raise ValueError(f"recipe: {name} is {quoted(value)}, but true or false is needed.")
-    return {"gate": Gate(tuple(_edits(content.get("where_active"), "where_active", names)), above), **switches}
+def _switch(found: Any, key: str) -> bool:
+    if not isinstance(found, bool):
+        raise ValueError(f"recipe: {key} is {quoted(found)}, but true or false is needed.")
+    return found
 
 
 def _family(found: Any) -> str:
