@@ -65,9 +65,9 @@ WAYS: tuple[Way, ...] = get_args(Way)
 def way_at(way: Way, site: Site | None) -> Way:
     """What `auto` means at a site: `whitened` where text enters, else `mean`; of an embedding `mean`.
 
-    Measured on Shapes (lab/evidence/contrast_rows.py), strict changes of colour, shape, place, size and background where
-    the text enters: whitened 100, 100, 99, 100 and 100 %, mean 99, 98, 99, 98 and 96 %. Behind the first block shapes are
-    8 % against 20 %, at all attention outputs backgrounds 0 % against 30 %.
+    Measured on Shapes (lab/evidence/contrast_rows.py), strict changes of colour, shape, place, size and background:
+    where the text enters whitened 100, 100, 99, 100 and 100 %, mean 99, 98, 99, 98 and 96 %; of shapes behind the first
+    block 8 % against 20 %, of backgrounds at all attention outputs 0 % against 30 %.
     """
     if way != "auto":
         return way
