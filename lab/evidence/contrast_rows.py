@@ -30,6 +30,7 @@ from ..judge.score import Score
 from ..judge.steer import STEPS, draw_steered
 from .cases import FINDING, RUNS, Change, changes, saying
 from .tables import UNSTEERED, WORDED, Line, Table
+from .text_embedding import WHERE, draw_embedded, embedded_steering
 
 if TYPE_CHECKING:
     from diffusers import FluxTransformer2DModel
@@ -61,7 +62,8 @@ mean tokens of both sides, over all tokens, as ContrastDirection makes it, so th
 word stands. `.input` is what a block reads, before it. *swap* mirrors what lies on the source's side; *add raw 1* adds
 the difference itself to every token, and *5* as much as one of the five words makes of it. "One prompt": eight seeds of
 one pair; else eight pairs, one seed each. *whitened* reads past how tokens vary anyway, *pca* takes the main direction
-of the pairs' differences; else it is their mean.
+of the pairs' differences; else it is their mean. The row "before the FLUX" makes and swaps the same direction in the
+text's embedding, as CLIP Embed Steer does: both levels on one model.
 """
 FLOOR_TEXT = """\
 **The noise floor.** ‖d‖ over the length that chance alone gives it; below 2 a direction is called nothing. Eight pairs
@@ -206,6 +208,7 @@ def contrast_section(model: Measurement, pictures: int) -> str:
 def _table(model: Measurement, slot: str, rows: Sequence[Row], pictures: int) -> Table:
     references = [Line("none", what, Score(slot)) for what in (UNSTEERED, WORDED)]
     lines = [Line(row.where, str(row), Score(slot), Score(slot) if row.random else None) for row in rows]
+    embedded = Line(WHERE, "swap 1", Score(slot), Score(slot))
     sites = list(dict.fromkeys(site for row in rows for site in PLACES[row.where]))
     asked, watched = list(changes(slot)), Watched(model.transformer, sites)
     for change in tqdm(asked, desc=f"Changes of {slot}"):
@@ -216,14 +219,15 @@ def _table(model: Measurement, slot: str, rows: Sequence[Row], pictures: int) ->
         worded = sample(model.transformer, [change.worded(prompt) for prompt in prompts], seeds, STEPS)
         references[1].score.add(before, measure_pictures(model.decode(worded)), change.target)
         directions = Directions(watched, change)
-        for row, line in zip(rows, lines, strict=True):
-            interventions = directions.interventions(row)
+        draws = [partial(draw_steered, interventions=directions.interventions(row)) for row in rows]
+        draws.append(partial(draw_embedded, steering=embedded_steering(change)))
+        for draw, line in zip(draws, [*lines, embedded], strict=True):
             for score, control in ((line.score, None), (line.random, RANDOM_SEED + change.number)):
                 if score is not None:
-                    latents, record = draw_steered(model.transformer, prompts, seeds, interventions, control)
+                    latents, record = draw(model.transformer, prompts, seeds, random_direction=control)
                     after = measure_pictures(model.decode(latents))
                     score.add(before, after, change.target, record.summary().mean_ratio)
-    return Table(slot, references + lines)
+    return Table(slot, [*references, embedded, *lines])
 
 
 def _floors(transformer: FluxTransformer2DModel) -> list[str]:

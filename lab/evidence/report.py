@@ -56,7 +56,8 @@ pictures a row. Features come from embeddings of the same two prompts, four seed
 """
 LEVELS_TEXT = """The same prompts and changes of colour at both levels, each with the strength of `swap` that was picked
 beforehand. The levels belong to two models, trained on the same drawings and prompts, so compare each with its own
-ceiling (the row "the prompt says the target's word").
+ceiling (the row "the prompt says the target's word"). On one model, the FLUX,
+both stand side by side in the tables of contrast directions below.
 """
 LESSONS = Path(__file__).parent / "lessons.md"
 

@@ -27,6 +27,7 @@ from ...sae.demo.shipped_weights import (
     load_decoder,
     load_sae,
 )
+from ...sae.hosts.comfyui.memory import LOOKING_ON
 from ...sae.hosts.kandinsky import KandinskyHalf
 from ..browser.server_memory import show_on_node
 from ..inputs.menu import DEMO
@@ -77,7 +78,7 @@ class LoadShapesDemo(io.ComfyNode):
     def execute(cls) -> io.NodeOutput:
         model = comfy.sd.load_diffusion_model(str(TRANSFORMER))
         saes = [load_sae(name) for name in (TEXT_SAE, ATTENTION_SAE, IMAGE_SAE)]
-        model.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, "sae_steering_shapes", _size_check(cls.hidden.unique_id))
+        model.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, LOOKING_ON, _size_check(cls.hidden.unique_id))
         empty = {"samples": torch.zeros(1, LATENT_CHANNELS, LATENT_SIDE, LATENT_SIDE)}
         return io.NodeOutput(
             model, ShapesVAE(), *saes, ShapesCLIP(), load_attention_set(), empty, load_sae(ENTERING_SAE)

@@ -184,7 +184,7 @@ class LoadRecipe(io.ComfyNode):
         features, replaces = (FeatureList(edits, owner=sae.owner) for edits in (found.features, found.replaces))
         wanted = Wanted(
             features, found.method, total, found.unit, replaces, schedule, found.apply_to, mask, found.gate,
-            found.keep_norm,
+            found.keep_norm, found.spare_sinks,
         )  # fmt: skip
         return steered(cls, model, sae, wanted, found.location, found.stream, features, found.note)
 
@@ -222,7 +222,7 @@ def _recipe(set_up: SetUp, note: str) -> Recipe:
         wanted.schedule.start_percent, wanted.schedule.end_percent, wanted.side, tuple(wanted.replaces),
         {feature: text for feature, text in notebooks().of(sae).names.items() if feature in used}, note, VERSION,
         sae.trained_on.family if sae.trained_on else "", replace(wanted.gate, edits=tuple(wanted.gate.edits)),
-        wanted.keep_norm,
+        wanted.keep_norm, wanted.spare_sinks,
     )  # fmt: skip
 
 

@@ -93,6 +93,11 @@ def _where_and_when() -> list[io.Input]:
             "fires at all.",
         ),
         expert_switch("keep_norm", False, "Steered tokens keep their length: they are turned, not pushed."),
+        expert_switch(
+            "spare_sinks",
+            False,
+            "Leaves tokens alone that are over ten times as long as the median: they hold attention, not content.",
+        ),
     ]
 
 
@@ -134,12 +139,15 @@ class FluxActivationSteer(io.ComfyNode):
         where_active: FeatureList | None = None,
         active_above: float = 0.0,
         keep_norm: bool = False,
+        spare_sinks: bool = False,
     ) -> io.NodeOutput:
         if features is None or features.muted:
             return io.NodeOutput(model, ui={"text": [nothing_to_steer_with(features)]})
         schedule, chosen = Schedule(start_percent, end_percent), method_for(method, replaces)
         gate = Gate(where_active or (), active_above)
-        wanted = Wanted(features, chosen, strength, unit, replaces or (), schedule, apply_to, mask, gate, keep_norm)
+        wanted = Wanted(
+            features, chosen, strength, unit, replaces or (), schedule, apply_to, mask, gate, keep_norm, spare_sinks
+        )
         return steered(cls, model, sae, wanted, location, stream)
 
 

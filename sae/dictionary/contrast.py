@@ -37,7 +37,7 @@ code varies least over the tokens is
 with Σ the covariance of the tokens, each around its own side's mean: Fisher's discriminant, what LEACE erases with
 (arXiv 2306.03819) and what LEACE-Switch and MidSteer (arXiv 2605.05220) read with. There are seldom more tokens than
 dimensions, so Σ is shrunk towards a multiple of 1, as far as Chen, Wiesel, Eldar and Hero, "Shrinkage Algorithms for
-MMSE Covariance Estimation" (IEEE TSP 2010), have it for n samples, tokens of one call of each run:
+MMSE Covariance Estimation" (IEEE TSP 2010), have it for n samples, tokens of one call of each run, the same ones once:
 
     Σ = (1 - ρ) S + ρ tr(S)/p · 1        ρ = min(1, (tr(S²)(1 - 2/p) + tr(S)²) / ((n + 1 - 2/p)(tr(S²) - tr(S)²/p)))
 """
@@ -65,7 +65,9 @@ WAYS: tuple[Way, ...] = get_args(Way)
 def way_at(way: Way, site: Site | None) -> Way:
     """What `auto` means at a site: `whitened` where text enters, else `mean`; of an embedding `mean`.
 
-    Measured on Shapes (lab/evidence/contrast_rows.py); docs/evidence.md has the numbers.
+    Measured on Shapes (lab/evidence/contrast_rows.py), strict changes of colour, shape, place, size and background:
+    where the text enters whitened 100, 100, 99, 100 and 100 %, mean 99, 98, 99, 98 and 96 %; of shapes behind the first
+    block 8 % against 20 %, of backgrounds at all attention outputs 0 % against 30 %.
     """
     if way != "auto":
         return way
@@ -163,6 +165,7 @@ class TokenCovariance:
 
     def __init__(self) -> None:
         self.samples = 0  # tokens, without what was seen again
+        self._seen: list[Tensor] = []  # (d_in,), the sums of those
         self._counts = dict.fromkeys(SIDES, 0)  # all tokens
         self._sums: dict[Side, Tensor] = {}  # (d_in,), from the origin
         self._origin: Tensor | None = None  # near the means, so that squares do not swallow the differences
@@ -173,7 +176,9 @@ class TokenCovariance:
         return sum(self._counts.values())
 
     def add(self, tokens: Tensor, side: Side, others: bool = True) -> None:
-        """Tokens (..., d_in); whether they are `others` than those that were added, or the same once more."""
+        """Tokens (..., d_in). Those that are not `others` are much as some that were added, and tell nothing new of how
+        many there are; nor do the very same ones, as a prompt's text is from every seed.
+        """
         tokens = tokens.flatten(0, -2).float()
         width = tokens.shape[-1]
         if self._origin is None or self._products is None:
@@ -181,10 +186,13 @@ class TokenCovariance:
             self._products = torch.zeros(width, width, dtype=torch.float64)
             self._sums = {side: torch.zeros(width, dtype=torch.float64) for side in SIDES}
         apart = tokens - self._origin.to(tokens.device)
-        self._sums[side] += apart.sum(0).cpu()
+        total = apart.sum(0).cpu()
+        self._sums[side] += total
         self._products += (apart.T @ apart).cpu()
         self._counts[side] += len(tokens)
-        self.samples += len(tokens) if others else 0
+        if others and not any(torch.equal(total, seen) for seen in self._seen):
+            self._seen.append(total)
+            self.samples += len(tokens)
 
     @property
     def scatter(self) -> Tensor:

@@ -13,11 +13,12 @@ from ..places.moment import COND, EVERY_SIGMA, SIDES, UNCOND, WHOLE_RUN, Moment,
 from ..places.region import check_mask, moment_weights
 from ..places.site import Site
 from .delta import Steering
-from .fast.one_row import held_sum
+from .fast.one_row import held_sum, token_norms
 from .methods import METHODS
 from .methods.steering_method import SteeringMethod
 from .record import SteeringRecord
 
+SINK = 10.0  # times the median length
 # factor of Δ on the cond and on the uncond rows
 _FACTORS: dict[Side, tuple[float, float]] = {
     "both": (1.0, 1.0),
@@ -31,7 +32,9 @@ _FACTORS: dict[Side, tuple[float, float]] = {
 class Intervention:
     """A steering, its site, when it acts, on which side, and on which part of the picture. Holds no state of a run.
 
-    With `keep_norm` a steered token keeps its length: x' = (x + Δ) ‖x‖ / ‖x + Δ‖.
+    With `keep_norm` a steered token keeps its length: x' = (x + Δ) ‖x‖ / ‖x + Δ‖. With `spare_sinks` tokens more than
+    SINK times as long as their picture's or text's median are left alone: they hold attention and no content
+    (Xiao et al., https://arxiv.org/abs/2309.17453; registers, https://arxiv.org/abs/2309.16588).
     """
 
     steering: Steering
@@ -40,6 +43,7 @@ class Intervention:
     side: Side = "both"
     mask: Tensor | None = None
     keep_norm: bool = False
+    spare_sinks: bool = False
 
     def __post_init__(self) -> None:
         check_place(self.steering.sae, self.site)
@@ -135,20 +139,25 @@ class ActiveIntervention:
     def _steered(self, x: Tensor, reads: Tensor, weight: Tensor | None, sigma: float) -> Tensor:
         """x + weight · Δ, noted; `weight` (rows, tokens or 1)."""
         weight = None if weight is None else weight.expand(x.shape[:2])
+        sinks = _sinks(x) if self.intervention.spare_sinks else None
+        if sinks is not None:
+            weight = (~sinks).float() if weight is None else weight.masked_fill(sinks, 0)
         if self.site.point == "transcoder" and not self.steering.reads:
             reads = x  # what needs no codes is measured by what it changes
         turned = self.intervention.keep_norm
         push = None if turned else self.steering.push(reads, None if reads is x else x)
         if push is not None:
             pushed = replace(push, weight=weight).added(x)
-            self.record.note(sigma, x, pushed.change, pushed.steered, weight, str(self.site), held=pushed.held)
+            self.record.note(
+                sigma, x, pushed.change, pushed.steered, weight, str(self.site), held=pushed.held, spared=sinks
+            )
             return pushed.steered
         change = self.steering.change(reads, sigma)
         delta = change.delta if weight is None else change.delta * weight.unsqueeze(-1)
         delta = _turning(x.float(), delta) if turned else delta
         steered, held = held_sum(x, delta)
         self.record.note(
-            sigma, x, delta, steered, weight, str(self.site), self.steering.presence_of, change.presence, held
+            sigma, x, delta, steered, weight, str(self.site), self.steering.presence_of, change.presence, held, sinks
         )
         return steered
 
@@ -191,6 +200,12 @@ class ActiveIntervention:
         if key not in self._regions:
             self._regions.setdefault(key, moment_weights(mask, moment, batch).to(device))
         return self._regions[key]
+
+
+def _sinks(x: Tensor) -> Tensor:
+    """(rows, tokens): whether a token of x (rows, tokens, d) is more than SINK times as long as its row's median."""
+    lengths = token_norms(x)
+    return lengths > SINK * lengths.median(dim=1, keepdim=True).values
 
 
 def _turning(x: Tensor, delta: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ Format 2 is written for a set of SAEs, whose features are numbered through in th
 `auto`: all of its places.
 
 Format 3 is either of these with more: a gate, `where_active`, a list of objects as `features` is one, and
-`active_above`; and `keep_norm`, true or false. Without a gate, `where_active` is empty.
+`active_above`; `keep_norm` and `spare_sinks`, true or false. Without a gate, `where_active` is empty.
 """
 
 from __future__ import annotations
@@ -78,11 +78,12 @@ class Recipe:
     model: str = ""  # the family's name, empty where it is not known
     gate: Gate = EVERY_TOKEN
     keep_norm: bool = False
+    spare_sinks: bool = False
 
     @property
     def version(self) -> int:
         """The least that can say all of it, so that a pack which knows less refuses it."""
-        if self.gate or self.keep_norm:
+        if self.gate or self.keep_norm or self.spare_sinks:
             return 3
         return 2 if self.sae.members else 1
 
@@ -167,7 +168,7 @@ def _more(recipe: Recipe) -> dict[str, Any]:
     return {
         "where_active": [_named(edit, recipe.names) for edit in recipe.gate.edits],
         "active_above": recipe.gate.above,
-        "keep_norm": recipe.keep_norm,
+        **{name: getattr(recipe, name) for name in _SWITCHES},
     }
 
 
@@ -180,6 +181,7 @@ def _needed(sae: NeededSae) -> dict[str, Any]:
 
 _TEXTS = ("method", "unit", "location", "stream", "apply_to")
 _FLOATS = ("strength", "start_percent", "end_percent")
+_SWITCHES = ("keep_norm", "spare_sinks")
 _PLAIN = ("method", "strength", "unit", "location", "stream", "start_percent", "end_percent", "apply_to")
 
 
@@ -211,13 +213,13 @@ def recipe_from(content: Mapping[str, Any]) -> Recipe:
     plain = {key: _text(content.get(key), key) for key in _TEXTS}
     numbers = {key: number(content.get(key), f"recipe: {key}") for key in _FLOATS}
     more = {key: _text(content.get(key, ""), key) for key in ("note", "pack")}
-    sae, gate, keep_norm = _sae(content.get("sae"), version), EVERY_TOKEN, False
+    sae = _sae(content.get("sae"), version)
+    told: dict[str, Any] = {**lists, **plain, **numbers, **more}
     if version >= 3:
         above = number(content.get("active_above"), "recipe: active_above")
-        gate = Gate(tuple(_edits(content.get("where_active"), "where_active", names)), above)
-        keep_norm = _switch(content.get("keep_norm"), "keep_norm")
-    told: dict[str, Any] = {**lists, **plain, **numbers, **more}
-    return Recipe(sae=sae, gate=gate, keep_norm=keep_norm, names=names, model=model, **told)
+        told["gate"] = Gate(tuple(_edits(content.get("where_active"), "where_active", names)), above)
+        told |= {name: _switch(content.get(name), name) for name in _SWITCHES}
+    return Recipe(sae=sae, names=names, model=model, **told)
 
 
 def _switch(found: Any, key: str) -> bool:

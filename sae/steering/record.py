@@ -29,12 +29,13 @@ class _Numbers(NamedTuple):
     kept: Tensor  # share of ‖Δ‖² that the dtype kept
     presence: Tensor
     held: Tensor  # share of the tokens that were held at the dtype's largest number
+    spared: Tensor  # share of all tokens that were left alone because they are far longer than the others
 
 
-UNTOLD = (0.0, 0.0, 0.0, 0.0, math.nan, 0.0)  # what numbers are that a call does not bring
+UNTOLD = (0.0, 0.0, 0.0, 0.0, math.nan, 0.0, 0.0)  # what numbers are that a call does not bring
 
 
-_PRESENCE, _HELD = map(_Numbers._fields.index, ("presence", "held"))
+_PRESENCE, _HELD, _SPARED = map(_Numbers._fields.index, ("presence", "held", "spared"))
 
 
 class _Note(NamedTuple):
@@ -80,14 +81,14 @@ class SteeringRecord:
     def note(
         self, sigma: float, x: Tensor, change: Tensor | RowDelta | Facts, steered: Tensor, weight: Tensor | None,
         place: str = "", presence_of: PresenceOf | None = None, presence: Tensor | None = None,
-        held: Tensor | None = None,
+        held: Tensor | None = None, spared: Tensor | None = None,
     ) -> None:  # fmt: skip
         """x, steered (rows, tokens, d); `change` is Δ, or what is known of it instead.
 
         `weight` (rows, tokens) is zero where a token was left alone, and None where none was. `presence` (rows, tokens)
         is what `Change` has of it, of the features in the input `presence_of`; `held` (rows, tokens) tells where the
-        sum was held at the dtype's largest number. What the dtype kept of Δ is measured at SAMPLE of the tokens, where
-        it is not known of all.
+        sum was held at the dtype's largest number, `spared` (rows, tokens) which were left alone for their length. What
+        the dtype kept of Δ is measured at SAMPLE of the tokens, where it is not known of all.
         """
         inside = None if weight is None else weight != 0
         always = change.numbers if isinstance(change, Facts) else _facts(x, change, steered, inside)
@@ -98,6 +99,8 @@ class SteeringRecord:
             for number, value in ((_PRESENCE, presence), (_HELD, held)):
                 if value is not None:
                     row[number].copy_(_mean(value if inside is None else torch.where(inside, value, 0), inside))
+            if spared is not None:
+                row[_SPARED].copy_(spared.float().mean())
             self._notes.append(_Note(sigma, place, x.dtype, presence_of, row))
 
     def miss_region(self) -> None:
@@ -195,6 +198,7 @@ def _measured(whole: RunSummary, notes: Sequence[_Note]) -> RunSummary:
         curve=_curve(sigmas, numbers.mean.tolist()),
         presence=_presence([note.presence_of for note in notes], numbers.presence.tolist()),
         held=_held(notes, numbers),
+        spared=float(numbers.spared.mean()),
         broken=broken,
     )
 

@@ -31,6 +31,7 @@ class Wanted:
     mask: Tensor | None = None
     gate: Gate = EVERY_TOKEN
     keep_norm: bool = False
+    spare_sinks: bool = False
 
     def at(self, sae: AnySae, members: Sequence[Member]) -> Planned:
         """The interventions at the places that `members_at` gave for this SAE or set.
@@ -79,7 +80,7 @@ class Wanted:
             ) from error
 
     def _intervention(self, steering: Steering, site: Site) -> Intervention:
-        return Intervention(steering, site, self.schedule, self.side, self.mask, self.keep_norm)
+        return Intervention(steering, site, self.schedule, self.side, self.mask, self.keep_norm, self.spare_sinks)
 
 
 @dataclass(frozen=True)

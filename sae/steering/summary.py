@@ -75,6 +75,7 @@ class RunSummary:
     limit: float = LARGE_DELTA  # of ‖Δ‖/‖x‖, above which it warns
     held: Held | None = None  # where sums would have gone beyond the dtype's numbers
     broken: Broken | None = None  # where NaN or infinite numbers came
+    spared: float = 0.0  # share of the tokens that were left alone because they are far longer than the others
     ruined: bool = False  # whether the run's result holds NaN or infinite numbers
     told: tuple[str, ...] = ()  # sentences on what stood in the way of the run as a whole
 
@@ -83,7 +84,8 @@ class RunSummary:
             return "No step was steered."
         unit = "step" if self.steps == 1 else "steps"
         ratio = f"mean ‖Δ‖/‖x‖ {self.mean_ratio:.3g}, at one token up to {self.max_ratio:.3g}"
-        return f"Steered {self.steps} {unit}; {ratio}."
+        spared = f" {self.spared:.2%} of the tokens, sinks, were left alone." if self.spared else ""
+        return f"Steered {self.steps} {unit}; {ratio}.{spared}"
 
     @property
     def warnings(self) -> list[str]:

@@ -24,7 +24,7 @@ INPUTS = {
     ],
     "FluxActivationSteer": [
         *"model sae method strength unit location stream start_percent end_percent apply_to".split(),
-        *"features mask replaces where_active active_above keep_norm".split(),
+        *"features mask replaces where_active active_above keep_norm spare_sinks".split(),
     ],
     "FeatureHeatmap": [
         *"model sae features positive image latent percent steps threshold seed location stream".split(),

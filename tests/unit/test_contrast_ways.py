@@ -138,6 +138,17 @@ def test_auto_is_whitened_where_text_enters_and_the_mean_elsewhere() -> None:
     assert [way_at("auto", None), way_at("pca", SITE)] == ["mean", "pca"]
 
 
+def test_the_same_text_from_another_seed_is_no_other_sample() -> None:
+    once, thrice, text = TokenCovariance(), TokenCovariance(), torch.randn(5, 4, generator=torch.manual_seed(1))
+    for seen, times in ((once, 1), (thrice, 3)):
+        for _ in range(times):
+            seen.add(text, "positive")
+            seen.add(text + 1, "negative")
+    assert (once.samples, thrice.samples, thrice.tokens) == (10, 10, 30)
+    d = torch.ones(4).double()
+    assert torch.allclose(whitened(d, once), whitened(d, thrice))
+
+
 def test_texts_of_an_embedding_take_the_same_ways() -> None:
     tokens = {side: [torch.tensor(run[0]) for run in given] for side, given in made(4).items()}
     d, _, w = by_hand({side: given[:, :1] for side, given in made(4).items()})

@@ -92,6 +92,26 @@ def test_a_token_that_keeps_its_length_is_turned_as_far_as_the_sum(x, method) ->
     assert torch.equal(none.begin(SteeringRecord())(x.bfloat16(), moment), x.bfloat16())
 
 
+@pytest.mark.parametrize("method", ["add", "swap"])
+def test_sinks_stay_to_the_bit_are_told_and_the_others_are_steered_as_ever(x, method) -> None:
+    moment, x = Moment(0.5, (COND,), 0, 12, 10), x.clone()
+    x[0, 4] *= 40
+    x[1, 7:9] *= 40
+    long = x.norm(dim=-1) > 10 * x.norm(dim=-1).median(dim=1, keepdim=True).values
+    assert int(long.sum()) == 3
+    item, record = Intervention(steering(method), PLACES[0]), SteeringRecord()
+    usual = item.begin(SteeringRecord())(x, moment)
+    spared = replace(item, spare_sinks=True).begin(record)(x, moment)
+    assert torch.equal(spared[long], x[long]) and not torch.equal(usual[long], x[long])
+    torch.testing.assert_close(spared[~long], usual[~long], rtol=1e-6, atol=1e-6)
+    summary = record.summary()
+    assert summary.spared == pytest.approx(3 / 60)
+    assert str(summary).endswith(" 5.00% of the tokens, sinks, were left alone.")
+    plain = SteeringRecord()
+    item.begin(plain)(x, moment)
+    assert plain.summary().spared == 0 and "sinks" not in str(plain.summary())
+
+
 def test_a_gate_that_cannot_be_followed_is_told() -> None:
     with pytest.raises(ValueError, match=r"^active_above: -1 came; give 0 or more"):
         Gate(DETECTOR, -1)
@@ -122,8 +142,14 @@ def test_a_recipe_keeps_the_gate_and_older_packs_refuse_it() -> None:
     gated = Recipe(tuple(EDITS), needed, "transformer_blocks.1", "image", "add", gate=Gate(tuple(DETECTOR), 0.5))
     text = write_recipe(gated)
     assert json.loads(text)["version"] == 3 and read_recipe(text) == gated
-    turned = Recipe(tuple(EDITS), needed, "transformer_blocks.1", "image", "add", keep_norm=True)
+    turned = Recipe(tuple(EDITS), needed, "transformer_blocks.1", "image", "add", keep_norm=True, spare_sinks=True)
     assert json.loads(write_recipe(turned))["version"] == 3 and read_recipe(write_recipe(turned)) == turned
-    for broken in ({"keep_norm": 1}, {"where_active": 3}, {"active_above": "x"}, {"active_above": -1}):
-        with pytest.raises(ValueError, match=r"where_active|active_above|keep_norm"):
+    for broken in (
+        {"keep_norm": 1},
+        {"spare_sinks": None},
+        {"where_active": 3},
+        {"active_above": "x"},
+        {"active_above": -1},
+    ):
+        with pytest.raises(ValueError, match=r"where_active|active_above|keep_norm|spare_sinks"):
             read_recipe(json.dumps({**json.loads(text), **broken}))

@@ -84,9 +84,13 @@ def make_room(needed: int) -> tuple[torch.device, int]:
     return device, int(comfy.model_management.get_free_memory(device))
 
 
+LOOKING_ON = "sae_steering_looking_on"  # the key of wrappers that change nothing, whatever the batch
+
+
 def _wrapped(model: Model) -> bool:
     options = {**model.model_options}
-    return any([*options.pop("transformer_options", {}).values(), *options.values(), *model.wrappers.values()])
+    wrappers = [found for by_key in model.wrappers.values() for key, found in by_key.items() if key != LOOKING_ON]
+    return any([*options.pop("transformer_options", {}).values(), *options.values(), *wrappers])
 
 
 P = ParamSpec("P")

@@ -41,7 +41,7 @@ def queries():
 
 @pytest.fixture
 def shapes(node_classes):
-    return node_classes["LoadShapesDemo"].execute().result
+    return run_node(node_classes["LoadShapesDemo"]).result
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ FEATURES = FeatureList([Edit(72), Edit(65)])  # of red and of blue
 
 @pytest.fixture(scope="module")
 def shapes(node_classes):
-    return node_classes["LoadShapesDemo"].execute().result
+    return run_node(node_classes["LoadShapesDemo"]).result
 
 
 @pytest.fixture(autouse=True)

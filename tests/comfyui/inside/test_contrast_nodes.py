@@ -154,7 +154,8 @@ def test_whitened_reads_past_how_the_tokens_vary_that_plain_hooks_see(
     blue, red = (torch.cat(by_hand(shapes, words, (7, 8), module, pick)) for words in (BLUE, RED))
     step, apart = blue.mean(0) - red.mean(0), torch.cat([blue - blue.mean(0), red - red.mean(0)])
     s, p = apart.T @ apart / len(apart), len(step)
-    n, square, trace = len(apart) / 2, s.square().sum(), s.trace()  # of two steps one
+    # of two steps one; and a text is the same from both seeds
+    n, square, trace = len(apart) / (4 if location == "auto" else 2), s.square().sum(), s.trace()
     rho = ((1 - 2 / p) * square + trace**2) / ((n + 1 - 2 / p) * (square - trace**2 / p))
     sigma = (1 - rho.clamp(max=1)) * s + rho.clamp(max=1) * trace / p * torch.eye(p)
     across = torch.linalg.solve(sigma, step)

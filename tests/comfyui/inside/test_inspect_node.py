@@ -35,7 +35,7 @@ WRONG = {
 
 @pytest.fixture(scope="module")
 def shapes(node_classes):
-    return node_classes["LoadShapesDemo"].execute().result
+    return run_node(node_classes["LoadShapesDemo"]).result
 
 
 @pytest.fixture(scope="module")

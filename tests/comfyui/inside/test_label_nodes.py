@@ -27,7 +27,7 @@ SHIPPED = "sae_steering_pack.sae.known.notebook.shipped_labels"
 
 @pytest.fixture(scope="module")
 def shapes(node_classes):
-    return node_classes["LoadShapesDemo"].execute().result
+    return run_node(node_classes["LoadShapesDemo"]).result
 
 
 @pytest.fixture
@@ -131,7 +131,7 @@ def _other_model(model, node_classes, kind):
         other = model.clone()
         other.add_patches(change)
         return other
-    other = node_classes["LoadShapesDemo"].execute().result[0]
+    other = run_node(node_classes["LoadShapesDemo"]).result[0]
     dict(other.model.named_parameters())[key].data += 0.1
     return other
 

@@ -19,7 +19,7 @@ LATENT = {"samples": torch.zeros(1, 16, 16, 16)}
 
 @pytest.fixture(scope="module")
 def shapes(node_classes):
-    return node_classes["LoadShapesDemo"].execute().result
+    return run_node(node_classes["LoadShapesDemo"]).result
 
 
 @pytest.fixture

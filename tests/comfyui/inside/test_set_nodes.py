@@ -259,7 +259,7 @@ def test_a_random_direction_acts_at_every_place(model, sae, steer_node):
 
 
 def test_a_sweep_steers_each_feature_at_its_own_place(node_classes, saes):
-    shapes = node_classes["LoadShapesDemo"].execute().result
+    shapes = run_node(node_classes["LoadShapesDemo"]).result
     sae = run_node(node_classes["SAESet"], sae_1=shapes[2], sae_2=shapes[3], name="shapes").result[0]
     red = run_node(node_classes["ShapesPrompt"], text="red square left big white").result[0]
     inputs = {
@@ -289,7 +289,7 @@ def test_a_sweep_steers_each_feature_at_its_own_place(node_classes, saes):
 
 def test_words_name_all_places_in_one_run(node_classes, monkeypatch):
     monkeypatch.setattr("sae_steering_pack.sae.known.notebook.shipped_labels", lambda sae: None)
-    shapes = node_classes["LoadShapesDemo"].execute().result
+    shapes = run_node(node_classes["LoadShapesDemo"]).result
     sae = run_node(node_classes["SAESet"], sae_1=shapes[3], sae_2=shapes[2], name="shapes").result[0]
     inputs = {
         "model": shapes[0], "clip": shapes[5], "latent_image": {"samples": torch.zeros(1, 16, 16, 16)},

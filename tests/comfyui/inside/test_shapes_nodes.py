@@ -9,13 +9,14 @@ import torch
 from sae_steering_pack.sae.demo.shapes import draw, held_out_prompts, parse_prompt
 from sae_steering_pack.sae.demo.shapes_model import embed_prompts, pack, predict, unpack
 from sae_steering_pack.sae.demo.shipped_weights import load_decoder, load_transformer
+from tiny_flux import run_node
 
 TEXT = "a big red square, left, on white"
 
 
 @pytest.fixture(scope="module")
 def shapes(node_classes):
-    return node_classes["LoadShapesDemo"].execute().result
+    return run_node(node_classes["LoadShapesDemo"]).result
 
 
 @pytest.fixture(scope="module")

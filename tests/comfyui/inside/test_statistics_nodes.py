@@ -43,7 +43,7 @@ def test_what_is_measured_is_found_again(folders, node_classes):
     with pytest.raises(ValueError, match="unit: 'mean' needs the activation of feature 3"):
         Steering(sae, [Edit(3)], "add", 1.0, "mean")
     before = node_classes["LoadSAE"].fingerprint_inputs(NAME, "auto", "auto")
-    model = node_classes["LoadShapesDemo"].execute().result[0]
+    model = run_node(node_classes["LoadShapesDemo"]).result[0]
     prompt = node_classes["ShapesPrompt"].execute("red square left big white").result[0]
     inputs = {
         "model": model, "sae": sae, "positive": prompt, "latent_image": {"samples": torch.zeros(1, 16, 16, 16)},

@@ -26,7 +26,7 @@ ROWS = [EDITS, EDITS[:1], EDITS[1:]]  # all together, then each alone
 
 @pytest.fixture(scope="module")
 def shapes(node_classes):
-    return node_classes["LoadShapesDemo"].execute().result
+    return run_node(node_classes["LoadShapesDemo"]).result
 
 
 @pytest.fixture

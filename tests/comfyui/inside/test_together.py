@@ -16,6 +16,7 @@ from sae_steering_pack.sae.steering.delta import Steering
 from sae_steering_pack.sae.steering.edits import Edit
 from sae_steering_pack.sae.steering.host_calls import Steered
 from sae_steering_pack.sae.steering.intervention import Intervention
+from tiny_flux import run_node
 
 EMPTY = {"samples": torch.zeros(1, 16, 16, 16)}
 TWO = {"samples": torch.zeros(2, 16, 16, 16)}
@@ -23,7 +24,7 @@ TWO = {"samples": torch.zeros(2, 16, 16, 16)}
 
 @pytest.fixture(scope="module")
 def shapes(node_classes):
-    return node_classes["LoadShapesDemo"].execute().result
+    return run_node(node_classes["LoadShapesDemo"]).result
 
 
 @pytest.fixture

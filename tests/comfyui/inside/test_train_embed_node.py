@@ -87,6 +87,6 @@ def test_bad_input_is_told_in_a_sentence(train, pictures, wrong, sentence) -> No
 
 
 def test_an_encoder_of_the_other_kind_is_told(train, node_classes, pictures) -> None:
-    clip = node_classes["LoadShapesDemo"].execute().result[5]
+    clip = run_node(node_classes["LoadShapesDemo"]).result[5]
     with pytest.raises(ValueError, match=r"^encoder: a CLIP reads texts, but these are pictures"):
         train(encoder=clip)

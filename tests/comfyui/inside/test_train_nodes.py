@@ -36,7 +36,7 @@ TEXT = parse_location("transformer_blocks.0", "text")
 
 @pytest.fixture(scope="module")
 def shapes(node_classes):
-    return node_classes["LoadShapesDemo"].execute().result
+    return run_node(node_classes["LoadShapesDemo"]).result
 
 
 @pytest.fixture
