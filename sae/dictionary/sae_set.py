@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 
 from ..places.families import Family
-from ..places.site import KINDS, STREAMS, Depth, Site, parse_location, resolve_site
+from ..places.site import STREAMS, Depth, Site, parse_location, resolve_site, running_order
 from .autoencoder import SparseAutoencoder
 from .origin import TrainedOn
 from .owner import DIGITS, Owner
 from .statistics import NAMES, FeatureStatistics
 
-_POINTS = ("attn", "mlp", "update", "block")
+_POINTS = ("attn", "cross", "mlp", "update", "block")
 
 
 @dataclass(frozen=True)
@@ -196,8 +196,8 @@ def _numbered(placed: Iterable[tuple[Site, SparseAutoencoder]]) -> Iterator[Memb
         first += sae.d_sae
 
 
-def _order(site: Site) -> tuple[int, tuple[int, ...], int, int]:
-    return KINDS.index(site.kind), site.blocks, _POINTS.index(site.point), STREAMS.index(site.stream)
+def _order(site: Site) -> tuple[tuple[int, ...], tuple[int, ...], int, int]:
+    return running_order(site.kind), site.blocks, _POINTS.index(site.point), STREAMS.index(site.stream)
 
 
 def _meet(one: Site, other: Site) -> bool:

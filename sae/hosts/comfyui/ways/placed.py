@@ -27,7 +27,7 @@ class Placed:
 
     tap: CountedTap
     stack: Stack
-    blocks: Sequence[nn.Module]
+    blocks: Sequence[nn.Module] | Mapping[int, nn.Module]
     moment: Moment
     filled: int
 
@@ -45,14 +45,21 @@ class Placed:
         self.tap.enter(self.moment.sigma)
 
     def now(self, length: int, options: Mapping[str, Any] | None) -> Moment:
-        """The moment with the text's length in a joint sequence of `length` tokens, as the block gets it."""
+        """The moment with what the block tells: the text's length in a joint sequence of `length` tokens, or its grid.
+        """
+        if self.stack.own_grid:
+            rows, columns = (options or {}).get("activations_shape", (0, 0))[-2:]
+            return replace(self.moment, own_grid=(rows, columns) if rows * columns == length else (1, length))
         if self.stack.text_end == "before the picture":
             return replace(self.moment, text_tokens=length - self.filled - self.moment.lead)
         image_slice = (options or {}).get("img_slice")
         return replace(self.moment, text_tokens=image_slice[0]) if image_slice else self.moment
 
     def change(self, tokens: Tensor, moment: Moment, before: Tensor | None = None) -> Tensor:
-        """Taps (batch, tokens, width), or a picture as (batch, frames, rows, columns, width)."""
+        """Taps (batch, tokens, width), or a picture as (batch, frames, rows, columns, width); of a UNet also as
+        (batch, width, rows, columns)."""
+        if tokens.ndim == 4 and self.stack.own_grid:
+            return self._change_map(tokens, moment, before)
         if tokens.ndim > 3:
             flat = tokens.flatten(1, -2)
             changed = self.change(flat, moment, None if before is None else before.flatten(1, -2))
@@ -60,3 +67,10 @@ class Placed:
         if self.stack.carries == "joint":
             return tap_tokens(self.tap, tokens, moment, before)
         return (tap_text if self.kept == "txt" else tap_image)(self.tap, tokens, moment, before)
+
+    def _change_map(self, x: Tensor, moment: Moment, before: Tensor | None) -> Tensor:
+        """(batch, width, rows, columns), whose tokens lie row by row."""
+        here = replace(moment, own_grid=(x.shape[-2], x.shape[-1]))
+        tokens, earlier = (None if one is None else one.flatten(2).transpose(1, 2) for one in (x, before))
+        changed = self.change(tokens, here, earlier)
+        return x if changed is tokens else changed.transpose(1, 2).reshape(x.shape)
