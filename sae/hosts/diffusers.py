@@ -1,4 +1,4 @@
-"""Steering and reading diffusers' `FluxTransformer2DModel` with plain forward hooks.
+"""Steering and reading diffusers' `FluxTransformer2DModel`, and its UNets, with plain forward hooks.
 
 What each module returns was read off diffusers 0.42: a double block (text, image), its attention (image, text) and
 with an IP-Adapter a third tensor, a single block (text, image) since 0.35 and one tensor before, its attention one
@@ -11,7 +11,7 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -24,26 +24,31 @@ from ..steering.host_calls import Draw, Drawn, Level, Which
 from ..steering.intervention import Intervention, RandomDirection
 from ..steering.record import SteeringRecord
 from ..steering.row_by_row import Alone
+from .diffusers_unet import UnetCall, depth_of_unet, is_unet
 
 if TYPE_CHECKING:
-    from diffusers import FluxTransformer2DModel
+    from diffusers import FluxTransformer2DModel, UNet2DConditionModel
 
 PercentToSigma = Callable[[float], float]
+Transformer: TypeAlias = "FluxTransformer2DModel | UNet2DConditionModel"
 log = logging.getLogger(__name__)
 
 
 def straight_percent_to_sigma(percent: float) -> float:
-    """Sigma after a part of the run on a schedule without time shift, as FLUX.1-schnell has it."""
+    """Sigma after a part of the run on a schedule without time shift, as FLUX.1-schnell has it; of a UNet the time
+    step's share."""
     return 1.0 - percent
 
 
-def depth_of(transformer: FluxTransformer2DModel) -> Depth:
+def depth_of(transformer: Transformer) -> Depth:
+    if is_unet(transformer):
+        return depth_of_unet(transformer)
     return Depth(len(transformer.transformer_blocks), len(transformer.single_transformer_blocks))
 
 
 @contextmanager
 def steer(
-    transformer: FluxTransformer2DModel,
+    transformer: Transformer,
     interventions: Sequence[Intervention],
     percent_to_sigma: PercentToSigma = straight_percent_to_sigma,
     sides: tuple[int, ...] = (COND,),
@@ -64,7 +69,7 @@ def steer(
 
 
 def drawing(
-    transformer: FluxTransformer2DModel,
+    transformer: Transformer,
     sample: Callable[[OnStep], Tensor],
     percent_to_sigma: PercentToSigma = straight_percent_to_sigma,
     sides: tuple[int, ...] = (COND,),
@@ -91,7 +96,7 @@ class Predicting:
     `forward` calls it for one of the two prompts on latents (rows, ...) that are all at the noise level sigma.
     """
 
-    transformer: FluxTransformer2DModel
+    transformer: Transformer
     forward: Callable[[Which, Tensor, float], Tensor]
     most_rows: int = 8
 
@@ -106,7 +111,7 @@ class Predicting:
 
 
 @contextmanager
-def capture(transformer: FluxTransformer2DModel, site: Site, see: Callable[[Tensor, Moment], None]) -> Iterator[None]:
+def capture(transformer: Transformer, site: Site, see: Callable[[Tensor, Moment], None]) -> Iterator[None]:
     """Shows `see` the tokens (batch, tokens, width) of a site at every call of the transformer.
 
     Raises ValueError at the end where the transformer was called and never came to the site.
@@ -132,11 +137,12 @@ def window_of(schedule: Schedule, percent_to_sigma: PercentToSigma) -> SigmaWind
 
 
 @contextmanager
-def tapped(transformer: FluxTransformer2DModel, taps: Sequence[Tap], sides: tuple[int, ...]) -> Iterator[list[Reach]]:
+def tapped(transformer: Transformer, taps: Sequence[Tap], sides: tuple[int, ...]) -> Iterator[list[Reach]]:
     """Installs the taps, in order, for the length of the `with` block, and yields how far each comes."""
     for tap in taps:
         tap.site.check(depth_of(transformer))
-    call = _Call(sides, [Reach(tap.site) for tap in taps])
+    kind = UnetCall if is_unet(transformer) else _Call
+    call = kind(sides, [Reach(tap.site) for tap in taps])
     with ExitStack() as stack:
         hook: Any = transformer.register_forward_pre_hook(call.begin, with_kwargs=True)
         stack.callback(hook.remove)
@@ -144,7 +150,7 @@ def tapped(transformer: FluxTransformer2DModel, taps: Sequence[Tap], sides: tupl
         stack.callback(hook.remove)
         for tap, reach in zip(taps, call.reaches, strict=True):
             for block in tap.site.blocks:
-                for hook in _install(transformer, CountedTap(tap, reach, block), call):
+                for hook in call.install(transformer, CountedTap(tap, reach, block)):
                     stack.callback(hook.remove)
         yield call.reaches
 
@@ -171,8 +177,12 @@ class _Call:
         for reach in self.reaches:
             reach.call()
 
+    def install(self, transformer: Transformer, tap: CountedTap) -> list[Any]:
+        """Handles of the hooks of one block."""
+        return _install(transformer, tap, self)
 
-def _install(transformer: FluxTransformer2DModel, tap: CountedTap, call: _Call) -> list[Any]:
+
+def _install(transformer: Transformer, tap: CountedTap, call: _Call) -> list[Any]:
     site = tap.site
     stack = transformer.transformer_blocks if site.kind == "double" else transformer.single_transformer_blocks
     module = stack[tap.block]

@@ -1,11 +1,10 @@
-"""diffusers' transformer as the front door runs any model; `diffusers.py` does the work."""
+"""diffusers' transformer or UNet as the front door runs any model; `diffusers.py` does the work."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
 
 from ..dictionary.autoencoder import SparseAutoencoder
 from ..dictionary.origin import TrainedOn
@@ -13,26 +12,25 @@ from ..dictionary.sae_set import AnySae, Member, check_sites, members_at
 from ..places.families import Family, family_named
 from ..places.site import Depth, Site
 from ..steering.intervention import Intervention
-from .diffusers import capture, depth_of, steer
+from .diffusers import Transformer, capture, depth_of, steer
+from .diffusers_unet import family_name, is_unet
 from .host import See, Steered
-
-if TYPE_CHECKING:
-    from diffusers import FluxTransformer2DModel
 
 FAMILY = "FLUX.1"
 
 
 @dataclass(frozen=True)
 class DiffusersModel:
-    """The `Host` of a FluxTransformer2DModel."""
+    """The `Host` of a FluxTransformer2DModel or a UNet2DConditionModel."""
 
-    transformer: FluxTransformer2DModel
+    transformer: Transformer
 
     @property
     def family(self) -> Family:
-        family = family_named(FAMILY)
+        name = family_name(self.transformer) if is_unet(self.transformer) else FAMILY
+        family = family_named(name)
         if family is None:
-            raise LookupError(f"no row for {FAMILY}")
+            raise LookupError(f"no row for {name}")
         return family
 
     @property
@@ -41,17 +39,28 @@ class DiffusersModel:
 
     @property
     def trained_on(self) -> TrainedOn:
-        return TrainedOn(FAMILY)
+        return TrainedOn(self.family.name)
 
     def members(self, sae: AnySae, location: str, stream: str) -> list[Member]:
-        members = members_at(sae, location, stream)
-        check_sites(sae, members, self.family, self.depth)
-        return members
+        members, family, depth = members_at(sae, location, stream), self.family, self.depth
+        check_sites(sae, members, family, depth)
+        return [self._in_unet(member) for member in members] if family.is_unet else members
+
+    def _in_unet(self, member: Member) -> Member:
+        """By diffusers' names; ValueError for an SAE of another width than that of its place."""
+        site, sae, depth = self.family.place(member.site, self.depth), member.sae, self.depth
+        width = depth.width(site.kind, site.blocks)
+        if width != sae.d_in:
+            raise ValueError(
+                f"sae: {sae.name} was trained on activations of width {sae.d_in}, but at {site.location} this model "
+                f"has width {width}; use an SAE that was trained on this model."
+            )
+        return replace(member, site=site)
 
     @contextmanager
     def showing(
         self, places: Sequence[tuple[Site, SparseAutoencoder | None]], sees: Sequence[See]
-    ) -> Iterator[FluxTransformer2DModel]:
+    ) -> Iterator[Transformer]:
         with ExitStack() as stack:
             for (site, _), see in zip(places, sees, strict=True):
                 stack.enter_context(capture(self.transformer, site, see))

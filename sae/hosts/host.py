@@ -18,7 +18,7 @@ from ..places.site import Depth, Site
 from ..steering.intervention import Intervention
 from ..steering.summary import RunSummary
 
-Model = Any  # a MODEL of ComfyUI, or diffusers' FluxTransformer2DModel
+Model = Any  # a MODEL of ComfyUI, or diffusers' FluxTransformer2DModel or UNet2DConditionModel
 See = Callable[[Tensor, Moment], None]
 
 

@@ -152,7 +152,6 @@ class Family:
             blocks = f"{stack_name(stack.kind)}.{f'0-{count - 1}' if count > 1 else 0}" if count else "no blocks"
             yield f"{blocks} ({', '.join(stack.streams)}) with {', '.join(stack.points)}"
 
-
     def _lists(self, depth: Depth) -> Iterator[str]:
         """Of a UNet, list by list; the transformers of one list are alike inside."""
         outside, *inside = self.stacks
@@ -213,16 +212,12 @@ _UNET = (
 )  # fmt: skip
 
 
-def _unet(name: str, models: tuple[str, ...], config: str) -> Family:
+def _unet(name: str, models: tuple[str, ...], config: str, stacks: tuple[Stack, ...] = _UNET) -> Family:
     """`config` is core's for it: several share the classes."""
-    return Family(name, models, "UNetModel", _UNET, width="", patch="", config=config)
+    return Family(name, models, "UNetModel", stacks, width="", patch="", config=config)
 
 
 FAMILIES: tuple[Family, ...] = (
-    _unet("Stable Diffusion 1", ("BaseModel", "SD15_instructpix2pix"), "SD15"),
-    _unet("Stable Diffusion 2", ("BaseModel", "SD21UNCLIP"), "SD20"),
-    _unet("SDXL", ("SDXL", "SDXL_instructpix2pix"), "SDXL"),
-    _unet("SDXL Refiner", ("SDXLRefiner",), "SDXLRefiner"),
     Family("FLUX.1", ("Flux",), "Flux", (_FLUX_DOUBLE, _FLUX_SINGLE)),
     Family("FLUX.2", ("Flux2",), "Flux", (_FLUX_DOUBLE, _FLUX2_SINGLE)),
     Family("Chroma", ("Chroma",), "Chroma", (_FLUX_DOUBLE, _FLUX_SINGLE)),
@@ -299,6 +294,12 @@ FAMILIES: tuple[Family, ...] = (
         width="model_channels",
         patch="patch_spatial",
     ),
+    _unet("Stable Diffusion 1", ("BaseModel", "SD15_instructpix2pix"), "SD15"),
+    _unet("Stable Diffusion 2", ("BaseModel", "SD21UNCLIP"), "SD20"),
+    _unet("SDXL", ("SDXL", "SDXL_instructpix2pix"), "SDXL"),
+    _unet("SDXL Refiner", ("SDXLRefiner",), "SDXLRefiner"),
+    # In diffusers alone; a plain attention, without blocks inside, is what it has at each place.
+    _unet("Kandinsky 2.2", (), "", _UNET[:1]),
 )  # fmt: skip
 
 

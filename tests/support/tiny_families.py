@@ -25,7 +25,7 @@ HUNYUAN_POOLED, LONGCAT_TEXT = 768, 3584
 @dataclass(frozen=True)
 class Place:
     """`output` is the number of the tensor in the module's result, None where it is the result; `columns` are of the
-    module's input. `as_map` is a UNet's transformer. `given` is the block's argument that an update starts from: a name, or a number."""
+    module's input. `given` is the block's argument that an update starts from: a name, or a number."""
 
     location: str
     stream: str
@@ -34,7 +34,7 @@ class Place:
     output: int | None = None
     columns: int = 0
     given: str | int | None = None
-    as_map: bool = False  # (batch, width, rows, columns)
+    as_map: bool = False  # of a UNet's transformer: (batch, width, rows, columns)
 
 
 @dataclass(frozen=True)
@@ -280,6 +280,7 @@ _SD3_PLACES = (
     Place("transformer_blocks.0.ff_context", "text", "joint_blocks.0.context_block.mlp", ((0, TEXT),)),
 )
 
+
 def _unet(config, depths, middle, mult=(1, 1, 2, 2), **more):
     """Two residual blocks a level; `depths` are the transformer blocks in each transformer of a level."""
     return lambda: make(
@@ -324,29 +325,47 @@ def _unet_places(down, tokens, middle_tokens, up):
 
 
 _SD_ATTENTIONS = _attentions(
-    ("down_blocks.0.attentions.0", "input_blocks.1.1", 1, 32), ("down_blocks.0.attentions.1", "input_blocks.2.1", 1, 32),
-    ("down_blocks.1.attentions.0", "input_blocks.4.1", 1, 32), ("down_blocks.1.attentions.1", "input_blocks.5.1", 1, 32),
-    ("down_blocks.2.attentions.0", "input_blocks.7.1", 1, 64), ("down_blocks.2.attentions.1", "input_blocks.8.1", 1, 64),
-    ("mid_block.attentions.0", "middle_block.1", 1, 64), ("up_blocks.1.attentions.0", "output_blocks.3.1", 1, 64),
-    ("up_blocks.1.attentions.1", "output_blocks.4.1", 1, 64), ("up_blocks.1.attentions.2", "output_blocks.5.1", 1, 64),
-    ("up_blocks.2.attentions.0", "output_blocks.6.1", 1, 32), ("up_blocks.2.attentions.1", "output_blocks.7.1", 1, 32),
-    ("up_blocks.2.attentions.2", "output_blocks.8.1", 1, 32), ("up_blocks.3.attentions.0", "output_blocks.9.1", 1, 32),
-    ("up_blocks.3.attentions.1", "output_blocks.10.1", 1, 32), ("up_blocks.3.attentions.2", "output_blocks.11.1", 1, 32),
+    ("down_blocks.0.attentions.0", "input_blocks.1.1", 1, 32),
+    ("down_blocks.0.attentions.1", "input_blocks.2.1", 1, 32),
+    ("down_blocks.1.attentions.0", "input_blocks.4.1", 1, 32),
+    ("down_blocks.1.attentions.1", "input_blocks.5.1", 1, 32),
+    ("down_blocks.2.attentions.0", "input_blocks.7.1", 1, 64),
+    ("down_blocks.2.attentions.1", "input_blocks.8.1", 1, 64),
+    ("mid_block.attentions.0", "middle_block.1", 1, 64),
+    ("up_blocks.1.attentions.0", "output_blocks.3.1", 1, 64),
+    ("up_blocks.1.attentions.1", "output_blocks.4.1", 1, 64),
+    ("up_blocks.1.attentions.2", "output_blocks.5.1", 1, 64),
+    ("up_blocks.2.attentions.0", "output_blocks.6.1", 1, 32),
+    ("up_blocks.2.attentions.1", "output_blocks.7.1", 1, 32),
+    ("up_blocks.2.attentions.2", "output_blocks.8.1", 1, 32),
+    ("up_blocks.3.attentions.0", "output_blocks.9.1", 1, 32),
+    ("up_blocks.3.attentions.1", "output_blocks.10.1", 1, 32),
+    ("up_blocks.3.attentions.2", "output_blocks.11.1", 1, 32),
 )  # fmt: skip
 _XL_ATTENTIONS = _attentions(
-    ("down_blocks.1.attentions.0", "input_blocks.4.1", 1, 32), ("down_blocks.1.attentions.1", "input_blocks.5.1", 1, 32),
-    ("down_blocks.2.attentions.0", "input_blocks.7.1", 2, 64), ("down_blocks.2.attentions.1", "input_blocks.8.1", 2, 64),
-    ("mid_block.attentions.0", "middle_block.1", 2, 64), ("up_blocks.0.attentions.0", "output_blocks.0.1", 2, 64),
-    ("up_blocks.0.attentions.1", "output_blocks.1.1", 2, 64), ("up_blocks.0.attentions.2", "output_blocks.2.1", 2, 64),
-    ("up_blocks.1.attentions.0", "output_blocks.3.1", 1, 32), ("up_blocks.1.attentions.1", "output_blocks.4.1", 1, 32),
+    ("down_blocks.1.attentions.0", "input_blocks.4.1", 1, 32),
+    ("down_blocks.1.attentions.1", "input_blocks.5.1", 1, 32),
+    ("down_blocks.2.attentions.0", "input_blocks.7.1", 2, 64),
+    ("down_blocks.2.attentions.1", "input_blocks.8.1", 2, 64),
+    ("mid_block.attentions.0", "middle_block.1", 2, 64),
+    ("up_blocks.0.attentions.0", "output_blocks.0.1", 2, 64),
+    ("up_blocks.0.attentions.1", "output_blocks.1.1", 2, 64),
+    ("up_blocks.0.attentions.2", "output_blocks.2.1", 2, 64),
+    ("up_blocks.1.attentions.0", "output_blocks.3.1", 1, 32),
+    ("up_blocks.1.attentions.1", "output_blocks.4.1", 1, 32),
     ("up_blocks.1.attentions.2", "output_blocks.5.1", 1, 32),
 )  # fmt: skip
 _REFINER_ATTENTIONS = _attentions(
-    ("down_blocks.1.attentions.0", "input_blocks.4.1", 1, 32), ("down_blocks.1.attentions.1", "input_blocks.5.1", 1, 32),
-    ("down_blocks.2.attentions.0", "input_blocks.7.1", 2, 64), ("down_blocks.2.attentions.1", "input_blocks.8.1", 2, 64),
-    ("mid_block.attentions.0", "middle_block.1", 2, 64), ("up_blocks.1.attentions.0", "output_blocks.3.1", 2, 64),
-    ("up_blocks.1.attentions.1", "output_blocks.4.1", 2, 64), ("up_blocks.1.attentions.2", "output_blocks.5.1", 2, 64),
-    ("up_blocks.2.attentions.0", "output_blocks.6.1", 1, 32), ("up_blocks.2.attentions.1", "output_blocks.7.1", 1, 32),
+    ("down_blocks.1.attentions.0", "input_blocks.4.1", 1, 32),
+    ("down_blocks.1.attentions.1", "input_blocks.5.1", 1, 32),
+    ("down_blocks.2.attentions.0", "input_blocks.7.1", 2, 64),
+    ("down_blocks.2.attentions.1", "input_blocks.8.1", 2, 64),
+    ("mid_block.attentions.0", "middle_block.1", 2, 64),
+    ("up_blocks.1.attentions.0", "output_blocks.3.1", 2, 64),
+    ("up_blocks.1.attentions.1", "output_blocks.4.1", 2, 64),
+    ("up_blocks.1.attentions.2", "output_blocks.5.1", 2, 64),
+    ("up_blocks.2.attentions.0", "output_blocks.6.1", 1, 32),
+    ("up_blocks.2.attentions.1", "output_blocks.7.1", 1, 32),
     ("up_blocks.2.attentions.2", "output_blocks.8.1", 1, 32),
 )  # fmt: skip
 _SD_DOWN, _SD_UP = ("down_blocks.2.attentions.1", "input_blocks.8.1"), ("up_blocks.1.attentions.2", "output_blocks.5.1")
@@ -358,24 +377,6 @@ UNETS = ("Stable Diffusion 1", "Stable Diffusion 2", "SDXL", "SDXL Refiner")
 CASES = {
     case.family: case
     for case in (
-        Case(
-            "Stable Diffusion 1", _unet(comfy.supported_models.SD15, (1, 1, 1, 0), 1), (1, 4, 16, 16), _SD_PLACES,
-            width=64, depth=_SD_ATTENTIONS, slot=None,
-        ),
-        Case(
-            "Stable Diffusion 2", _unet(comfy.supported_models.SD20, (1, 1, 1, 0), 1, **_BY_HEADS), (1, 4, 16, 16),
-            _SD_PLACES, width=64, depth=_SD_ATTENTIONS, slot=None,
-        ),
-        Case(
-            "SDXL",
-            _unet(comfy.supported_models.SDXL, (0, 1, 2), 2, (1, 1, 2), **_BY_HEADS, **_vector(1280 + 6 * 256)),
-            (1, 4, 16, 16), _XL_PLACES, width=64, pooled_width=1280, depth=_XL_ATTENTIONS, slot=None,
-        ),
-        Case(
-            "SDXL Refiner",
-            _unet(comfy.supported_models.SDXLRefiner, (0, 1, 2, 0), 2, **_BY_HEADS, **_vector(1280 + 5 * 256)),
-            (1, 4, 16, 16), _SD_PLACES, width=64, pooled_width=1280, depth=_REFINER_ATTENTIONS, slot=None,
-        ),
         Case(
             "FLUX.1", _flux(comfy.supported_models.FluxSchnell, guidance_embed=False), (1, 16, 8, 8),
             _flux_places(TEXT), depth={"double": 2, "single": 2}, detected=True,
@@ -417,5 +418,23 @@ CASES = {
             text_width=80, depth={"blocks": 2}, slot=None, detected=True,
         ),
         Case("Anima", _anima, (1, 16, 2, 8, 8), _image_only(32, "self_attn", "mlp"), depth={"blocks": 2}, slot=None),
+        Case(
+            "Stable Diffusion 1", _unet(comfy.supported_models.SD15, (1, 1, 1, 0), 1), (1, 4, 16, 16), _SD_PLACES,
+            width=64, depth=_SD_ATTENTIONS, slot=None,
+        ),
+        Case(
+            "Stable Diffusion 2", _unet(comfy.supported_models.SD20, (1, 1, 1, 0), 1, **_BY_HEADS), (1, 4, 16, 16),
+            _SD_PLACES, width=64, depth=_SD_ATTENTIONS, slot=None,
+        ),
+        Case(
+            "SDXL",
+            _unet(comfy.supported_models.SDXL, (0, 1, 2), 2, (1, 1, 2), **_BY_HEADS, **_vector(1280 + 6 * 256)),
+            (1, 4, 16, 16), _XL_PLACES, width=64, pooled_width=1280, depth=_XL_ATTENTIONS, slot=None,
+        ),
+        Case(
+            "SDXL Refiner",
+            _unet(comfy.supported_models.SDXLRefiner, (0, 1, 2, 0), 2, **_BY_HEADS, **_vector(1280 + 5 * 256)),
+            (1, 4, 16, 16), _SD_PLACES, width=64, pooled_width=1280, depth=_REFINER_ATTENTIONS, slot=None,
+        ),
     )
 }  # fmt: skip

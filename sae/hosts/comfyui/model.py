@@ -32,11 +32,10 @@ def family_of(model: Model) -> Family:
         raise ValueError("model: it is a nunchaku FLUX, which ignores patches; load FLUX with core's UNETLoader.")
     family = family_in(model.model, network)
     if family is None:
-        known = ", ".join(family.name for family in FAMILIES)
-        core = _core_name(model.model)
-        told = f"{name} ({core})" if core not in ("", name) else name
-        why = f": {reason}" if (reason := unet.left_out(network)) else ""
-        raise ValueError(f"model: it is a {told}, but steering knows {known} only{why}; connect one of these.")
+        known = ", ".join(family.name for family in FAMILIES if family.models)
+        core, reason = _core_name(model.model), unet.left_out(network)
+        told = name if any(core in family.models for family in FAMILIES) else f"{name} ({core})"
+        raise ValueError(f"model: it is a {told}{reason}, but steering knows {known} only; connect one of these.")
     return family
 
 
@@ -72,7 +71,8 @@ def depth_of(model: Model) -> Depth:
     network = transformer_of(model)
     if family_of(model).is_unet:
         return Depth(attentions=unet.attentions_in(network, model.model.model_config.unet_config))
-    return Depth(**{stack.kind: len(getattr(network, stack.comfyui)) for stack in family_of(model).stacks})
+    counts: dict[str, Any] = {stack.kind: len(getattr(network, stack.comfyui)) for stack in family_of(model).stacks}
+    return Depth(**counts)
 
 
 def width_of(model: Model, site: Site) -> int:

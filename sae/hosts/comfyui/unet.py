@@ -33,11 +33,12 @@ def attentions_in(network: nn.Module, unet_config: Mapping[str, Any]) -> tuple[A
 
 def module_at(network: nn.Module, path: str) -> Any:
     """None where there is none."""
-    return reduce(lambda module, name: getattr(module, name, None), path.split("."), network)
+    found: Any = network
+    return reduce(lambda module, name: getattr(module, name, None), path.split("."), found)
 
 
 def left_out(network: nn.Module) -> str:
     """Why a UNet is none of the families, where that is known; empty for any other network."""
     if any(type(module).__name__ == _VIDEO for module in network.modules()):
-        return "the blocks of a video UNet mix its frames, so its places are other ones"
+        return ", a video UNet, whose blocks mix its frames"
     return ""

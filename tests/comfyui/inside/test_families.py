@@ -141,7 +141,7 @@ def test_the_family_its_depth_and_width_come_from_the_model(name):
 
 @each_family
 def test_every_row_of_the_table_is_tested(name):
-    assert {family.name for family in FAMILIES} == set(CASES)
+    assert {family.name for family in FAMILIES if family.models} == set(CASES)
     stacks = {stack.kind: stack for stack in family_of(tiny(name)).stacks}
     tested = [parse_location(place.location, place.stream) for place in CASES[name].places]
     for stack in stacks.values():

@@ -16,6 +16,7 @@ from ..memory import without_record
 
 # What a tap returns replaces the block's own output, and so outlives the block's call.
 tap_image, tap_text, tap_tokens = map(without_record, (recorded.tap_image, recorded.tap_text, recorded.tap_tokens))
+tap_map = without_record(recorded.tap_map)
 
 
 @dataclass(frozen=True)
@@ -45,8 +46,7 @@ class Placed:
         self.tap.enter(self.moment.sigma)
 
     def now(self, length: int, options: Mapping[str, Any] | None) -> Moment:
-        """The moment with what the block tells: the text's length in a joint sequence of `length` tokens, or its grid.
-        """
+        """The moment with the text's length in a joint sequence of `length` tokens, or the grid, as the block tells."""
         if self.stack.own_grid:
             rows, columns = (options or {}).get("activations_shape", (0, 0))[-2:]
             return replace(self.moment, own_grid=(rows, columns) if rows * columns == length else (1, length))
@@ -59,7 +59,7 @@ class Placed:
         """Taps (batch, tokens, width), or a picture as (batch, frames, rows, columns, width); of a UNet also as
         (batch, width, rows, columns)."""
         if tokens.ndim == 4 and self.stack.own_grid:
-            return self._change_map(tokens, moment, before)
+            return tap_map(self.tap, tokens, moment, before)
         if tokens.ndim > 3:
             flat = tokens.flatten(1, -2)
             changed = self.change(flat, moment, None if before is None else before.flatten(1, -2))
@@ -67,10 +67,3 @@ class Placed:
         if self.stack.carries == "joint":
             return tap_tokens(self.tap, tokens, moment, before)
         return (tap_text if self.kept == "txt" else tap_image)(self.tap, tokens, moment, before)
-
-    def _change_map(self, x: Tensor, moment: Moment, before: Tensor | None) -> Tensor:
-        """(batch, width, rows, columns), whose tokens lie row by row."""
-        here = replace(moment, own_grid=(x.shape[-2], x.shape[-1]))
-        tokens, earlier = (None if one is None else one.flatten(2).transpose(1, 2) for one in (x, before))
-        changed = self.change(tokens, here, earlier)
-        return x if changed is tokens else changed.transpose(1, 2).reshape(x.shape)
