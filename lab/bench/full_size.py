@@ -19,11 +19,12 @@ import torch
 from torch import Tensor
 
 from sae.dictionary.autoencoder import Architecture, SparseAutoencoder
-from sae.dictionary.origin import TrainedOn
+from sae.dictionary.owner import TrainedOn
 from sae.places.site import parse_location
 from sae.steering.delta import Steering
 from sae.steering.edits import Edit, Method, Unit
 from sae.steering.intervention import Intervention
+from sae.steering.methods import METHODS
 
 from .width import D_IN, D_SAE, clock_of, dense_topk, time_taps, time_topk
 
@@ -86,8 +87,8 @@ def steered(model: Any, sae: SparseAutoencoder, method: Method, locations: Seque
     from sae.hosts.comfyui.steering import steer
 
     fires = {"mean": 1.0, "density": 0.5}
-    replaces = [Edit(5, **fires)] if method == "swap" else []
-    unit: Unit = "raw" if method == "swap" else "token_norm"
+    replaces = [Edit(5, **fires)] if METHODS[method].needs_replaces else []
+    unit: Unit = "token_norm" if METHODS[method].pushes else "raw"
     steering = Steering(sae, [Edit(3, 0.1, **fires)], method, 1.0, unit, replaces)
     sites = [parse_location(location, "image") for location in locations]
     return steer(model, [Intervention(steering, site) for site in sites], None)

@@ -17,6 +17,7 @@ from sae.places.site import parse_location
 from sae.steering.delta import Steering
 from sae.steering.edits import Edit
 from sae.steering.intervention import Intervention
+from sae.steering.methods import METHODS
 from sae.steering.record import SteeringRecord
 
 TOKENS, D_IN, D_SAE = 2_048, 3_072, 49_152
@@ -66,7 +67,7 @@ def _repeated(way: Callable[[], object], times: int) -> Callable[[], None]:
 
 def _tap(sae: SparseAutoencoder, x: Tensor, unit: str, method: str = "add", mask: bool = False) -> Callable[[], Tensor]:
     fires = {"mean": 1.0, "density": 0.5}
-    replaces = [Edit(5, **fires)] if method == "swap" else []
+    replaces = [Edit(5, **fires)] if METHODS[method].needs_replaces else []
     steering = Steering(sae, [Edit(3, 0.3, **fires)], method, 1.0, unit, replaces)
     region = torch.ones(1, 512, 1024) if mask else None
     active = Intervention(steering, SITE, mask=region).begin(SteeringRecord())

@@ -22,10 +22,10 @@ from sae.demo.shipped_weights import ATTENTION_SAE, IMAGE_SAE, TEXT_SAE
 from .calibrate import Bench
 from .contrast_rows import contrast_section
 from .heat import measure_heat
-from .measure import Measurement
+from .measure import Measurement, embed_table
 from .name_features import measure_names, name_features
 from .report import calibration_section, heat_section, names_section, write_report
-from .rows import COLOUR_ROWS, KIND_ROWS, embed_table
+from .rows import COLOUR_ROWS, KIND_ROWS
 from .tables import Table
 
 log = logging.getLogger(__name__)

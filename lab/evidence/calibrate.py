@@ -18,6 +18,7 @@ from sae.places.site import resolve_site
 from sae.steering.calibration import alone, calibrate_features
 from sae.steering.edits import Calibration, Edit, Method
 from sae.steering.intervention import Intervention
+from sae.steering.methods import METHODS
 
 from ..judge.reader import measure_pictures
 from ..judge.steer import contrast, draw_steered, drawing_of
@@ -25,7 +26,7 @@ from ..judge.steer import contrast, draw_steered, drawing_of
 if TYPE_CHECKING:
     from diffusers import FluxTransformer2DModel
 
-METHODS: tuple[Method, ...] = ("swap", "add", "boost_if_active")
+TRIED: tuple[Method, ...] = ("swap", "add", "boost_if_active")
 ENDS = ("low", "clear", "high")
 FEATURES = 8  # that swap takes out
 STEPS = 4  # of the calibration's short samplings
@@ -78,7 +79,7 @@ class Bench:
             known = [prompt for prompt in held_out_prompts() if prompt.colour == source]
             model_prompt = known[7 * number % len(known)]
             others = [known[(5 * number + 7 * i + 1) % len(known)] for i in range(PICTURES)]
-            for method in METHODS:
+            for method in TRIED:
                 calibration = self._calibrate(source, target, method, model_prompt, number)
                 if calibration is not None:
                     self._measure(source, target, calibration, others, 5000 + PICTURES * number)
@@ -89,7 +90,8 @@ class Bench:
         return Edit(k, 1.0, float(tally.mean_where_active[k]), float(tally.max[k]), float(tally.density[k]))
 
     def _steering(self, source: str, target: str, method: Method) -> Callable[[Edit, float], Intervention]:
-        lost = contrast(self.tallies[source], self.tallies[target], FEATURES) if method == "swap" else []
+        swaps = METHODS[method].needs_replaces
+        lost = contrast(self.tallies[source], self.tallies[target], FEATURES) if swaps else []
         return alone(self.sae, self.site, method, feature_list(lost))
 
     def _calibrate(self, source: str, target: str, method: Method, prompt: Prompt, seed: int) -> Calibration | None:

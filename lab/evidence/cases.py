@@ -18,6 +18,7 @@ from sae.places.site import Site
 from sae.steering.delta import Steering
 from sae.steering.edits import Method
 from sae.steering.intervention import Intervention
+from sae.steering.methods import METHODS
 
 from ..judge.reader import shape_masks
 from ..judge.steer import contrast
@@ -131,7 +132,9 @@ class Case:
         here, _ = self._sides(name, row)
         gained, lost = (feature_list(self._ranked(name, row, target)) for target in (True, False))
         features, replaces = (lost, gained) if of_source else (gained, lost)
-        steering = Steering(self.saes[name], features, method, strength, row.unit, replaces if method == "swap" else ())
+        steering = Steering(
+            self.saes[name], features, method, strength, row.unit, replaces if METHODS[method].needs_replaces else ()
+        )
         picture = here.site.stream != "text"
         return Intervention(steering, here.site, row.schedule, mask=self._region(row) if picture else None)
 

@@ -23,6 +23,7 @@ from sae.places.site import Site
 from sae.steering.delta import Steering
 from sae.steering.edits import Method
 from sae.steering.intervention import Intervention
+from sae.steering.methods import METHODS
 
 from ..judge.reader import measure_pictures
 from ..judge.score import Score
@@ -75,7 +76,7 @@ class Row:
     random: bool = False
 
     def __str__(self) -> str:
-        unit = " raw" if self.method == "add" else ""
+        unit = " raw" if METHODS[self.method].pushes else ""
         return f"{self.method}{unit} {self.strength:g}" + (", one prompt" if self.prompts == 1 else "")
 
 
@@ -164,7 +165,7 @@ class Directions:
         for site in PLACES[row.where]:
             if site in saes:
                 features, replaces = (feature_list(rows_of(saes[site], side)) for side in SIDES)
-                taken = replaces if row.method == "swap" else ()
+                taken = replaces if METHODS[row.method].needs_replaces else ()
                 made.append(Intervention(Steering(saes[site], features, row.method, row.strength, "raw", taken), site))
         return made
 

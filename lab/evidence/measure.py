@@ -18,6 +18,8 @@ from sae.hosts.diffusers import capture
 from ..judge.reader import Readings, measure_pictures
 from ..judge.score import Score
 from ..judge.steer import STEPS, draw_steered, effect
+from ..kandinsky.embed_evidence import EmbedMeasurement
+from ..kandinsky.settings import SETTINGS, EmbedSetting
 from .cases import FINDING, RUNS, Case, Change, Found, changes, heat_of_source, saying
 from .rows import MANY, TOLD, Row
 from .seen import Seen, draw_shifted, see_prompts
@@ -103,3 +105,25 @@ def _count_shown(table: Table, prompts: Sequence[Prompt], seen: Readings) -> Non
     for asked, shown in zip(prompts, seen.prompts, strict=True):
         for slot in SLOTS:
             table.shown[slot] += getattr(asked, slot) == getattr(shown, slot)
+
+
+WHERE = "image_embeds"
+FINDING_SEEDS = range(4)
+
+
+def embed_table(
+    pictures: int, sae: SparseAutoencoder | None = None, settings: Sequence[EmbedSetting] = SETTINGS
+) -> Table:
+    """As many pictures a row, with the prompts and seeds of the FLUX's colour table; of the shipped SAE or `sae`."""
+    measurement = EmbedMeasurement(FINDING[0], FINDING_SEEDS, sae, settings)
+    asked = list(changes("colour"))
+    count = max(1, round(pictures / len(asked)))
+    for change in tqdm(asked, desc="Changes of colour, Kandinsky"):
+        measurement.add(change.source, change.target, change.number, change.prompts(count), change.seeds(count))
+    found = measurement.found
+    lines = [Line("none", UNSTEERED, found.unsteered), Line("none", WORDED, found.ceiling)]
+    lines += [
+        Line(WHERE, setting.what, found.steered[index], found.random.get(index))
+        for index, setting in enumerate(settings)
+    ]
+    return Table("colour", lines, {slot: sum(found.right[slot]) for slot in SLOTS})

@@ -12,7 +12,7 @@ from sae.demo.shipped_weights import EMBED_SAE, SAE_NAMES, load_sae
 
 from ..kandinsky.settings import BEST as EMBED_BEST
 from ..kandinsky.settings import SETTINGS as EMBED_SETTINGS
-from .calibrate import ENDS, KEPT, METHODS
+from .calibrate import ENDS, KEPT, TRIED
 from .cases import FEATURES
 from .rows import BEST, TOLD, Row
 from .tables import UNSTEERED, WORDED, Table
@@ -157,12 +157,12 @@ def names_section(found: Mapping[str, Names]) -> str:
 
 
 def calibration_section(found: Effects) -> str:
-    pictures = found[METHODS[0], ENDS[0]].pictures
+    pictures = found[TRIED[0], ENDS[0]].pictures
     head = "| method | strength | ranges found | mean | ‖Δ‖/‖x‖ | changed | target | place | size | background |"
     lines = ["## Calibrated strengths: what 1.0 and the ends do", "", CALIBRATION_TEXT.format(pictures=pictures)]
     lines += [head, "|---" * 10 + "|"]
     names = {"low": "visible", "clear": "**clear (1.0)**", "high": "upper end", "random": "random, as clear"}
-    for method in METHODS:
+    for method in TRIED:
         for end, called in names.items():
             effect = found.get((method, end))
             if effect is None:

@@ -28,8 +28,8 @@ from sae.formats import load
 from ..kandinsky.losses import drawings
 from ..kandinsky.settings import BEST as BEST_SETTING
 from ..kandinsky.settings import SETTINGS
-from .measure import Measurement
-from .rows import BEST, Row, embed_table
+from .measure import Measurement, embed_table
+from .rows import BEST, Row
 from .tables import Line
 
 ROOT = Path(__file__).parents[2]

@@ -13,6 +13,7 @@ from sae.embeddings.editing import blend_tokens, steer_tokens
 from sae.finding.features import FeatureTally, feature_list, rank_features, tally_tokens
 from sae.steering.delta import Steering
 from sae.steering.edits import Edit, FeatureList, Method, Unit
+from sae.steering.methods import METHODS
 from sae.steering.record import SteeringRecord
 
 FEATURES = 8  # at most, from each side of a contrast
@@ -49,7 +50,9 @@ class EmbedCase:
         """Embeddings (batch, 64), steered with the features of the target against the source, or reversed."""
         gained, lost = self._contrast(self.target, self.source), self._contrast(self.source, self.target)
         features, replaces = (lost, gained) if of_source else (gained, lost)
-        steering = Steering(self.sae, features, method, strength, unit, replaces if method == "swap" else ())
+        steering = Steering(
+            self.sae, features, method, strength, unit, replaces if METHODS[method].needs_replaces else ()
+        )
         return steer_tokens(x.unsqueeze(1), steering, SteeringRecord()).squeeze(1)
 
     def blend(self, x: Tensor, amount: float, examples: int | None = 1) -> Tensor:

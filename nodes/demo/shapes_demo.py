@@ -26,7 +26,7 @@ from ...sae.demo.shipped_weights import (
 from ...sae.hosts.kandinsky import KandinskyHalf
 from ..inputs.menu import DEMO
 from ..inputs.sockets import Sae
-from ..kandinsky.kandinsky_sockets import KandinskyDecoder, KandinskyPriorModel
+from ..kandinsky.load_kandinsky import KandinskyDecoder, KandinskyPriorModel
 
 
 class LoadShapesDemo(io.ComfyNode):

@@ -10,7 +10,8 @@ from ...sae.embeddings.editing import embedding_record, steer_tokens
 from ...sae.embeddings.spot import ALL, AUTO
 from ...sae.hosts.comfyui.embeddings import edited, spot_in
 from ...sae.steering.delta import Steering
-from ...sae.steering.edits import Auto, FeatureList, Method, Unit, method_for
+from ...sae.steering.edits import Auto, FeatureList, Method, Unit
+from ...sae.steering.methods import method_for
 from ...sae.steering.record import SteeringRecord
 from ..inputs.embed_inputs import (
     EMBED_TYPES,
@@ -31,16 +32,10 @@ from ..inputs.sockets import (
     replaces_input,
     steering_inputs,
     steering_warnings,
+    unit_tip,
 )
 
 log = logging.getLogger(__name__)
-
-UNIT_TIP = (
-    "What strength 1 means for add, boost_if_active and surgery. auto: what Calibrate Strength found, else a fifth "
-    "of the embedding's length, shared by the features · token_norm: as long as the embedding itself (try 0.1 "
-    "to 0.5) · raw: the feature's activation · mean, max: multiples of the feature's own mean or largest activation. "
-    "set takes raw, mean or max."
-)
 
 
 class ClipEmbedSteer(io.ComfyNode):
@@ -64,7 +59,7 @@ class ClipEmbedSteer(io.ComfyNode):
                     "edited, of the same type.",
                 ),
                 Sae.Input("sae", tooltip="An SAE that was trained on embeddings of this encoder."),
-                *steering_inputs("TopEmbedFeatures", UNIT_TIP, without=UNSTEERED),
+                *steering_inputs("TopEmbedFeatures", unit_tip("embedding", "0.1 to 0.5"), without=UNSTEERED),
                 target_input(),
                 tokens_input(),
                 *word_inputs(),

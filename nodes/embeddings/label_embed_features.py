@@ -19,7 +19,7 @@ from ..browser.label_results import save_names_input, word_inputs, written
 from ..inputs.embed_inputs import tap_input
 from ..inputs.menu import EMBEDDINGS
 from ..inputs.sockets import Sae, one_sae
-from ..kandinsky.kandinsky_sockets import KandinskyPriorModel
+from ..kandinsky.load_kandinsky import KandinskyPriorModel
 
 
 class LabelEmbedFeatures(io.ComfyNode):

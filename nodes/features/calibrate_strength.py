@@ -10,8 +10,9 @@ from ...sae.hosts.comfyui.drawing import Drawing, progress_bar
 from ...sae.hosts.comfyui.model import Model, elsewhere_lines, members_in, setting_here
 from ...sae.hosts.comfyui.own_folders import notebooks
 from ...sae.hosts.comfyui.sampling import Sampling
-from ...sae.steering.calibration import CALIBRATED_METHODS, alone, calibrate_features
+from ...sae.steering.calibration import alone, calibrate_features, calibrated_methods
 from ...sae.steering.edits import Calibration, FeatureList, Method, check_owner
+from ...sae.steering.methods import DEFAULT
 from ..browser.server_memory import Use, note_use
 from ..inputs.menu import FEATURES
 from ..inputs.plain_inputs import expert_switch, model_input, steps_input
@@ -40,8 +41,8 @@ class CalibrateStrength(io.ComfyNode):
                 steps_input("Steps of each short sampling."),
                 io.Combo.Input(
                     "method",
-                    options=list(CALIBRATED_METHODS),
-                    default="add",
+                    options=calibrated_methods(),
+                    default=DEFAULT,
                     tooltip="The method you will steer with; a range holds for one method. swap needs replaces.",
                 ),
                 location_input(),

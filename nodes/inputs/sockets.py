@@ -11,7 +11,8 @@ from ...sae.dictionary.sae_set import AnySae, SaeSet
 from ...sae.places.moment import SIDES
 from ...sae.places.site import STREAMS
 from ...sae.steering.delta import Steering
-from ...sae.steering.edits import METHODS, UNITS, FeatureList
+from ...sae.steering.edits import UNITS, FeatureList
+from ...sae.steering.methods import DEFAULT, METHODS, WITH_REPLACES
 from .plain_inputs import amount_input
 
 UNSTEERED = "With none, nothing is steered."  # of features that need not come
@@ -28,15 +29,6 @@ LOCATION_TIP = (
 STREAM_TIP = (
     "Which tokens: image, text, or joint (both, in single blocks). 'auto' takes the stream the SAE was trained on, "
     "else image in double blocks and joint in single blocks."
-)
-
-METHOD_TIP = (
-    "add: put the feature's direction on every token · set: hold the feature at a value · scale: multiply what is "
-    "there (0 removes, 2 doubles) · boost_if_active: add where the feature already fires · project_out: remove the "
-    "direction, whatever put it there · surgery: replace the activation by the SAE's reconstruction with the feature "
-    "added; it loses what the SAE cannot express, so prefer add · swap: take the features of 'replaces' out where they "
-    "fire and put these there as strongly (strength 1 is the natural amount) · auto: swap where 'replaces' is wired, "
-    "else add."
 )
 
 
@@ -113,7 +105,7 @@ def steering_inputs(finder: str, unit_tip: str, *, without: str = "") -> list[io
     tip = f"From {finder} or SAEFeature. {without}".strip()
     return [
         SaeFeatures.Input("features", optional=bool(without), tooltip=tip),
-        io.Combo.Input("method", options=[*METHODS, "auto"], default="auto", tooltip=METHOD_TIP),
+        method_input(),
         amount_input(
             "strength",
             1000.0,
@@ -122,6 +114,32 @@ def steering_inputs(finder: str, unit_tip: str, *, without: str = "") -> list[io
         ),
         io.Combo.Input("unit", options=list(UNITS), default="auto", tooltip=unit_tip),
     ]
+
+
+def method_input() -> io.Combo.Input:
+    """The choice of a method, with what the panel says of its strengths and of what `auto` means."""
+    told = [f"{name}: {method.words.en}" for name, method in METHODS.items()]
+    return io.Combo.Input(
+        "method",
+        options=[*METHODS, "auto"],
+        default="auto",
+        tooltip=" · ".join([*told, f"auto: {WITH_REPLACES} where 'replaces' is wired, else {DEFAULT}."]),
+        extra_dict={
+            "strength_means": {name: method.strength_means for name, method in METHODS.items()},
+            "auto_means": {"with_replaces": WITH_REPLACES, "alone": DEFAULT},
+        },
+    )
+
+
+def unit_tip(whole: str, usual: str, more: str = "") -> str:
+    """What strength 1 means in each unit, of steering a `whole` token or embedding; `more` tells of further units."""
+    pushing = [name for name, method in METHODS.items() if method.pushes]
+    return (
+        f"What strength 1 means for {', '.join(pushing[:-1])} and {pushing[-1]}. auto: what Calibrate Strength found, "
+        f"else a fifth of the {whole}'s length, shared by the features · token_norm: as long as the {whole} itself "
+        f"(try {usual}) · raw: the feature's activation · mean, max: multiples of the feature's own mean or largest "
+        f"activation{more}. set takes raw, mean or max."
+    )
 
 
 def one_sae(sae: AnySae) -> SparseAutoencoder:
@@ -149,6 +167,4 @@ def steering_warnings(steering: Steering, first: int = 0) -> list[str]:
     if dead:
         names = ", ".join(map(str, dead))
         found.append(f"Dead in this SAE, it never fired while it was measured: feature {names}. Choose others.")
-    if steering.method == "surgery":
-        found.append("surgery loses what the SAE cannot express; add gives the same shift without that loss.")
-    return found
+    return [*found, steering.traits.warning] if steering.traits.warning else found

@@ -15,7 +15,7 @@ from ...sae.hosts.comfyui.embedding_encoders import load_parts
 from ...sae.hosts.kandinsky import KandinskyHalf, Window, check_embeds, check_size, draw, movq_scale
 from ..inputs.menu import KANDINSKY
 from ..inputs.sockets import percent_input
-from .kandinsky_sockets import NEGATIVE_TIP, KandinskyDecoder, guidance_input, seed_input, step_progress
+from .load_kandinsky import NEGATIVE_TIP, KandinskyDecoder, guidance_input, seed_input, step_progress
 
 PREVIEW_CELLS = 16  # latent cells of a preview's longer side
 MOVQ_BYTES = 2178 * 64  # per latent cell and byte of a weight: what core reckons for a VAE of this shape

@@ -7,7 +7,7 @@ from ...sae.drawing.pictures import to_image
 from ...sae.hosts.comfyui.embedding_encoders import load_parts
 from ...sae.hosts.kandinsky import KandinskyHalf, encode_pictures, run_prior
 from ..inputs.menu import KANDINSKY
-from .kandinsky_sockets import NEGATIVE_TIP, KandinskyPriorModel, embedding, guidance_input, seed_input, step_progress
+from .load_kandinsky import NEGATIVE_TIP, KandinskyPriorModel, embedding, guidance_input, seed_input, step_progress
 
 
 class KandinskyPrior(io.ComfyNode):

@@ -1,16 +1,20 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import comfy.clip_vision
 import comfy.model_management
+import comfy.utils
 import folder_paths
 import torch
 from comfy_api.latest import io
+from torch import Tensor
 
 from ...sae.hosts.kandinsky import INDEX, Half, KandinskyHalf
 from ..inputs.menu import KANDINSKY
-from .kandinsky_sockets import KandinskyDecoder, KandinskyPriorModel
 
 KIND = "diffusers"
 NONE = "none"
@@ -111,3 +115,39 @@ def _dtype(name: str) -> torch.dtype:
 
 
 NODES = [LoadKandinsky22]
+
+
+KandinskyPriorModel = io.Custom("KANDINSKY_PRIOR")
+KandinskyDecoder = io.Custom("KANDINSKY_DECODER")
+
+NEGATIVE_TIP = "What the decoder keeps away from: without negative text the embedding of a blank picture."
+
+
+def seed_input(tooltip: str) -> io.Int.Input:
+    limit = 0xFFFFFFFFFFFFFFFF
+    return io.Int.Input("seed", default=0, min=0, max=limit, control_after_generate=True, tooltip=tooltip)
+
+
+def guidance_input(tooltip: str) -> io.Float.Input:
+    return io.Float.Input("guidance", default=4.0, min=1.0, max=30.0, step=0.1, tooltip=tooltip)
+
+
+def embedding(image_embeds: Tensor, **more: Tensor) -> Any:
+    """A CLIP_VISION_OUTPUT; the states that nobody computed are None."""
+    output = comfy.clip_vision.Output()
+    names = ("last_hidden_state", "penultimate_hidden_states", "mm_projected", "image_sizes")
+    device = comfy.model_management.intermediate_device()
+    for name, tensor in {**dict.fromkeys(names), "image_embeds": image_embeds, **more}.items():
+        output[name] = tensor if tensor is None else tensor.to(device)
+    return output
+
+
+def step_progress(steps: int, preview: Callable[[Tensor], Any] | None = None) -> Callable[[int, int, Tensor], None]:
+    """A bar that moves with the steps, shows a picture where previews are on, and notices Cancel at each step."""
+    bar = comfy.utils.ProgressBar(steps)
+
+    def tell(done: int, total: int, latents: Tensor) -> None:
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        bar.update_absolute(done, total, preview(latents) if preview else None)
+
+    return tell

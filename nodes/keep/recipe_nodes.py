@@ -15,7 +15,8 @@ from ...sae.hosts.comfyui.model import Model, family_of
 from ...sae.hosts.comfyui.own_folders import notebooks, output_folder
 from ...sae.hosts.comfyui.steering import carried
 from ...sae.places.moment import Schedule, Side
-from ...sae.steering.edits import Auto, FeatureList, Method, Unit, method_for
+from ...sae.steering.edits import Auto, FeatureList, Method, Unit
+from ...sae.steering.methods import method_for
 from ...sae.steering.recipe import NeededSae, Recipe, read_recipe, write_recipe
 from ...sae.steering.set_up import SetUp, Wanted
 from ...sae.version import VERSION
@@ -32,7 +33,7 @@ from ..inputs.sockets import (
     steering_inputs,
     stream_input,
 )
-from ..steer.activation_steer import UNIT_TIP
+from ..steer.activation_steer import token_unit_tip
 from ..steer.steered_run import steered
 
 NONE = "none"  # no saved recipe; their names end in .json
@@ -55,7 +56,7 @@ class SaveRecipe(io.ComfyNode):
                 Sae.Input(
                     "sae", optional=True, tooltip="Without model: the SAE that the features belong to, or the set."
                 ),
-                *steering_inputs("TopActivatingFeatures", UNIT_TIP, without="Not with model."),
+                *steering_inputs("TopActivatingFeatures", token_unit_tip(), without="Not with model."),
                 location_input(),
                 stream_input(),
                 percent_input("start_percent", 0.0, "As in Activation Steer."),

@@ -8,7 +8,8 @@ from torch import Tensor
 from ...sae.dictionary.sae_set import AnySae
 from ...sae.hosts.comfyui.model import Model
 from ...sae.places.moment import Schedule, Side
-from ...sae.steering.edits import Auto, FeatureList, Method, Unit, method_for
+from ...sae.steering.edits import Auto, FeatureList, Method, Unit
+from ...sae.steering.methods import method_for
 from ...sae.steering.set_up import Wanted
 from ..inputs.menu import STEER
 from ..inputs.plain_inputs import steered_model_input
@@ -22,17 +23,16 @@ from ..inputs.sockets import (
     side_input,
     steering_inputs,
     stream_input,
+    unit_tip,
 )
 from .steered_run import steered
 
 log = logging.getLogger(__name__)
 
-UNIT_TIP = (
-    "What strength 1 means for add, boost_if_active and surgery. auto: what Calibrate Strength found, else a fifth "
-    "of the token's length, shared by the features · token_norm: as long as the token itself (try 0.05 to "
-    "0.3) · raw: the feature's activation · mean, max: multiples of the feature's own mean or largest activation · "
-    "calibrated: what Calibrate Strength found to be clearly there. set takes raw, mean or max."
-)
+
+def token_unit_tip() -> str:
+    """Of the units of nodes that steer tokens."""
+    return unit_tip("token", "0.05 to 0.3", " · calibrated: what Calibrate Strength found to be clearly there")
 
 
 def _what() -> list[io.Input]:
@@ -41,7 +41,7 @@ def _what() -> list[io.Input]:
         Sae.Input(
             "sae", tooltip="An SAE that was trained on this model, or a set of them, which steers at all its places."
         ),
-        *steering_inputs("TopActivatingFeatures", UNIT_TIP, without=UNSTEERED),
+        *steering_inputs("TopActivatingFeatures", token_unit_tip(), without=UNSTEERED),
     ]
 
 

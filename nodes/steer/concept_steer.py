@@ -18,7 +18,7 @@ from ...sae.hosts.comfyui.own_folders import notebooks
 from ...sae.hosts.comfyui.sampling import Sampling
 from ...sae.hosts.comfyui.steering import mask_fault
 from ...sae.places.moment import Schedule, Side
-from ...sae.steering.edits import method_for
+from ...sae.steering.methods import method_for
 from ...sae.steering.set_up import Wanted
 from ..browser.feature_results import table_of
 from ..browser.server_memory import kept_concepts, show_progress_text

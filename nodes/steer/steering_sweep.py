@@ -14,13 +14,14 @@ from ...sae.hosts.comfyui.drawing import Drawing, first_of_batch, progress_bar
 from ...sae.hosts.comfyui.model import Model, elsewhere_lines, members_in
 from ...sae.hosts.comfyui.own_folders import notebooks, output_folder
 from ...sae.hosts.comfyui.sampling import Sampling
-from ...sae.steering.edits import METHODS, UNITS, Auto, FeatureList, Method, Unit, method_for
+from ...sae.steering.edits import UNITS, Auto, FeatureList, Method, Unit
+from ...sae.steering.methods import method_for
 from ...sae.steering.set_up import Planned, Wanted
 from ...sae.steering.sweep import Row, captions, draw_rows, parse_strengths, plan, rows_of
 from ..inputs.menu import STEER
 from ..inputs.plain_inputs import model_input
-from ..inputs.sockets import LOCATION_TIP, METHOD_TIP, Sae, SaeFeatures, replaces_input, stream_input
-from .activation_steer import UNIT_TIP
+from ..inputs.sockets import LOCATION_TIP, Sae, SaeFeatures, method_input, replaces_input, stream_input
+from .activation_steer import token_unit_tip
 
 log = logging.getLogger(__name__)
 
@@ -107,8 +108,8 @@ def _what() -> list[io.Input]:
         SaeFeatures.Input(
             "features", tooltip="A row for all together and one for each, with its own strength as a factor."
         ),
-        io.Combo.Input("method", options=[*METHODS, "auto"], default="auto", tooltip=METHOD_TIP),
-        io.Combo.Input("unit", options=list(UNITS), default="auto", tooltip=UNIT_TIP),
+        method_input(),
+        io.Combo.Input("unit", options=list(UNITS), default="auto", tooltip=token_unit_tip()),
         io.String.Input("strengths", default="0.5, 1, 2", tooltip="One column for each number."),
         io.Boolean.Input(
             "controls", default=True, tooltip="A column with a random direction of the largest strength's size."

@@ -14,7 +14,7 @@ from ...sae.training.config import TopKConfig, TrainedAs
 from ...sae.training.embedding_source import EmbeddingSource, pictures_in
 from ..inputs.menu import TRAIN
 from ..inputs.plain_inputs import expert_number, lines_in, lines_input
-from ..kandinsky.kandinsky_sockets import KandinskyPriorModel
+from ..kandinsky.load_kandinsky import KandinskyPriorModel
 from .training_job import (
     architecture_input,
     expert_seed_input,

@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..dictionary.autoencoder import SparseAutoencoder
-from ..dictionary.origin import TrainedOn
+from ..dictionary.owner import TrainedOn
 from ..dictionary.statistics import FeatureStatistics
 from ..drawing.charts import bars, curve
 from ..files.whole import told_when_unwritable

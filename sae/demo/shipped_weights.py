@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from safetensors.torch import load_file
 
 from ..dictionary.autoencoder import SparseAutoencoder
-from ..dictionary.origin import TrainedOn
+from ..dictionary.owner import TrainedOn
 from ..dictionary.sae_set import SaeSet
 from ..formats import load
 from .shapes_model import CONFIG, ShapesDecoder, build_transformer

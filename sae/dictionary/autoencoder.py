@@ -26,8 +26,7 @@ from .activations import (
 from .fast.availability import have_kernels, sums_of_rows
 from .fast.candidates import topk_codes, worthwhile
 from .modulation import Modulation
-from .origin import ContrastOf, Origin, TrainedOn
-from .owner import Owner, identity
+from .owner import ContrastOf, Origin, Owner, TrainedOn, identity
 from .statistics import FeatureStatistics
 from .weights import Part, PartName, Weights, check_weights, feature_chunks
 

@@ -31,7 +31,7 @@ from torch import Tensor
 
 from ..places.site import Site
 from .autoencoder import Architecture, SparseAutoencoder
-from .origin import ContrastOf, TrainedOn
+from .owner import ContrastOf, TrainedOn
 
 Side = Literal["positive", "negative"]
 SIDES: tuple[Side, ...] = get_args(Side)  # in the order of their features

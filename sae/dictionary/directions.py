@@ -15,7 +15,7 @@ from .statistics import FeatureStatistics
 
 
 class Directions(Protocol):
-    """All that `add` and `project_out` need."""
+    """All that the methods need that read no activations."""
 
     @property
     def name(self) -> str: ...

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..places.depth import Depth, running_order
 from ..places.families import Family
-from ..places.site import STREAMS, Depth, Site, parse_location, resolve_site, running_order
+from ..places.site import STREAMS, Site, parse_location, resolve_site
 from .autoencoder import SparseAutoencoder
-from .origin import TrainedOn
-from .owner import DIGITS, Owner
+from .owner import DIGITS, Owner, TrainedOn
 from .statistics import NAMES, FeatureStatistics
 
 _POINTS = ("attn", "cross", "mlp", "update", "block")

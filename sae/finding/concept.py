@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..dictionary.sae_set import AnySae
-from ..steering.edits import Auto, FeatureList, Method, Unit, method_for
+from ..steering.edits import Auto, FeatureList, Method, Unit
+from ..steering.methods import METHODS, method_for
 from ..steering.set_up import SetUp, Wanted
 
 
@@ -33,5 +34,5 @@ class Concept:
         0.5
         """
         chosen = method_for(method, self.replaces)
-        replaces = self.replaces if chosen == "swap" else ()
+        replaces = self.replaces if METHODS[chosen].needs_replaces else ()
         return SetUp(self.sae, Wanted(self.features, chosen, strength, unit, replaces))

@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from ..dictionary.contrast import CLEAR, SIDES, Contrast, Side
-from ..dictionary.origin import TrainedOn
+from ..dictionary.owner import TrainedOn
 from ..dictionary.sae_set import AnySae, SaeSet
 from ..places.moment import OnProgress
 from ..places.site import Site

@@ -41,6 +41,7 @@ from ..places.site import Site
 from ..steering.delta import Steering
 from ..steering.edits import Edit
 from ..steering.host_calls import Level, Predict, Which
+from ..steering.methods import scale
 from ..steering.row_by_row import Alone
 from .features import RankedFeature
 
@@ -145,5 +146,5 @@ def _taps(part: Sequence[Candidate]) -> list[Alone]:
     """One tap for each SAE and site, over the rows of its candidates."""
     rows: dict[tuple[int, Site], dict[int, Steering]] = {}
     for row, (sae, site, feature) in enumerate(part):
-        rows.setdefault((id(sae), site), {})[row] = Steering(sae, [Edit(feature, 0.0)], "scale")
+        rows.setdefault((id(sae), site), {})[row] = Steering(sae, [Edit(feature, 0.0)], scale.METHOD.name)
     return [Alone(site, steerings, len(part)) for (_, site), steerings in rows.items()]

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ..dictionary.autoencoder import SparseAutoencoder
-from ..dictionary.origin import Origin
+from ..dictionary.owner import Origin
 from ..dictionary.weights import Weights
 from ..files.quote import AllowedFolders, quoted, shown
 from ..places.site import site_from_name

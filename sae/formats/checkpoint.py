@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from ..dictionary.activations import Architecture
 from ..dictionary.modulation import Modulation
-from ..dictionary.origin import ContrastOf
+from ..dictionary.owner import ContrastOf
 from ..dictionary.weights import Weight
 from ..files.quote import quoted
 from ..files.tensors import TensorInfo, TensorSource

@@ -15,7 +15,7 @@ from typing import Any
 
 from ..dictionary.activations import VECTORS, Architecture
 from ..dictionary.modulation import TENSORS, Modulation
-from ..dictionary.origin import ContrastOf
+from ..dictionary.owner import ContrastOf
 from ..files.quote import Plain, quoted
 from ..files.small_json import is_number, parse_object
 from ..places.site import Site, parse_location

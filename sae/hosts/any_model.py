@@ -36,7 +36,7 @@ from ..places.named_choices import first_text, sites_of
 from ..steering.delta import Steering
 from ..steering.set_up import SetUp, Wanted
 from .diffusers_unet import is_unet
-from .host import Host, Model, See, Steered
+from .host import Host, Model, See, SteeringResult
 
 Run = Callable[[Model], object]  # draws once with the model that it is given; what it returns is not looked at
 EMBEDDING = "embedding"  # what a place is called where there is none
@@ -45,11 +45,11 @@ EMBEDDING = "embedding"  # what a place is called where there is none
 def host_of(model: Model) -> Host:
     """ValueError for what is neither a MODEL of ComfyUI nor a transformer or UNet of diffusers."""
     if isinstance(model, nn.Module) and (hasattr(model, "single_transformer_blocks") or is_unet(model)):
-        from .diffusers_model import DiffusersModel
+        from .diffusers import DiffusersModel
 
         return DiffusersModel(model)
     if hasattr(model, "model_options") and hasattr(model, "clone"):
-        from .comfyui.comfyui_model import ComfyuiModel
+        from .comfyui.steering import ComfyuiModel
 
         return ComfyuiModel(model)
     raise ValueError(
@@ -151,7 +151,7 @@ def contrast(
 def steer(
     what: Tensor | Model, steering: SetUp | Steering, *, location: str = "auto", stream: str = "auto",
     start_percent: float = 0.0, end_percent: float = 1.0, side: GuidanceSide = "both", mask: Tensor | None = None,
-) -> Iterator[Steered]:  # fmt: skip
+) -> Iterator[SteeringResult]:  # fmt: skip
     """Steers an embedding, or every run of a model inside the `with` block.
 
     `result` of what it gives is the steered embedding, in its dtype and on its device; or the model to draw with: of
@@ -190,7 +190,7 @@ def steer(
         yield steered
 
 
-def _embedding(x: Tensor, steering: SetUp | Steering) -> Steered:
+def _embedding(x: Tensor, steering: SetUp | Steering) -> SteeringResult:
     if isinstance(steering, SetUp):
         if isinstance(steering.sae, SaeSet):
             raise ValueError(
@@ -201,7 +201,7 @@ def _embedding(x: Tensor, steering: SetUp | Steering) -> Steered:
     check_embedding(x, EMBEDDING)
     record = embedding_record()
     steered = steer_tokens(x if x.ndim == 3 else x.unsqueeze(1), steering, record)
-    return Steered(steered if x.ndim == 3 else steered.squeeze(1), record.summary)
+    return SteeringResult(steered if x.ndim == 3 else steered.squeeze(1), record.summary)
 
 
 def _tokens(x: Any) -> Tensor:

@@ -2,7 +2,7 @@
 
 What each module returns was read off diffusers 0.42: a double block (text, image), its attention (image, text) and
 with an IP-Adapter a third tensor, a single block (text, image) since 0.35 and one tensor before, its attention one
-tensor with the text first.
+tensor with the text first. `DiffusersModel` is a transformer as the front door runs any model.
 """
 
 from __future__ import annotations
@@ -10,21 +10,27 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
+from ..dictionary.autoencoder import SparseAutoencoder
+from ..dictionary.owner import TrainedOn
+from ..dictionary.sae_set import AnySae, Member, check_sites, members_at
+from ..places.depth import Depth
+from ..places.families import Family, family_named
 from ..places.moment import COND, Moment, OnStep, Schedule, SigmaWindow
 from ..places.reach import CountedTap, Done, Reach
-from ..places.site import Depth, Site
+from ..places.site import Site
 from ..places.stream_taps import Observer, Tap, tap_image, tap_text, tap_tokens
 from ..steering.host_calls import Draw, Drawn, Level, Which
 from ..steering.intervention import Intervention, RandomDirection
 from ..steering.record import SteeringRecord
 from ..steering.row_by_row import Alone
-from .diffusers_unet import UnetCall, depth_of_unet, is_unet
+from .diffusers_unet import UnetCall, depth_of_unet, family_name, is_unet
+from .host import See, SteeringResult
 
 if TYPE_CHECKING:
     from diffusers import FluxTransformer2DModel, UNet2DConditionModel
@@ -256,3 +262,59 @@ def _change_one_stream(tap: Tap, call: _Call) -> Callable[..., Any]:
         return change(tap, output, call.moment)
 
     return hook
+
+
+FAMILY = "FLUX.1"
+
+
+@dataclass(frozen=True)
+class DiffusersModel:
+    """The `Host` of a FluxTransformer2DModel or a UNet2DConditionModel."""
+
+    transformer: Transformer
+
+    @property
+    def family(self) -> Family:
+        name = family_name(self.transformer) if is_unet(self.transformer) else FAMILY
+        family = family_named(name)
+        if family is None:
+            raise LookupError(f"no row for {name}")
+        return family
+
+    @property
+    def depth(self) -> Depth:
+        return depth_of(self.transformer)
+
+    @property
+    def trained_on(self) -> TrainedOn:
+        return TrainedOn(self.family.name)
+
+    def members(self, sae: AnySae, location: str, stream: str) -> list[Member]:
+        members, family, depth = members_at(sae, location, stream), self.family, self.depth
+        check_sites(sae, members, family, depth)
+        return [self._in_unet(member) for member in members] if family.is_unet else members
+
+    def _in_unet(self, member: Member) -> Member:
+        """By diffusers' names; ValueError for an SAE of another width than that of its place."""
+        site, sae, depth = self.family.place(member.site, self.depth), member.sae, self.depth
+        width = depth.width(site.kind, site.blocks)
+        if width != sae.d_in:
+            raise ValueError(
+                f"sae: {sae.name} was trained on activations of width {sae.d_in}, but at {site.location} this model "
+                f"has width {width}; use an SAE that was trained on this model."
+            )
+        return replace(member, site=site)
+
+    @contextmanager
+    def showing(
+        self, places: Sequence[tuple[Site, SparseAutoencoder | None]], sees: Sequence[See]
+    ) -> Iterator[Transformer]:
+        with ExitStack() as stack:
+            for (site, _), see in zip(places, sees, strict=True):
+                stack.enter_context(capture(self.transformer, site, see))
+            yield self.transformer
+
+    @contextmanager
+    def steering(self, interventions: Sequence[Intervention]) -> Iterator[SteeringResult]:
+        with steer(self.transformer, interventions) as record:
+            yield SteeringResult(self.transformer, record.summary)

@@ -14,11 +14,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..places.depth import Attention, Depth
 from ..places.moment import COND, Moment
 from ..places.reach import CountedTap, Reach
-from ..places.site import Depth, Point
+from ..places.site import Point
 from ..places.stream_taps import Tap, tap_image, tap_map
-from ..places.unet import Attention, holder
+from ..places.unet_lists import holder
 
 UNET = "UNet2DConditionModel"
 STEPS = 1000  # time steps of the training, of which a call tells one; a noise level is their share here

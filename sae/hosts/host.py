@@ -10,11 +10,12 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from ..dictionary.autoencoder import SparseAutoencoder
-from ..dictionary.origin import TrainedOn
+from ..dictionary.owner import TrainedOn
 from ..dictionary.sae_set import AnySae, Member
+from ..places.depth import Depth
 from ..places.families import Family
 from ..places.moment import Moment
-from ..places.site import Depth, Site
+from ..places.site import Site
 from ..steering.intervention import Intervention
 from ..steering.summary import RunSummary
 
@@ -43,12 +44,12 @@ class Host(Protocol):
     ) -> AbstractContextManager[Model]:
         """The model to run; meanwhile each of `sees` gets the tokens of its place."""
 
-    def steering(self, interventions: Sequence[Intervention]) -> AbstractContextManager[Steered]:
+    def steering(self, interventions: Sequence[Intervention]) -> AbstractContextManager[SteeringResult]:
         """The steered model, and what was done in its runs."""
 
 
 @dataclass(frozen=True)
-class Steered:
+class SteeringResult:
     """What `steer` gives: the steered thing, and what steering did to it."""
 
     result: Any  # the model to draw with, or the steered embedding

@@ -23,6 +23,7 @@ from ..dictionary.statistics import FeatureStatistics, statistics_path, write_st
 from ..files.quote import AllowedFolders, quoted
 from ..files.recent import Newest, state_of_files
 from ..steering.edits import Calibration, Edit, Method
+from ..steering.methods import DEFAULT
 from . import ranges
 from .gallery import SUFFIX as GALLERY
 from .gallery import Gallery, add_pictures, read_gallery
@@ -32,7 +33,7 @@ from .ranges import Calibrations, Measured, Setting, fitting, read_calibrations,
 log = logging.getLogger(__name__)
 
 FILES = 16  # label files and galleries that are kept
-FIRST: Method = "add"  # whose ranges come first where it is not known what a graph steers with
+FIRST: Method = DEFAULT  # whose ranges come first where it is not known what a graph steers with
 
 
 class Notebooks:

@@ -11,7 +11,8 @@ from typing import Any
 from ..files.quote import quoted, shown
 from ..files.small_json import is_number, read_json, update_json
 from ..places.site import Site
-from ..steering.edits import METHODS, Calibration, Edit, Method
+from ..steering.edits import Calibration, Edit, Method
+from ..steering.methods import METHODS, is_method
 
 Calibrations = dict[Method, dict[int, Calibration]]
 
@@ -32,7 +33,7 @@ class Setting:
 
     site: str | None = None
     model: str | None = None  # its identity
-    replaces: str | None = None  # see `mark_of_replaced`; matters to swap only
+    replaces: str | None = None  # see `mark_of_replaced`; matters to methods that need such a list
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,8 @@ class Measured:
     def _sides(self, other: Setting) -> list[tuple[str | None, str | None]]:
         mine = self.setting
         sides = [(mine.site, other.site), (mine.model, other.model)]
-        return [*sides, (mine.replaces, other.replaces)] if self.calibration.method == "swap" else sides
+        needed = METHODS[self.calibration.method].needs_replaces
+        return [*sides, (mine.replaces, other.replaces)] if needed else sides
 
     def may_fit(self, other: Setting) -> bool:
         """Nothing that is known of both differs."""
@@ -172,7 +174,7 @@ def _entry(entry: Any, name: str) -> Measured:
     if isinstance(feature, bool) or not isinstance(feature, int) or not 0 <= feature < 10**9:
         raise ValueError(f"{name}: {quoted(feature, 40)} is not the index of a feature; use whole numbers from 0 up.")
     where = f"{name}: feature {feature}"
-    if method not in METHODS:
+    if not is_method(method):
         raise ValueError(f"{where}: its method is {quoted(method, 40)}; use one of {', '.join(METHODS)}.")
     setting = {key: entry[key] for key in _SETTING & set(entry)}
     if not all(isinstance(value, str) and len(value) <= LONGEST for value in setting.values()):

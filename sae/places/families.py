@@ -10,8 +10,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from .site import Depth, Kind, Point, Site, Stream, join_blocks, kind_name, point_suffix, stack_name
-from .unet import ATTENTIONS, INSIDE, sort_of
+from .depth import Depth, Kind, join_blocks
+from .site import Point, Site, Stream, kind_name, point_suffix, stack_name
+from .unet_lists import ATTENTIONS, INSIDE, sort_of
 
 # slot: a function in `patches_replace["dit"]`; list: one in `patches["double_block"]`; hook: a forward hook on the
 # block, for the length of one call of the model
@@ -41,8 +42,8 @@ Modules = Mapping[tuple[Point, Stream], Inside]  # a joint sequence's modules st
 @dataclass(frozen=True)
 class Stack:
     """Blocks of one kind. `comfyui` is the attribute of ComfyUI's network; diffusers' name, where it is another than
-    the kind's own, is a synonym in locations. Of a UNet the kind is a sort of lists (`unet.py`), whose paths the model
-    tells; each of its blocks has tokens of its own number, `own_grid`."""
+    the kind's own, is a synonym in locations. Of a UNet the kind is a sort of lists (`unet_lists.py`), whose paths the
+    model tells; each of its blocks has tokens of its own number, `own_grid`."""
 
     kind: Kind
     comfyui: str
@@ -305,43 +306,3 @@ FAMILIES: tuple[Family, ...] = (
 
 def family_named(name: str) -> Family | None:
     return next((family for family in FAMILIES if family.name == name), None)
-
-
-# What the models are called in which published SAEs were trained, by how the name begins.
-_TRAINED_ON: dict[str, str] = {
-    "sdxl refiner": "SDXL Refiner",
-    "stable-diffusion-xl-refiner": "SDXL Refiner",
-    "sdxl": "SDXL",
-    "stable-diffusion-xl": "SDXL",
-    "stable diffusion xl": "SDXL",
-    "stable-diffusion-v1": "Stable Diffusion 1",
-    "stable-diffusion-1": "Stable Diffusion 1",
-    "stable diffusion 1": "Stable Diffusion 1",
-    "sd-turbo": "Stable Diffusion 2",
-    "stable-diffusion-2": "Stable Diffusion 2",
-    "stable diffusion 2": "Stable Diffusion 2",
-    "flux.2": "FLUX.2",
-    "flux2": "FLUX.2",
-    "flux.1": "FLUX.1",
-    "flux1": "FLUX.1",
-    "chroma": "Chroma",
-    "hunyuanvideo": "HunyuanVideo",
-    "longcat": "LongCat",
-    "qwen-image": "Qwen-Image",
-    "z-image": "Z-Image",
-    "lumina-image-2": "Lumina 2",
-    "lumina 2": "Lumina 2",
-    "wan2": "Wan 2",
-    "wan 2": "Wan 2",
-    "stable-diffusion-3": "Stable Diffusion 3",
-    "stable diffusion 3": "Stable Diffusion 3",
-    "krea-2": "Krea 2",
-    "krea 2": "Krea 2",
-    "anima": "Anima",
-}
-
-
-def family_of_text(model: str) -> str | None:
-    """The family's name for a model's, such as `black-forest-labs/FLUX.1-schnell`; None where it is none of ours."""
-    short = model.lower().rsplit("/", 1)[-1].strip()
-    return next((family for start, family in _TRAINED_ON.items() if short.startswith(start)), None)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
+from .depth import Depth
 from .families import Family
-from .site import Depth, Site, parse_location, resolve_site
+from .site import Site, parse_location, resolve_site
 
 Choice = Callable[[Family, Depth], list[Site]]
 

@@ -12,15 +12,13 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from ..files.quote import quoted, shown
-from .unet import ATTENTIONS, IN_NAME, INSIDE, LIST, Attention, holder, in_diffusers, order_of, sort_of, transformer_at
+from .depth import Depth, Kind, in_diffusers, join_blocks
+from .unet_lists import ATTENTIONS, IN_NAME, INSIDE, LIST, sort_of
 
-Kind = str  # one of KINDS; in a UNet the path of a list of like modules (`unet.py`)
 Point = Literal["block", "update", "attn", "cross", "mlp"]  # cross: attention to the text
 Stream = Literal["image", "text", "joint"]
 
 STREAMS: tuple[Stream, ...] = ("image", "text", "joint")
-KINDS: tuple[Kind, ...] = ("double", "single", "blocks", "layers")  # in the order in which a model runs them
-POINTS: tuple[Point, ...] = ("block", "update", "attn", "cross", "mlp")
 EXAMPLES = (
     "transformer_blocks.0-18.attn, transformer_blocks.3,5.ff, single_transformer_blocks.9 or, in a UNet, "
     "down_blocks.2.attentions.1"
@@ -105,53 +103,6 @@ _IN_NAME = re.compile(
 
 
 @dataclass(frozen=True)
-class Depth:
-    """How many blocks of each kind a model has; of a UNet its transformers, in the order in which they run."""
-
-    double: int = 0
-    single: int = 0
-    blocks: int = 0
-    layers: int = 0
-    attentions: tuple[Attention, ...] = ()
-
-    def of(self, kind: Kind) -> int:
-        if kind in KINDS:
-            return {"double": self.double, "single": self.single, "blocks": self.blocks, "layers": self.layers}[kind]
-        inside = holder(kind)
-        return sum(
-            one.blocks if one.path == inside else one.listed[0] == kind
-            for one in self.attentions
-            if inside in ("", one.path)
-        )
-
-    def width(self, kind: Kind, blocks: tuple[int, ...]) -> int:
-        """Of the tokens at places in a UNet; ValueError where they differ in it."""
-        widths = {self.attentions[self.position(kind, block)].width for block in blocks}
-        if len(widths) > 1:
-            raise ValueError(
-                f"location: the widths of {kind}.{join_blocks(blocks)} are {sorted(widths)}; name places of one width."
-            )
-        return widths.pop()
-
-    @property
-    def kinds(self) -> tuple[Kind, ...]:
-        """Those that any family has; of a UNet its own lists."""
-        lists = dict.fromkeys(one.listed[0] for one in self.attentions)
-        inside = [f"{one.path}.transformer_blocks" for one in self.attentions if one.blocks]
-        return (*lists, *inside) or KINDS
-
-    @property
-    def total(self) -> int:
-        return len(self.attentions) or sum(map(self.of, KINDS))
-
-    def position(self, kind: Kind, block: int) -> int:
-        """How many blocks run before this one; in a UNet, transformers before the one that it is or lies in."""
-        if kind in KINDS:
-            return block + sum(self.of(other) for other in KINDS[: KINDS.index(kind)])
-        return transformer_at(kind, block, self.attentions)
-
-
-@dataclass(frozen=True)
 class Site:
     """One point in one or more blocks, for one stream."""
 
@@ -202,9 +153,8 @@ def kind_name(kind: Kind) -> str:
     return {"double": "double blocks", "single": "single blocks"}.get(kind, kind)
 
 
-def running_order(kind: Kind) -> tuple[int, ...]:
-    """Sorts kinds as a model runs them."""
-    return (KINDS.index(kind),) if kind in KINDS else (len(KINDS), *order_of(kind))
+def points_of(kind: Kind) -> tuple[Point, ...]:
+    return tuple(dict.fromkeys(point for point, _ in _POINTS[sort_of(kind)].values()))
 
 
 def stack_name(kind: Kind) -> str:
@@ -344,14 +294,3 @@ def _parse_blocks(text: str, location: str) -> tuple[int, ...]:
             )
         blocks.extend(range(first, last + 1))
     return tuple(dict.fromkeys(blocks))
-
-
-def join_blocks(blocks: tuple[int, ...]) -> str:
-    """(0, 1, 2, 5) as "0-2,5"."""
-    runs: list[list[int]] = []
-    for block in blocks:
-        if runs and block == runs[-1][-1] + 1:
-            runs[-1].append(block)
-        else:
-            runs.append([block])
-    return ",".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)

@@ -21,6 +21,7 @@ from .delta import Steering
 from .edits import Calibration, Edit, Method
 from .host_calls import Draw, Steered, draw_each
 from .intervention import Intervention
+from .methods import METHODS
 from .summary import LARGE_DELTA
 
 VISIBLE = 0.1  # change from which a picture looks different
@@ -28,8 +29,6 @@ UNRELATED = 0.8  # change at which little is left of the unsteered picture; two 
 OUTSIDE = 0.1  # share of the prediction's values outside the range of the unsteered one
 MARGIN = 0.1  # by which values may leave that range, as a part of it
 CLEAR = 0.75  # of the change at the upper end, where 1.0 is put
-FIRST: dict[Method, float] = {"add": 0.05, "boost_if_active": 0.05, "swap": 0.25}  # strengths to begin with
-CALIBRATED_METHODS = tuple(FIRST)
 MOST_DOUBLINGS = 10
 HALVINGS = 4
 MOST_READINGS = MOST_DOUBLINGS + 3 * HALVINGS
@@ -67,7 +66,6 @@ def calibrate(method: Method, measure: Callable[[float], Reading]) -> Calibratio
     Both ends and 1.0 are found by doubling, then halving: at most MOST_READINGS strengths, and none whose
     answer follows from another's.
     """
-    _check_method(method)
     pursuit = _Pursuit(method)
     while pursuit.asks is not None:
         pursuit.hear(measure(pursuit.asks))
@@ -85,7 +83,6 @@ def calibrate_features(
 
     `draw` makes short drawings, best as latents. `steering` tells how one strength of a feature steers, see `alone`.
     """
-    _check_method(method)
     if not edits:
         raise ValueError("features: the list is empty; connect SAEFeature or TopActivatingFeatures.")
     pursuits = [_Pursuit(method) for _ in edits]
@@ -117,9 +114,17 @@ def alone(
     return steering
 
 
-def _check_method(method: Method) -> None:
-    if method not in CALIBRATED_METHODS:
-        raise ValueError(f"method: {method!r} cannot be calibrated; use one of {', '.join(CALIBRATED_METHODS)}.")
+def calibrated_methods() -> list[Method]:
+    """Those whose strength has a range to be found."""
+    return [name for name, traits in METHODS.items() if traits.first_strength is not None]
+
+
+def _first_strength(method: Method) -> float:
+    """What the search begins with; ValueError where the method cannot be calibrated."""
+    first = METHODS[method].first_strength if method in METHODS else None
+    if first is None:
+        raise ValueError(f"method: {method!r} cannot be calibrated; use one of {', '.join(calibrated_methods())}.")
+    return first
 
 
 class _Pursuit:
@@ -143,7 +148,7 @@ class _Pursuit:
 
 
 def _range(method: Method, known: Mapping[float, Reading]) -> Generator[float, Reading, Calibration | None]:
-    high, reading = yield from _upper_end(FIRST[method])
+    high, reading = yield from _upper_end(_first_strength(method))
     if reading.change < VISIBLE:
         return None
     clear = yield from _where(max(CLEAR * reading.change, VISIBLE), high, known)

@@ -13,6 +13,7 @@ from typing import Any
 from ..files.quote import quoted
 from ..files.small_json import is_number
 from .edits import Calibration, Edit
+from .methods import METHODS, is_method
 
 LARGEST = 1e12  # of a number that people write
 NUMBERS = {"mean": "mean", "max": "max", "share": "density"}  # in JSON, in an Edit
@@ -42,6 +43,11 @@ def read_edit(entry: Mapping[str, Any], where: str) -> Edit:
 def read_calibration(found: Any, where: str) -> Calibration:
     if not isinstance(found, dict) or set(found) != set(_CALIBRATION):
         raise ValueError(f"{where}: calibration needs {', '.join(_CALIBRATION)}, but {quoted(found)} came.")
+    if not is_method(found["method"]):
+        raise ValueError(
+            f"{where}: calibration with {quoted(found['method'])} came; a known method is needed, one of "
+            f"{', '.join(METHODS)}."
+        )
     low, clear, high = (number(found[end], f"{where}: {end}") for end in _CALIBRATION[1:])
     try:
         return Calibration(found["method"], low, clear, high)

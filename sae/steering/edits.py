@@ -6,21 +6,17 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from ..dictionary.directions import Directions
 from ..dictionary.owner import Owner
-from ..dictionary.sae_set import SaeSet
 from ..dictionary.statistics import FeatureStatistics
 from ..files.quote import quoted
 from ..files.small_json import is_number
 
-Method = Literal["add", "set", "scale", "boost_if_active", "project_out", "surgery", "swap"]
+Method = str  # the name of one in `methods`
 Unit = Literal["token_norm", "raw", "mean", "max", "calibrated", "auto"]
 Auto = Literal["auto"]
 
 MOST_FEATURES = 10**9  # of an index, which may come from a file
-METHODS: tuple[Method, ...] = get_args(Method)
 UNITS: tuple[Unit, ...] = get_args(Unit)
-PUSHING: tuple[Method, ...] = ("add", "boost_if_active", "surgery")  # put directions there, whatever is there
 
 
 @dataclass(frozen=True)
@@ -40,10 +36,9 @@ class Calibration:
         ends = (self.low, self.clear, self.high)
         if not all(is_number(end) for end in ends):
             raise ValueError(f"calibration: {quoted(ends)} came; three finite numbers are needed.")
-        if self.method not in METHODS or not 0 <= self.low <= self.clear <= self.high or self.clear == 0:
+        if not 0 <= self.low <= self.clear <= self.high or self.clear == 0:
             raise ValueError(
-                f"calibration: {quoted(ends)} with {quoted(self.method)} is none; 0 ≤ low ≤ clear ≤ high is needed, "
-                f"and a known method."
+                f"calibration: {quoted(ends)} is none; 0 ≤ low ≤ clear ≤ high is needed, and clear above 0."
             )
 
 
@@ -124,13 +119,6 @@ class FeatureList(list[Edit]):
         )
 
 
-def method_for(method: Method | Auto, replaces: Iterable[Edit] | None) -> Method:
-    """The method that `auto` means: swap where there is something to take out, else add."""
-    if method != "auto":
-        return method
-    return "swap" if replaces else "add"
-
-
 def check_owner(edits: Iterable[Edit], owner: Owner, name: str) -> None:
     """Raises ValueError where the edits of the input `name` are known to belong to another dictionary than `owner`."""
     if isinstance(edits, FeatureList):
@@ -155,23 +143,3 @@ def measured_values(
     if stored is None:
         return values
     return [float(stored[edit.feature]) if v is None else v for edit, v in zip(edits, values, strict=True)]
-
-
-def check_lists(whose: Directions | SaeSet, edits: Sequence[Edit], replaces: Sequence[Edit], method: Method) -> None:
-    """Raises ValueError where there is nothing to steer with, or a list is not this dictionary's or method's."""
-    if not edits:
-        raise ValueError(
-            "features: the list is empty, so there is nothing to steer with; connect SAEFeature or "
-            "TopActivatingFeatures with at least one feature."
-        )
-    check_owner(edits, whose.owner, "features")
-    check_owner(replaces, whose.owner, "replaces")
-    check_features((*edits, *replaces), whose.count, whose.name)
-    if method == "swap" and not replaces:
-        raise ValueError("replaces: 'swap' needs the features to take out, but none came; connect their list here.")
-    replaced = [edit.feature for edit in replaces]
-    twice = [k for k in replaced if replaced.count(k) > 1]
-    if twice:
-        raise ValueError(f"replaces: feature {twice[0]} is named twice, but can be taken out only once; name it once.")
-    if method != "swap" and replaces:
-        raise ValueError(f"replaces: only 'swap' takes features out, but the method is {method!r}; use swap.")

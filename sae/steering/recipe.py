@@ -25,7 +25,8 @@ from ..places.families import FAMILIES, family_named
 from ..places.moment import SIDES, Schedule, Side
 from ..places.site import STREAMS, Site, parse_location
 from .edit_json import number, read_edit, write_edit
-from .edits import METHODS, UNITS, Edit, Method, Unit
+from .edits import UNITS, Edit, Method, Unit
+from .methods import DEFAULT, METHODS
 
 FORMAT, VERSION = "sae-steering recipe", 2
 OLD_NAMES = {"FLUX": "FLUX.1"}  # of families, in recipes of version 0.1
@@ -60,7 +61,7 @@ class Recipe:
     sae: NeededSae
     location: str
     stream: str
-    method: Method = "add"
+    method: Method = DEFAULT
     strength: float = 1.0
     unit: Unit = "token_norm"
     start_percent: float = 0.0

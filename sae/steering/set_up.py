@@ -10,11 +10,10 @@ from torch import Tensor
 from ..dictionary.sae_set import AnySae, Member, SaeSet
 from ..places.moment import WHOLE_RUN, Schedule, Side
 from ..places.site import Point, Site
-from .delta import Steering
-from .edits import PUSHING, Edit, FeatureList, Method, Unit, check_lists
+from .delta import Steering, check_lists
+from .edits import Edit, FeatureList, Method, Unit
 from .intervention import Intervention
-
-_OWN_PART: tuple[Method, ...] = ("scale", "project_out")  # each edit's strength is a part of its own
+from .methods import DEFAULT, METHODS
 
 
 @dataclass(frozen=True)
@@ -22,10 +21,10 @@ class Wanted:
     """What FluxActivationSteer is told, but for the model and the place."""
 
     features: Sequence[Edit]
-    method: Method = "add"
+    method: Method = DEFAULT
     strength: float = 1.0
     unit: Unit = "token_norm"
-    replaces: Sequence[Edit] = ()  # what `swap` takes out
+    replaces: Sequence[Edit] = ()  # what is taken out, by a method that needs it
     schedule: Schedule = WHOLE_RUN
     side: Side = "both"
     mask: Tensor | None = None
@@ -43,7 +42,9 @@ class Wanted:
     def _of_set(self, sae: SaeSet, members: Sequence[Member]) -> Planned:
         check_lists(sae, self.features, self.replaces, self.method)
         parts = [_Part(member, _own(member, self.features), _own(member, self.replaces)) for member in members]
-        acting = [part for part in parts if part.features and (part.replaces or self.method != "swap")]
+        acting = [
+            part for part in parts if part.features and (part.replaces or not METHODS[self.method].needs_replaces)
+        ]
         if not acting:
             raise ValueError(_nothing(sae, members, parts, self.method))
         sites = [part.member.site for part in acting]
@@ -55,7 +56,7 @@ class Wanted:
     def _steering(self, sae: SaeSet, part: _Part, sites: Sequence[Site]) -> Steering:
         """What a member does of the whole, in its own numbers."""
         member, total, edits = part.member, self.strength, part.features
-        if self.method in _OWN_PART:
+        if METHODS[self.method].own_parts:
             shares = [spread(total * edit.strength, self.method, member.site, sites) for edit in edits]
             edits = [replace(edit, strength=share) for edit, share in zip(edits, shares, strict=True)]
             total = 1.0
@@ -122,9 +123,9 @@ def _nothing(sae: SaeSet, members: Sequence[Member], parts: Sequence[_Part], met
 
 
 def _left_out(sae: SaeSet, members: Sequence[Member], parts: Sequence[_Part], wanted: Wanted) -> list[str]:
-    """A line for each place that has one half of a swap only, and one for features that the location leaves out."""
+    """A line for each place that has one of two lists only, and one for features that the location leaves out."""
     lines = []
-    for part in parts if wanted.method == "swap" else ():
+    for part in parts if METHODS[wanted.method].needs_replaces else ():
         if part.features and not part.replaces:
             lines.append(f"Left out: {part.member.site} has features to put in, but none to take out.")
         elif part.replaces and not part.features:
@@ -137,7 +138,6 @@ def _left_out(sae: SaeSet, members: Sequence[Member], parts: Sequence[_Part], wa
 
 
 PERSISTING: tuple[Point, ...] = ("block",)  # what is changed here is what the next place reads
-REMOVING: tuple[Method, ...] = ("swap", "scale", "project_out")  # take a part of what they find
 
 
 def spread(total: float, method: Method, site: Site, sites: Sequence[Site]) -> float:
@@ -153,19 +153,12 @@ def spread(total: float, method: Method, site: Site, sites: Sequence[Site]) -> f
     has what is left as its strength: 1 - total there. `set` fixes a value, at each place the same.
 
     Other rules, to measure against this one: equal (each takes the total everywhere), shared everywhere (block outputs'
-    rule at contributions too), by norm (in proportion to ‖Δ‖/‖x‖ of each place alone). This function is all there is to
-    replace.
+    rule at contributions too), by norm (in proportion to ‖Δ‖/‖x‖ of each place alone). This function, and what a
+    method has as `shared`, is all there is to replace.
     """
     sharing = [other for other in sites if other.point in PERSISTING and _same_stream(site, other)]
     places = len(sharing) if site.point in PERSISTING else 1
-    if method in PUSHING:
-        return total / places
-    if method not in REMOVING or places == 1:
-        return total
-    left = total if method == "scale" else 1 - total
-    if left <= 0:
-        return total
-    return left ** (1 / places) if method == "scale" else 1 - left ** (1 / places)
+    return METHODS[method].shared(total, places)
 
 
 def _same_stream(one: Site, other: Site) -> bool:

@@ -25,6 +25,7 @@ from ..places.moment import OnProgress, unheard
 from .edits import Edit
 from .host_calls import Draw, Steered, draw_each
 from .intervention import Intervention
+from .methods import METHODS
 from .set_up import Wanted
 
 MOST_PICTURES = 400
@@ -84,7 +85,8 @@ def _acting(wanted: Wanted, sae: AnySae, members: Sequence[Member]) -> list[Edit
     """The features that can be steered at these places."""
     if not isinstance(sae, SaeSet):
         return list(wanted.features)
-    fit = [m for m in members if wanted.method != "swap" or any(edit.feature in m for edit in wanted.replaces)]
+    needed = METHODS[wanted.method].needs_replaces
+    fit = [m for m in members if not needed or any(edit.feature in m for edit in wanted.replaces)]
     return [edit for member in fit for edit in wanted.features if edit.feature in member]
 
 

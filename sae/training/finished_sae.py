@@ -8,7 +8,7 @@ import torch
 
 from ..dictionary.activations import Architecture
 from ..dictionary.autoencoder import SparseAutoencoder
-from ..dictionary.origin import Origin, TrainedOn
+from ..dictionary.owner import Origin, TrainedOn
 from ..dictionary.statistics import FeatureStatistics
 from ..export import export
 from ..formats.own import LAYOUTS

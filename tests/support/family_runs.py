@@ -10,10 +10,9 @@ import comfy.sample
 import torch
 
 import tiny_families
-from sae_steering_pack.sae.dictionary.origin import TrainedOn
+from sae_steering_pack.sae.dictionary.owner import TrainedOn
 from sae_steering_pack.sae.hosts.comfyui import steering as host
-from sae_steering_pack.sae.places.site import Depth
-from sae_steering_pack.sae.places.unet import Attention
+from sae_steering_pack.sae.places.depth import Attention, Depth
 from tiny_families import CASES
 from tiny_flux import intervention, make_sae, sae_tensors
 

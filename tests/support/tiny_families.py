@@ -6,90 +6,18 @@ and which tokens are the stream's: numbers, worked out by hand for the latent an
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import Any
 
 import comfy.ldm.anima.model
-import comfy.model_patcher
 import comfy.supported_models
-import torch
 from torch import nn
 
-WIDTH, TEXT_WIDTH, TEXT = 128, 64, 6
+from tiny_case import TEXT, TEXT_WIDTH, WIDTH, Case, Place, build, conditioning, fill, make, patcher, random_for
+from tiny_unets import UNET_CASES, UNETS
+
+__all__ = ["CASES", "TEXT", "UNETS", "build", "conditioning", "fill", "make", "patcher", "random_for"]
 # What core's detection takes as given, so that a file with other numbers would not load.
 HUNYUAN_POOLED, LONGCAT_TEXT = 768, 3584
-
-
-@dataclass(frozen=True)
-class Place:
-    """`output` is the number of the tensor in the module's result, None where it is the result; `columns` are of the
-    module's input. `given` is the block's argument that an update starts from: a name, or a number."""
-
-    location: str
-    stream: str
-    module: str
-    spans: tuple[tuple[int, int], ...]
-    output: int | None = None
-    columns: int = 0
-    given: str | int | None = None
-    as_map: bool = False  # of a UNet's transformer: (batch, width, rows, columns)
-
-
-@dataclass(frozen=True)
-class Case:
-    family: str
-    build: Callable[[], Any]  # core's model object
-    latent: tuple[int, ...]
-    places: tuple[Place, ...]
-    width: int = WIDTH
-    text_width: int = TEXT_WIDTH
-    pooled_width: int = 16
-    more: dict[str, Any] = field(default_factory=dict)  # in the conditioning
-    depth: dict[str, Any] = field(default_factory=dict)
-    slot: str | None = "double_block"  # of the first place, for other packs' patches
-    detected: bool = False  # core's own detection makes the same model from its weights
-
-
-def random_for(seed):
-    return torch.Generator().manual_seed(seed)
-
-
-def make(config, **unet):
-    """Core's model object for a config of `supported_models`, with every weight away from zero."""
-    shape = {**config.unet_config, **unet, "dtype": torch.float32}
-    made = config(shape)
-    made.unet_config = shape
-    model = made.get_model({}, "")
-    fill(model.diffusion_model)
-    return model.eval().requires_grad_(False)
-
-
-def fill(network, seed=3):
-    random = random_for(seed)
-    for name, weight in network.named_parameters():
-        values = torch.randn(weight.shape, generator=random)
-        if weight.ndim == 1:
-            norm = "norm" in name and name.endswith(("weight",))
-            weight.data = (1 + 0.1 * values if norm else 0.2 * values).float()
-        else:
-            fan_in = weight[0].numel()
-            weight.data = (1.5 * values / fan_in**0.5).float()
-
-
-def build(case):
-    return patcher(case.build())
-
-
-def patcher(model):
-    return comfy.model_patcher.ModelPatcher(model, torch.device("cpu"), torch.device("cpu"))
-
-
-def conditioning(case, seed=2, tokens=TEXT):
-    text = torch.randn(1, tokens, case.text_width, generator=random_for(seed))
-    pooled = torch.randn(1, case.pooled_width, generator=random_for(seed + 1))
-    return [[text, {"pooled_output": pooled, **case.more}]]
 
 
 # FLUX.1, FLUX.2, Chroma: 8×8 latent cells, patch 2 (FLUX.2: 4×4, patch 1): 16 tokens
@@ -281,99 +209,6 @@ _SD3_PLACES = (
 )
 
 
-def _unet(config, depths, middle, mult=(1, 1, 2, 2), **more):
-    """Two residual blocks a level; `depths` are the transformer blocks in each transformer of a level."""
-    return lambda: make(
-        config, image_size=32, use_checkpoint=False, use_spatial_transformer=True, legacy=False, in_channels=4,
-        out_channels=4, model_channels=32, channel_mult=list(mult), num_res_blocks=[2] * len(mult),
-        transformer_depth=[depth for depth in depths for _ in range(2)], transformer_depth_middle=middle,
-        transformer_depth_output=[depth for depth in depths for _ in range(3)], context_dim=TEXT_WIDTH,
-        **{"num_heads": 2, "num_head_channels": -1, **more},
-    )  # fmt: skip
-
-
-_BY_HEADS = {"num_heads": -1, "num_head_channels": 32}
-
-
-def _vector(width):
-    """Of SDXL: pooled text, and sizes of 256 numbers each."""
-    return {"num_classes": "sequential", "adm_in_channels": width}
-
-
-def _attentions(*rows):
-    """Path in diffusers, path in ComfyUI, transformer blocks, width."""
-    return {"attentions": rows}
-
-
-def _unet_places(down, tokens, middle_tokens, up):
-    """`down` and `up` are a transformer's paths in diffusers and ComfyUI, with `tokens` in each."""
-    (down, down_core), (up, up_core) = down, up
-    all_of, middle = ((0, tokens),), ((0, middle_tokens),)
-    inside, core = f"{down}.transformer_blocks.0", f"{down_core}.transformer_blocks.0"
-    return (
-        Place(down, "image", down_core, all_of, given=0, as_map=True),
-        Place("mid_block.attentions.0.update", "image", "middle_block.1", middle, given=0, as_map=True),
-        Place("middle_block.1", "image", "middle_block.1", middle, given=0, as_map=True),
-        Place(f"{up}.update", "image", up_core, all_of, given=0, as_map=True),
-        Place(f"unet.{up}", "image", up_core, all_of, given=0, as_map=True),
-        Place(inside, "image", core, all_of, given=0),
-        Place(f"{core}.update", "image", core, all_of, given=0),
-        Place(f"{inside}.attn1", "image", f"{core}.attn1", all_of),
-        Place(f"{up}.transformer_blocks.0.attn2", "image", f"{up_core}.transformer_blocks.0.attn2", all_of),
-        Place(f"{inside}.ff", "image", f"{core}.ff", all_of),
-    )
-
-
-_SD_ATTENTIONS = _attentions(
-    ("down_blocks.0.attentions.0", "input_blocks.1.1", 1, 32),
-    ("down_blocks.0.attentions.1", "input_blocks.2.1", 1, 32),
-    ("down_blocks.1.attentions.0", "input_blocks.4.1", 1, 32),
-    ("down_blocks.1.attentions.1", "input_blocks.5.1", 1, 32),
-    ("down_blocks.2.attentions.0", "input_blocks.7.1", 1, 64),
-    ("down_blocks.2.attentions.1", "input_blocks.8.1", 1, 64),
-    ("mid_block.attentions.0", "middle_block.1", 1, 64),
-    ("up_blocks.1.attentions.0", "output_blocks.3.1", 1, 64),
-    ("up_blocks.1.attentions.1", "output_blocks.4.1", 1, 64),
-    ("up_blocks.1.attentions.2", "output_blocks.5.1", 1, 64),
-    ("up_blocks.2.attentions.0", "output_blocks.6.1", 1, 32),
-    ("up_blocks.2.attentions.1", "output_blocks.7.1", 1, 32),
-    ("up_blocks.2.attentions.2", "output_blocks.8.1", 1, 32),
-    ("up_blocks.3.attentions.0", "output_blocks.9.1", 1, 32),
-    ("up_blocks.3.attentions.1", "output_blocks.10.1", 1, 32),
-    ("up_blocks.3.attentions.2", "output_blocks.11.1", 1, 32),
-)  # fmt: skip
-_XL_ATTENTIONS = _attentions(
-    ("down_blocks.1.attentions.0", "input_blocks.4.1", 1, 32),
-    ("down_blocks.1.attentions.1", "input_blocks.5.1", 1, 32),
-    ("down_blocks.2.attentions.0", "input_blocks.7.1", 2, 64),
-    ("down_blocks.2.attentions.1", "input_blocks.8.1", 2, 64),
-    ("mid_block.attentions.0", "middle_block.1", 2, 64),
-    ("up_blocks.0.attentions.0", "output_blocks.0.1", 2, 64),
-    ("up_blocks.0.attentions.1", "output_blocks.1.1", 2, 64),
-    ("up_blocks.0.attentions.2", "output_blocks.2.1", 2, 64),
-    ("up_blocks.1.attentions.0", "output_blocks.3.1", 1, 32),
-    ("up_blocks.1.attentions.1", "output_blocks.4.1", 1, 32),
-    ("up_blocks.1.attentions.2", "output_blocks.5.1", 1, 32),
-)  # fmt: skip
-_REFINER_ATTENTIONS = _attentions(
-    ("down_blocks.1.attentions.0", "input_blocks.4.1", 1, 32),
-    ("down_blocks.1.attentions.1", "input_blocks.5.1", 1, 32),
-    ("down_blocks.2.attentions.0", "input_blocks.7.1", 2, 64),
-    ("down_blocks.2.attentions.1", "input_blocks.8.1", 2, 64),
-    ("mid_block.attentions.0", "middle_block.1", 2, 64),
-    ("up_blocks.1.attentions.0", "output_blocks.3.1", 2, 64),
-    ("up_blocks.1.attentions.1", "output_blocks.4.1", 2, 64),
-    ("up_blocks.1.attentions.2", "output_blocks.5.1", 2, 64),
-    ("up_blocks.2.attentions.0", "output_blocks.6.1", 1, 32),
-    ("up_blocks.2.attentions.1", "output_blocks.7.1", 1, 32),
-    ("up_blocks.2.attentions.2", "output_blocks.8.1", 1, 32),
-)  # fmt: skip
-_SD_DOWN, _SD_UP = ("down_blocks.2.attentions.1", "input_blocks.8.1"), ("up_blocks.1.attentions.2", "output_blocks.5.1")
-# 16×16 latent cells: 4×4 tokens a quarter down, 2×2 in the middle of four levels, 4×4 in that of three
-_SD_PLACES = _unet_places(_SD_DOWN, 16, 4, _SD_UP)
-_XL_PLACES = _unet_places(_SD_DOWN, 16, 16, ("up_blocks.0.attentions.1", "output_blocks.1.1"))
-UNETS = ("Stable Diffusion 1", "Stable Diffusion 2", "SDXL", "SDXL Refiner")
-
 CASES = {
     case.family: case
     for case in (
@@ -418,23 +253,6 @@ CASES = {
             text_width=80, depth={"blocks": 2}, slot=None, detected=True,
         ),
         Case("Anima", _anima, (1, 16, 2, 8, 8), _image_only(32, "self_attn", "mlp"), depth={"blocks": 2}, slot=None),
-        Case(
-            "Stable Diffusion 1", _unet(comfy.supported_models.SD15, (1, 1, 1, 0), 1), (1, 4, 16, 16), _SD_PLACES,
-            width=64, depth=_SD_ATTENTIONS, slot=None,
-        ),
-        Case(
-            "Stable Diffusion 2", _unet(comfy.supported_models.SD20, (1, 1, 1, 0), 1, **_BY_HEADS), (1, 4, 16, 16),
-            _SD_PLACES, width=64, depth=_SD_ATTENTIONS, slot=None,
-        ),
-        Case(
-            "SDXL",
-            _unet(comfy.supported_models.SDXL, (0, 1, 2), 2, (1, 1, 2), **_BY_HEADS, **_vector(1280 + 6 * 256)),
-            (1, 4, 16, 16), _XL_PLACES, width=64, pooled_width=1280, depth=_XL_ATTENTIONS, slot=None,
-        ),
-        Case(
-            "SDXL Refiner",
-            _unet(comfy.supported_models.SDXLRefiner, (0, 1, 2, 0), 2, **_BY_HEADS, **_vector(1280 + 5 * 256)),
-            (1, 4, 16, 16), _SD_PLACES, width=64, pooled_width=1280, depth=_REFINER_ATTENTIONS, slot=None,
-        ),
+        *UNET_CASES,
     )
 }  # fmt: skip

@@ -15,7 +15,7 @@ from comfy_api.latest import io
 from diffusers import FluxTransformer2DModel
 
 from sae_steering_pack.sae.dictionary.autoencoder import Architecture, SparseAutoencoder
-from sae_steering_pack.sae.dictionary.origin import TrainedOn
+from sae_steering_pack.sae.dictionary.owner import TrainedOn
 from sae_steering_pack.sae.hosts.comfyui import steering as host
 from sae_steering_pack.sae.places.site import parse_location
 from sae_steering_pack.sae.steering.delta import Steering

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from sae_steering_pack.sae.dictionary.autoencoder import Architecture, SparseAutoencoder
-from sae_steering_pack.sae.dictionary.origin import TrainedOn
+from sae_steering_pack.sae.dictionary.owner import TrainedOn
 from sae_steering_pack.sae.places.site import parse_location
 from tiny_flux import D_SAE, WIDTH, random_for
 

@@ -48,7 +48,7 @@ def write_model(name, case, model, folder):
 
 def write_sae(name, case, model, folder):
     from sae_steering_pack.sae.dictionary.autoencoder import Architecture, SparseAutoencoder
-    from sae_steering_pack.sae.dictionary.origin import TrainedOn
+    from sae_steering_pack.sae.dictionary.owner import TrainedOn
     from sae_steering_pack.sae.export import export
     from sae_steering_pack.sae.hosts.comfyui.model import identity_of
     from sae_steering_pack.sae.places.site import parse_location

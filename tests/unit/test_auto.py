@@ -8,7 +8,8 @@ from torch import Tensor
 
 from sae.dictionary.statistics import FeatureStatistics
 from sae.steering.delta import Steering
-from sae.steering.edits import Calibration, Edit, FeatureList, method_for
+from sae.steering.edits import Calibration, Edit, FeatureList
+from sae.steering.methods import method_for
 from small_saes import D_IN, D_SAE, dense_directions, small_sae
 
 EDITS = FeatureList(Edit(k, s) for k, s in zip([3, 17, 28], [0.7, -1.3, 2.0], strict=True))

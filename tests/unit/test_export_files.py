@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from export_cases import CASES, D, F, K, tokens
 from export_saes import CONFIGS, SITE, build
 from plain_sae import close
-from sae.dictionary.origin import Origin
+from sae.dictionary.owner import Origin
 from sae.dictionary.statistics import FeatureStatistics
 from sae.export import TARGETS, export
 from sae.formats import load

@@ -196,7 +196,7 @@ def test_the_front_door_takes_a_unet(unets):
 
 @pytest.mark.parametrize("name", UNETS)
 def test_the_config_tells_the_family_and_the_places(unets, name):
-    from sae.hosts.diffusers_model import DiffusersModel
+    from sae.hosts.diffusers import DiffusersModel
 
     host = DiffusersModel(unets[name])
     paths = {path for path, module in unets[name].named_modules() if path.rpartition(".")[0].endswith(".attentions")}

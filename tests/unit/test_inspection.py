@@ -17,8 +17,9 @@ from sae.dictionary.fingerprint import fingerprint
 from sae.finding.fit import Fit
 from sae.finding.inspection import SelfTest, describe, judge, report, rival_sites
 from sae.formats import load
+from sae.places.depth import Depth
 from sae.places.moment import Moment
-from sae.places.site import Depth, parse_location
+from sae.places.site import parse_location
 from small_saes import dense_codes, dense_decode, small_sae, tensors_of
 
 SITE = parse_location("transformer_blocks.1", "image")

@@ -12,7 +12,8 @@ from torch import Tensor
 from sae.dictionary.autoencoder import SparseAutoencoder
 from sae.dictionary.statistics import FeatureStatistics
 from sae.steering.delta import Steering
-from sae.steering.edits import METHODS, Edit, FeatureList
+from sae.steering.edits import Edit, FeatureList
+from sae.steering.methods import METHODS
 from small_saes import (
     ARCHITECTURES,
     D_IN,

@@ -12,7 +12,7 @@ from typing import Any
 from comfy.model_patcher import ModelPatcher as Model
 
 from ...dictionary.contrast import SIDES, Side
-from ...dictionary.origin import TrainedOn
+from ...dictionary.owner import TrainedOn
 from ...embeddings.hidden_states import tap_at
 from ...finding.contrasted import Contrasted, Told, contrasted, contrasted_tokens
 from ...finding.two_sides import Runs, Show

@@ -14,14 +14,15 @@ from comfy.model_patcher import ModelPatcher as Model
 from torch import Tensor, nn
 
 from ...dictionary.directions import Directions
-from ...dictionary.origin import TrainedOn
+from ...dictionary.owner import TrainedOn
 from ...dictionary.sae_set import AnySae, Member, SaeSet, check_sites, members_at
 from ...known.ranges import Setting, setting_of
+from ...places.depth import Depth
 from ...places.families import FAMILIES, Family
 from ...places.region import PATCH
-from ...places.site import Depth, Site
+from ...places.site import Site
 from ...steering.edits import Edit
-from . import unet
+from .unet_modules import attentions_in, left_out
 
 
 def family_of(model: Model) -> Family:
@@ -33,7 +34,7 @@ def family_of(model: Model) -> Family:
     family = family_in(model.model, network)
     if family is None:
         known = ", ".join(family.name for family in FAMILIES if family.models)
-        core, reason = _core_name(model.model), unet.left_out(network)
+        core, reason = _core_name(model.model), left_out(network)
         told = name if any(core in family.models for family in FAMILIES) else f"{name} ({core})"
         raise ValueError(f"model: it is a {told}{reason}, but steering knows {known} only; connect one of these.")
     return family
@@ -70,7 +71,7 @@ def transformer_of(model: Model) -> nn.Module:
 def depth_of(model: Model) -> Depth:
     network = transformer_of(model)
     if family_of(model).is_unet:
-        return Depth(attentions=unet.attentions_in(network, model.model.model_config.unet_config))
+        return Depth(attentions=attentions_in(network, model.model.model_config.unet_config))
     counts: dict[str, Any] = {stack.kind: len(getattr(network, stack.comfyui)) for stack in family_of(model).stacks}
     return Depth(**counts)
 

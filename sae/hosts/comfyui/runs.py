@@ -19,11 +19,11 @@ from comfy.model_patcher import ModelPatcher as Model
 from comfy.patcher_extension import CallbacksMP, WrappersMP
 from torch import Tensor
 
+from ...places.depth import Attention
 from ...places.families import Family
 from ...places.moment import EVERY_SIGMA, UNCOND, Schedule, SigmaWindow
 from ...places.reach import Reach
 from ...places.stream_taps import Tap
-from ...places.unet import Attention
 from ...steering.record import SteeringRecord
 from ...steering.summary import RunSummary
 from .areas import AREAS_KEY, PICTURE_KEY, WHOLE_KEY, Areas, pixels_of, size_of

@@ -1,11 +1,14 @@
-"""Steering and reading models inside ComfyUI: clones of a MODEL with taps on their runs, and a check of the mask."""
+"""Steering and reading models inside ComfyUI: clones of a MODEL with taps on their runs, and a check of the mask.
+
+`ComfyuiModel` is a MODEL as the front door runs any model.
+"""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import replace
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -16,7 +19,11 @@ from torch import Tensor
 
 from ...dictionary.autoencoder import SparseAutoencoder
 from ...dictionary.directions import Directions
+from ...dictionary.owner import TrainedOn
+from ...dictionary.sae_set import AnySae, Member
 from ...dictionary.weights import PartName
+from ...places.depth import Depth
+from ...places.families import Family
 from ...places.moment import Moment
 from ...places.reach import Reach, skipped
 from ...places.region import check_mask, moment_weights
@@ -28,10 +35,11 @@ from ...steering.record import SteeringRecord
 from ...steering.row_by_row import Apart
 from ...steering.set_up import SetUp
 from ...steering.summary import RunSummary
+from ..host import See, SteeringResult
 from .areas import fitted
 from .calls import moment_of
 from .memory import patcher_of
-from .model import check_fit, family_of
+from .model import check_fit, depth_of, family_of, identity_of, members_in
 from .runs import KEY, Opened, Report, Run, always, wrap
 
 log = logging.getLogger(__name__)
@@ -145,9 +153,6 @@ def carried(model: Model) -> tuple[SetUp, ...]:
     return found
 
 
-See = Callable[[Tensor, Moment], None]
-
-
 class Watched:
     """Shows the tokens of sites; where an SAE is named with a site, its encoder is loaded beside the model."""
 
@@ -204,3 +209,35 @@ def with_mask_check(model: Model, mask: Tensor, who: str, tell: Callable[[str], 
 
     clone.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, MASK_CHECK, run_sampling)
     return clone
+
+
+@dataclass(frozen=True)
+class ComfyuiModel:
+    """The `Host` of a MODEL."""
+
+    model: Model
+
+    @property
+    def family(self) -> Family:
+        return family_of(self.model)
+
+    @property
+    def depth(self) -> Depth:
+        return depth_of(self.model)
+
+    @property
+    def trained_on(self) -> TrainedOn:
+        return TrainedOn(self.family.name, identity=identity_of(self.model))
+
+    def members(self, sae: AnySae, location: str, stream: str) -> list[Member]:
+        return members_in(self.model, sae, location, stream)
+
+    def showing(
+        self, places: Sequence[tuple[Site, SparseAutoencoder | None]], sees: Sequence[See]
+    ) -> AbstractContextManager[Model]:
+        return Watched(self.model, places).showing(sees)
+
+    @contextmanager
+    def steering(self, interventions: Sequence[Intervention]) -> Iterator[SteeringResult]:
+        reports: list[RunSummary] = [RunSummary()]
+        yield SteeringResult(steer(self.model, interventions, reports.append), lambda: reports[-1])

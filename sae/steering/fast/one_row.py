@@ -63,6 +63,21 @@ def held_sum(x: Tensor, delta: Tensor) -> tuple[Tensor, Tensor]:
     return torch.where(beyond, plain.clamp(-largest, largest), plain), beyond.any(-1)
 
 
+class PreparedRow(NamedTuple):
+    """A row on one device, and what is known of it."""
+
+    row: Tensor  # (d_in,)
+    length: Tensor  # (): ‖row‖
+    safe: bool  # whether no number of it is larger than SAFE
+    kernels: bool  # whether those of `kernels.py` work there
+
+
+def prepared_row(row: Tensor, device: torch.device) -> PreparedRow:
+    """Of a row (d_in,) on the CPU."""
+    safe = bool(row.abs().max() <= SAFE)
+    return PreparedRow(row.to(device), row.norm().to(device), safe, kernels_work(device))
+
+
 @dataclass(frozen=True)
 class Push:
     """Δ = weight · amount · row at each token, in float32."""

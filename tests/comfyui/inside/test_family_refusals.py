@@ -8,7 +8,7 @@ import torch
 
 import tiny_families
 from family_runs import sae_for, sample, steer, tiny
-from sae_steering_pack.sae.dictionary.origin import TrainedOn
+from sae_steering_pack.sae.dictionary.owner import TrainedOn
 from sae_steering_pack.sae.hosts.comfyui import steering as host
 from sae_steering_pack.sae.hosts.comfyui.model import family_in, family_lines, identity_of
 from sae_steering_pack.sae.places.site import parse_location

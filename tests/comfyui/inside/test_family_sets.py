@@ -7,7 +7,7 @@ import torch
 
 import tiny_families
 from family_runs import sae_for, sample, tiny
-from sae_steering_pack.sae.dictionary.origin import TrainedOn
+from sae_steering_pack.sae.dictionary.owner import TrainedOn
 from sae_steering_pack.sae.dictionary.sae_set import SaeSet
 from sae_steering_pack.sae.places.site import parse_location
 from sae_steering_pack.sae.steering.edits import Edit, FeatureList

@@ -8,7 +8,7 @@ from comfy_api.torch_helpers import set_torch_compile_wrapper
 
 import tiny_families
 from family_runs import sae_for
-from sae_steering_pack.sae.dictionary.origin import TrainedOn
+from sae_steering_pack.sae.dictionary.owner import TrainedOn
 from sae_steering_pack.sae.hosts.comfyui import steering as host
 from sae_steering_pack.sae.places.families import FAMILIES
 from tiny_families import CASES, UNETS

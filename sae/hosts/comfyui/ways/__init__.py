@@ -11,12 +11,13 @@ from typing import Any
 
 from torch import nn
 
+from ....places.depth import Attention, path_in_comfyui
 from ....places.families import Family, Stack
 from ....places.moment import Moment
 from ....places.reach import CountedTap, Reach
 from ....places.stream_taps import Tap
-from ....places.unet import Attention, holder, path_in_comfyui
-from ..unet import module_at
+from ....places.unet_lists import holder
+from ..unet_modules import module_at
 from . import hook
 from .output_list import after_attention, key_of
 from .patch_list import after_blocks

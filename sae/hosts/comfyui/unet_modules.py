@@ -9,7 +9,7 @@ from typing import Any
 import comfy.utils
 from torch import nn
 
-from ...places.unet import Attention
+from ...places.depth import Attention
 
 _LAST = ".norm.weight"  # a weight that every transformer has itself
 _VIDEO = "SpatialVideoTransformer"
