@@ -8,7 +8,7 @@ from .features import calibrate_strength, feature_browser, inspect_sae, label_fe
 from .find import contrast_direction, contrast_pictures, feature_heatmap, inspect_model, top_activating_features
 from .kandinsky import kandinsky_decode, kandinsky_embeddings, load_kandinsky
 from .keep import recipe_nodes, save_weights
-from .steer import activation_steer, concept_steer, feature_mixer, steering_sweep
+from .steer import activation_steer, before_and_after, concept_steer, feature_mixer, paint_region, steering_sweep
 from .train import collect_activations, evaluate_sae, train_embed_sae, train_sae
 
 FILES = (
@@ -16,6 +16,8 @@ FILES = (
     activation_steer,
     feature_mixer,
     steering_sweep,
+    before_and_after,
+    paint_region,
     top_activating_features,
     feature_heatmap,
     contrast_direction,

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from sae.demo.shapes import PICTURE_SIZE, SLOTS, Prompt, held_out_prompts
-from sae.demo.shipped_weights import ATTENTION_SAE, ATTENTION_SET, IMAGE_SAE, TEXT_SAE
+from sae.demo.shipped_weights import ATTENTION_SAE, ATTENTION_SET, ENTERING_SAE, IMAGE_SAE, TEXT_SAE
 from sae.dictionary.autoencoder import SparseAutoencoder
 from sae.finding.effect import CANDIDATES
 from sae.finding.features import RankedFeature, feature_list
@@ -77,6 +77,7 @@ def changes(slot: str) -> Iterator[Change]:
 
 MASK_MARGIN = 4  # pixels around the shape, for its antialiased rim
 PLACES: dict[str, tuple[str, ...]] = {
+    "entering": (ENTERING_SAE,),
     "text": (TEXT_SAE,),
     "attention": (ATTENTION_SAE,),
     "image": (IMAGE_SAE,),

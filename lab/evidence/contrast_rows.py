@@ -14,7 +14,7 @@ from tqdm import tqdm
 from sae.demo.shapes import SLOTS, Prompt
 from sae.demo.shapes_model import sample
 from sae.dictionary.autoencoder import SparseAutoencoder
-from sae.dictionary.contrast import SIDES, Contrast, Side
+from sae.dictionary.contrast import SIDES, WAYS, Contrast, Side, Way
 from sae.finding.features import feature_list
 from sae.finding.two_sides import Runs, Show, find_contrasts, measure, rows_of
 from sae.hosts.diffusers import capture
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
     from .measure import Measurement
 
+ENTERING = [Site("double", (0,), "input", "text")]
 TEXT = [Site("double", (0,), "block", "text")]
 LATER = [Site("double", (1,), "block", "text")]
 ATTENTION = [Site("double", (n,), "attn", "image") for n in range(2)]
@@ -43,6 +44,7 @@ ATTENTION += [Site("single", (n,), "attn", "image") for n in range(4)]
 OUTPUTS = [Site("double", (n,), "block", "image") for n in range(2)]
 OUTPUTS += [Site("single", (n,), "block", "image") for n in range(4)]
 PLACES: Mapping[str, Sequence[Site]] = {
+    "transformer_blocks.0.input, text": ENTERING,
     "transformer_blocks.0, text": TEXT,
     "transformer_blocks.1, text": LATER,
     "transformer_blocks.0-1, text": [*TEXT, *LATER],
@@ -56,9 +58,9 @@ NULLS = 40  # contrasts of a prompt with itself, for the noise floor
 TEXT_OF_SECTION = """\
 The same changes, prompts, seeds and judge, {pictures} pictures a row, with no SAE at all: the difference between the
 mean tokens of both sides, over all tokens, as ContrastDirection makes it, so that nothing hangs on where in a prompt a
-word stands. *swap* mirrors what lies on the source's side; *add raw 1* adds the difference itself to every token, and
-*5* as much as one of the five words makes of it. "One prompt": eight seeds of one pair; else eight pairs, one seed
-each.
+word stands. `.input` is what a block reads, before it. *swap* mirrors what lies on the source's side; *add raw 1* adds
+the difference itself to every token, and *5* as much as one of the five words makes of it. "One prompt": eight seeds of
+one pair; else eight pairs, one seed each.
 """
 FLOOR_TEXT = """\
 **The noise floor.** ‖d‖ over the length that chance alone gives it; below 2 a direction is called nothing. Eight pairs
@@ -74,13 +76,20 @@ class Row:
     strength: float = 1.0
     prompts: int = len(FINDING)
     random: bool = False
+    way: Way = "mean"
 
     def __str__(self) -> str:
         unit = " raw" if METHODS[self.method].pushes else ""
-        return f"{self.method}{unit} {self.strength:g}" + (", one prompt" if self.prompts == 1 else "")
+        more = [*([self.way] if self.way != "mean" else []), *(["one prompt"] if self.prompts == 1 else [])]
+        return ", ".join([f"{self.method}{unit} {self.strength:g}", *more])
 
 
+ENTERING_ROWS = (
+    Row("transformer_blocks.0.input, text", "swap", random=True),
+    Row("transformer_blocks.0.input, text", "swap", prompts=1),
+)
 COLOUR_ROWS = (
+    *ENTERING_ROWS,
     Row("transformer_blocks.0, text", "swap", random=True),
     Row("transformer_blocks.0, text", "swap", prompts=1),
     Row("transformer_blocks.0, text", "swap", 0.5),
@@ -93,7 +102,20 @@ COLOUR_ROWS = (
     Row("all six block outputs, image", "swap"),
     Row("text and all six attention outputs", "swap"),
 )
-KIND_ROWS = (Row("transformer_blocks.0, text", "swap"), Row("transformer_blocks.0, text", "swap", prompts=1))
+KIND_ROWS = (
+    *ENTERING_ROWS,
+    Row("transformer_blocks.0, text", "swap"),
+    Row("transformer_blocks.0, text", "swap", prompts=1),
+)
+WAY_ROWS = tuple(
+    Row(where, "swap", strength, way=way)
+    for where, strength in (
+        ("transformer_blocks.0.input, text", 1.0),
+        ("transformer_blocks.0, text", 1.0),
+        ("all six attention outputs, image", 2.0),
+    )
+    for way in WAYS[1:]
+)
 
 
 Drawn = tuple[Prompt, int]  # with its seed
@@ -141,26 +163,26 @@ def _runs(slot: str, word: str, count: int) -> tuple[Drawn, ...]:
 
 @dataclass
 class Directions:
-    """What the words of a change differ in, looked for once for each number of prompts."""
+    """What the words of a change differ in, looked for once for each number of prompts and way."""
 
     watched: Watched
     change: Change
-    _known: dict[int, dict[Site, SparseAutoencoder]] = field(default_factory=dict)
+    _known: dict[tuple[int, Way], dict[Site, SparseAutoencoder]] = field(default_factory=dict)
 
-    def found(self, prompts: int) -> dict[Site, SparseAutoencoder]:
+    def found(self, prompts: int, way: Way) -> dict[Site, SparseAutoencoder]:
         """At each site where there is something; made and measured as ContrastDirection does it."""
-        if prompts not in self._known:
+        if (prompts, way) not in self._known:
             words: dict[Side, str] = {"positive": self.change.target, "negative": self.change.source}
             show = self.watched.show({side: _runs(self.change.slot, word, prompts) for side, word in words.items()})
-            runs, sites = Runs(RUNS, RUNS, paired=True, again=RUNS), self.watched.sites
+            runs, sites = Runs(RUNS, RUNS, paired=True, again=RUNS, way=way), self.watched.sites
             found = zip(sites, find_contrasts(show, sites, runs, unheard), strict=True)
             saes = {site: one.dictionary(site, f"{self.change} {site}") for site, one in found if not one.is_nothing}
             measure(show, sites, saes, runs, unheard)
-            self._known[prompts] = saes
-        return self._known[prompts]
+            self._known[prompts, way] = saes
+        return self._known[prompts, way]
 
     def interventions(self, row: Row) -> list[Intervention]:
-        saes = self.found(row.prompts)
+        saes = self.found(row.prompts, row.way)
         made = []
         for site in PLACES[row.where]:
             if site in saes:

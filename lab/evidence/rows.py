@@ -8,12 +8,13 @@ from typing import Any, Literal
 from sae.places.moment import WHOLE_RUN, Schedule
 from sae.steering.edits import Method, Unit
 
-Where = Literal["text", "attention", "image", "set", "text and set"]
+Where = Literal["entering", "text", "attention", "image", "set", "text and set"]
 # "scale, set": two nodes in a row, the source's features out and the target's in.
 # "difference": no SAE; the difference of the two prompts' mean activations is added to every token.
 How = Method | Literal["scale, set", "difference"]
 
 TOLD: dict[Where, str] = {
+    "entering": "transformer_blocks.0.input, text",
     "text": "transformer_blocks.0, text",
     "attention": "transformer_blocks.1.attn, image",
     "image": "transformer_blocks.1, image",
@@ -67,6 +68,8 @@ SCHEDULES = EARLY, LATE = Schedule(0, 0.5), Schedule(0.5, 1)
 
 # Changes of colour: places, methods, strengths, moments, regions, ways of choosing features.
 COLOUR_ROWS: tuple[Row, ...] = (
+    Row("entering", "swap", BEST, random=True),
+    Row("entering", "swap", BEST, prompts=MANY, count=MANY_FEATURES),
     *(Row("text", "swap", strength, random=strength == BEST) for strength in (0.5, 0.75, 1.0, 1.5)),
     *(Row("text", "swap", BEST, schedule=schedule) for schedule in SCHEDULES),
     Row("text", "scale, set", 1.0, "mean"),
@@ -88,6 +91,8 @@ COLOUR_ROWS: tuple[Row, ...] = (
 )
 # Changes of every other kind of word.
 KIND_ROWS: tuple[Row, ...] = (
+    Row("entering", "swap", BEST, random=True),
+    Row("entering", "swap", BEST, prompts=MANY, count=MANY_FEATURES),
     Row("text", "swap", BEST),
     Row("text", "swap", BEST, prompts=MANY, count=MANY_FEATURES),
     Row("text", "difference"),

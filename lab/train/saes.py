@@ -36,6 +36,7 @@ log = logging.getLogger(__name__)
 
 SHIPPED = {
     "text": (shipped_weights.TEXT_SAE,),
+    "entering": (shipped_weights.ENTERING_SAE,),
     "image": (shipped_weights.IMAGE_SAE,),
     "attention": shipped_weights.ATTENTION_SET,
 }

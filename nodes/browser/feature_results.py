@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from comfy_api.latest import io
 from torch import Tensor
 
-from ...sae.dictionary.contrast import SIDES
+from ...sae.dictionary.contrast import SIDES, WAYS
 from ...sae.dictionary.sae_set import AnySae, SaeSet
 from ...sae.drawing.charts import feature_chart
 from ...sae.finding.contrasted import Contrasted
@@ -99,6 +99,19 @@ def gallery_input() -> io.Vae.Input:
         optional=True,
         tooltip="A VAE: the pictures of the short sampling are kept in the SAE's gallery, and tables show on which of "
         "them a feature fires most, and where.",
+    )
+
+
+def contrast_way_input() -> io.Combo.Input:
+    return io.Combo.Input(
+        "contrast_by",
+        options=list(WAYS),
+        default="auto",
+        optional=True,
+        advanced=True,
+        tooltip="How a direction is made of two sides: mean, their difference; whitened, the same, but where it acts "
+        "is read past how tokens vary anyway; pca, along the main direction of the differences of pairs. "
+        "auto: whitened where the text enters, else mean.",
     )
 
 

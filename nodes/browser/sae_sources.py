@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from functools import partial
 
-from ...sae.demo.shipped_weights import ATTENTION_SAE, EMBED_SAE, IMAGE_SAE, TEXT_SAE, load_attention_set
+from ...sae.demo.shipped_weights import ATTENTION_SAE, EMBED_SAE, ENTERING_SAE, IMAGE_SAE, TEXT_SAE, load_attention_set
 from ...sae.demo.shipped_weights import load_sae as load_demo_sae
 from ...sae.dictionary.fingerprint import fingerprint
 from ...sae.dictionary.sae_set import AnySae
@@ -19,6 +19,7 @@ DEMO: dict[tuple[str, str], Callable[[], AnySae]] = {
     ("LoadShapesDemo", "sae_attention"): partial(load_demo_sae, ATTENTION_SAE),
     ("LoadShapesDemo", "sae_image"): partial(load_demo_sae, IMAGE_SAE),
     ("LoadShapesDemo", "sae_set"): load_attention_set,
+    ("LoadShapesDemo", "sae_entering"): partial(load_demo_sae, ENTERING_SAE),
     ("LoadShapesKandinsky", "sae"): partial(load_demo_sae, EMBED_SAE),
 }
 MOST = 4  # SAEs kept; their weights are read when they are needed, so they are small

@@ -1,19 +1,23 @@
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable
 from typing import Any
 
 import comfy.latent_formats
 import comfy.model_management
 import comfy.sd
 import torch
+from comfy.patcher_extension import WrappersMP
 from comfy_api.latest import io
 from torch import Tensor
 
-from ...sae.demo.shapes import SLOTS, Prompt, parse_prompt, read_prompt
-from ...sae.demo.shapes_model import POOLED_WIDTH, embed_prompts, encode_pictures
+from ...sae.demo.shapes import PICTURE_SIZE, SLOTS, Prompt, parse_prompt, read_prompt
+from ...sae.demo.shapes_model import LATENT_CHANNELS, LATENT_SIDE, POOLED_WIDTH, embed_prompts, encode_pictures
 from ...sae.demo.shipped_weights import (
     ATTENTION_SAE,
     EMBED_SAE,
+    ENTERING_SAE,
     IMAGE_SAE,
     KANDINSKY_DECODER,
     KANDINSKY_PRIOR,
@@ -24,9 +28,12 @@ from ...sae.demo.shipped_weights import (
     load_sae,
 )
 from ...sae.hosts.kandinsky import KandinskyHalf
+from ..browser.server_memory import show_on_node
 from ..inputs.menu import DEMO
 from ..inputs.sockets import Sae
 from ..kandinsky.load_kandinsky import KandinskyDecoder, KandinskyPriorModel
+
+log = logging.getLogger(__name__)
 
 
 class LoadShapesDemo(io.ComfyNode):
@@ -42,6 +49,7 @@ class LoadShapesDemo(io.ComfyNode):
             ),
             search_aliases=["shapes", "demo model", "tiny flux"],
             inputs=[],
+            hidden=[io.Hidden.unique_id],
             outputs=[
                 io.Model.Output(display_name="model", tooltip="The Shapes FLUX; sample it at 128×128 with CFG 1."),
                 io.Vae.Output(display_name="vae", tooltip="Decodes (and encodes) pictures of the Shapes model."),
@@ -57,6 +65,11 @@ class LoadShapesDemo(io.ComfyNode):
                     display_name="sae_set",
                     tooltip="The SAEs of all six attention outputs, image stream, as one: they steer the picture.",
                 ),
+                io.Latent.Output(display_name="latent", tooltip="An empty picture of the size that Shapes draws."),
+                Sae.Output(
+                    display_name="sae_entering",
+                    tooltip="SAE of transformer_blocks.0.input, text stream: words before the picture reads them.",
+                ),
             ],
         )
 
@@ -64,7 +77,34 @@ class LoadShapesDemo(io.ComfyNode):
     def execute(cls) -> io.NodeOutput:
         model = comfy.sd.load_diffusion_model(str(TRANSFORMER))
         saes = [load_sae(name) for name in (TEXT_SAE, ATTENTION_SAE, IMAGE_SAE)]
-        return io.NodeOutput(model, ShapesVAE(), *saes, ShapesCLIP(), load_attention_set())
+        model.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, "sae_steering_shapes", _size_check(cls.hidden.unique_id))
+        empty = {"samples": torch.zeros(1, LATENT_CHANNELS, LATENT_SIDE, LATENT_SIDE)}
+        return io.NodeOutput(
+            model, ShapesVAE(), *saes, ShapesCLIP(), load_attention_set(), empty, load_sae(ENTERING_SAE)
+        )
+
+
+def _size_check(node_id: str | None) -> Callable[..., Any]:
+    """A wrapper of sampling runs: where they draw another size, the node that loaded the model says what will come."""
+    warned = False
+
+    def run_sampling(executor: Any, *args: Any, **kwargs: Any) -> Any:
+        nonlocal warned
+        noise = args[0] if args else kwargs["noise"]
+        height, width = (int(side) * 8 for side in noise.shape[-2:])
+        warnings = []
+        if (width, height) != (PICTURE_SIZE, PICTURE_SIZE):
+            warnings = [
+                f"Pictures of {width}×{height} are drawn, but Shapes knows {PICTURE_SIZE}×{PICTURE_SIZE} and makes "
+                "grey of others: connect its output latent."
+            ]
+            log.warning("LoadShapesDemo: %s", warnings[0])
+        if warnings or warned:  # or to take the warning away
+            show_on_node(node_id, {"kind": "report", "text": "", "warnings": warnings, "curve": []})
+        warned = bool(warnings)
+        return executor(*args, **kwargs)
+
+    return run_sampling
 
 
 class ShapesPrompt(io.ComfyNode):
@@ -94,6 +134,8 @@ def _conditioning(prompt: Prompt) -> list[list[Any]]:
 
 class ShapesCLIP:
     """What core's CLIPTextEncode calls, for the Shapes model's words."""
+
+    known_words = f", such as those of this demo: {'; '.join(', '.join(words) for words in SLOTS.values())}"
 
     def tokenize(self, text: str, **options: object) -> Prompt:
         return read_prompt(text)

@@ -10,6 +10,8 @@ from ..inputs.menu import FEATURES
 from ..inputs.plain_inputs import expert_text
 from ..inputs.sockets import Sae, location_input, stream_input
 
+NONE = "(none in models/sae yet)"
+
 
 class LoadSAE(io.ComfyNode):
     @classmethod
@@ -26,9 +28,10 @@ class LoadSAE(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "sae_name",
-                    options=[*sae_names(), *set_names()],
+                    options=[*sae_names(), *set_names()] or [NONE],
                     tooltip="A weight file inside models/sae, sub-folders included (.safetensors, .pt, .pth, .bin, "
-                    ".npz). folder/* is all SAEs of a folder as one set, where their names tell different places.",
+                    ".npz, .npy, .gguf, .zip). folder/* is all SAEs of a folder as one set, where their names tell "
+                    "different places.",
                 ),
                 location_input(),
                 stream_input(),
@@ -54,6 +57,11 @@ class LoadSAE(io.ComfyNode):
 
     @classmethod
     def execute(cls, sae_name: str, location: str, stream: str, architecture: str = AUTO) -> io.NodeOutput:
+        if sae_name == NONE:
+            raise ValueError(
+                "sae_name: there is no SAE in models/sae yet; put a file or folder there and press R. This node's help "
+                "page tells where SAEs are; Load Shapes Demo has its own, and Concept Steer needs none."
+            )
         return io.NodeOutput(load_named(sae_name, location, stream, architecture))
 
 

@@ -4,7 +4,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ...sae.dictionary.contrast import Side
+from ...sae.dictionary.contrast import Side, Way
 from ...sae.finding.contrasted import Told
 from ...sae.finding.two_sides import Runs
 from ...sae.hosts.comfyui.contrasting import PromptRuns, contrasted_in, contrasted_texts, sites_in
@@ -13,7 +13,7 @@ from ...sae.hosts.comfyui.model import Model
 from ...sae.hosts.comfyui.sampling import Sampling
 from ...sae.hosts.comfyui.steering import Watched
 from ...sae.places.named_choices import first_text
-from ..browser.feature_results import contrast_output, contrast_outputs
+from ..browser.feature_results import contrast_output, contrast_outputs, contrast_way_input
 from ..inputs.menu import FIND
 from ..inputs.plain_inputs import expert_text, lines_in, lines_input, model_input, steps_input
 from ..inputs.sockets import places_input, seed_input, seeds_input, stream_input
@@ -33,7 +33,7 @@ class ContrastDirection(io.ComfyNode):
                 "what differs inside the model. All nodes that take an SAE and features work with it."
             ),
             search_aliases=["steering vector", "no sae", "difference of means", "control vector", "concept direction"],
-            inputs=[*_sides(), *_runs(), *_texts(), _tap()],
+            inputs=[*_sides(), *_runs(), *_texts(), _tap(), contrast_way_input()],
             outputs=contrast_outputs(),
             is_output_node=True,  # it shows what it found, whether anything is wired to it or not
         )
@@ -54,6 +54,7 @@ class ContrastDirection(io.ComfyNode):
         positive_texts: str = "",
         negative_texts: str = "",
         tap: str = IN_MODEL,
+        contrast_by: Way = "auto",
     ) -> io.NodeOutput:
         in_model = tap.strip().lower() in ("", IN_MODEL)
         sites = sites_in(model, location, stream, first_text) if in_model else []
@@ -62,10 +63,10 @@ class ContrastDirection(io.ComfyNode):
         if clip is not None:
             prompts = {side: [encoded(clip, text) for text in texts] for side, texts in told.items()}
         if not in_model:
-            return contrast_output(contrasted_texts(prompts, tap, told))
+            return contrast_output(contrasted_texts(prompts, tap, told, contrast_by))
         watched = Watched(model, [(site, None) for site in sites])
         pairs = len(prompts["positive"])
-        runs = Runs(pairs * seeds, pairs * seeds, paired=True, again=pairs)
+        runs = Runs(pairs * seeds, pairs * seeds, paired=True, again=pairs, way=contrast_by)
         show = PromptRuns(watched, prompts, latent_image, Sampling(seed, steps))
         return contrast_output(contrasted_in(model, sites, show, runs, told, progress_bar(steps)))
 
@@ -86,7 +87,7 @@ def _runs() -> list[io.Input]:
         seed_input("First seed of the noise, the same for both sides."),
         seeds_input(),
         steps_input("Steps of each short sampling; 4 to 8 do."),
-        places_input("'auto' is the text's stream behind the first block, where what a word says is in its own token."),
+        places_input("'auto' is the text as it enters the first block, before the picture reads it."),
         stream_input(),
     ]
 

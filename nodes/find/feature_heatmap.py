@@ -44,7 +44,7 @@ class FeatureHeatmap(io.ComfyNode):
                 io.Mask.Output(display_name="mask", tooltip="Where any of the features fires; empty for a text."),
                 io.String.Output(display_name="table", tooltip="Each feature's mean, largest value and place."),
             ],
-            has_intermediate_output=True,
+            is_output_node=True,  # it shows the pictures, whether anything is wired to it or not
         )
 
     @classmethod

@@ -18,7 +18,7 @@ from ..browser.feature_results import count_input, feature_outputs, found_featur
 from ..browser.server_memory import show_progress_text
 from ..inputs.menu import FIND
 from ..inputs.plain_inputs import expert_number, expert_switch, model_input, steps_input
-from ..inputs.sockets import Sae, location_input, stream_input
+from ..inputs.sockets import Sae, location_input, seed_input, stream_input
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +47,7 @@ class TopActivatingFeatures(io.ComfyNode):
                 "Runs a short sampling and finds the features that fire for a prompt; with a baseline, those that fire "
                 "more than for the baseline. Start from these, not from random numbers."
             ),
-            search_aliases=["find features", "sae features", "feature finder", "contrast features"],
+            search_aliases=["find features", "interpretability", "sae features", "feature finder", "contrast features"],
             inputs=[
                 model_input(),
                 Sae.Input(
@@ -55,14 +55,7 @@ class TopActivatingFeatures(io.ComfyNode):
                 ),
                 io.Conditioning.Input("positive", tooltip="The prompt whose features are looked for."),
                 io.Latent.Input("latent_image", tooltip="Size of the picture; an empty latent, or one to look at."),
-                io.Int.Input(
-                    "seed",
-                    default=0,
-                    min=0,
-                    max=0xFFFFFFFFFFFFFFFF,
-                    control_after_generate=True,
-                    tooltip="Seed of the noise, the same for prompt and baseline.",
-                ),
+                seed_input("Seed of the noise, the same for prompt and baseline."),
                 steps_input("Steps of the short sampling; 4 to 8 do."),
                 count_input(),
                 rank_input(EFFECT, tooltip=EFFECT_TIP),

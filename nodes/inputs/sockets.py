@@ -33,17 +33,14 @@ STREAM_TIP = (
 
 
 def location_input(optional: bool = False) -> io.String.Input:
-    """`optional` ones are for experts."""
-    return io.String.Input(
-        "location", default="auto", tooltip=LOCATION_TIP, optional=optional, advanced=optional or None
-    )
+    """For experts: SAEs and sets know their own."""
+    return io.String.Input("location", default="auto", tooltip=LOCATION_TIP, optional=optional, advanced=True)
 
 
 def stream_input(optional: bool = False) -> io.Combo.Input:
     return io.Combo.Input(
-        "stream", options=["auto", *STREAMS], default="auto", tooltip=STREAM_TIP, optional=optional,
-        advanced=optional or None,
-    )  # fmt: skip
+        "stream", options=["auto", *STREAMS], default="auto", tooltip=STREAM_TIP, optional=optional, advanced=True
+    )
 
 
 def seed_input(tooltip: str, **more: Any) -> io.Int.Input:
@@ -94,7 +91,9 @@ def side_input(tooltip: str, **more: Any) -> io.Combo.Input:
 
 def replaces_input(such_as: str = "") -> io.Input:
     """The features that swap takes out; `such_as` names some."""
-    return SaeFeatures.Input("replaces", optional=True, tooltip=f"For swap: the features to take out{such_as}.")
+    return SaeFeatures.Input(
+        "replaces", optional=True, tooltip=f"For swap and replace: the features to take out{such_as}."
+    )
 
 
 def steering_inputs(finder: str, unit_tip: str, *, without: str = "") -> list[io.Input]:
@@ -102,7 +101,7 @@ def steering_inputs(finder: str, unit_tip: str, *, without: str = "") -> list[io
 
     Features are needed, unless `without` tells what happens when none come, as from a bypassed Feature Mixer.
     """
-    tip = f"From {finder} or SAEFeature. {without}".strip()
+    tip = f"From {finder} or Feature Mixer. {without}".strip()
     return [
         SaeFeatures.Input("features", optional=bool(without), tooltip=tip),
         method_input(),

@@ -125,7 +125,8 @@ NEGATIVE_TIP = "What the decoder keeps away from: without negative text the embe
 
 def seed_input(tooltip: str) -> io.Int.Input:
     limit = 0xFFFFFFFFFFFFFFFF
-    return io.Int.Input("seed", default=0, min=0, max=limit, control_after_generate=True, tooltip=tooltip)
+    control = io.ControlAfterGenerate.fixed
+    return io.Int.Input("seed", default=0, min=0, max=limit, control_after_generate=control, tooltip=tooltip)
 
 
 def guidance_input(tooltip: str) -> io.Float.Input:

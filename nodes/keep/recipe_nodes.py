@@ -182,7 +182,10 @@ class LoadRecipe(io.ComfyNode):
         schedule = Schedule(found.start_percent, found.end_percent)
         total = found.strength * strength
         features, replaces = (FeatureList(edits, owner=sae.owner) for edits in (found.features, found.replaces))
-        wanted = Wanted(features, found.method, total, found.unit, replaces, schedule, found.apply_to, mask)
+        wanted = Wanted(
+            features, found.method, total, found.unit, replaces, schedule, found.apply_to, mask, found.gate,
+            found.keep_norm,
+        )  # fmt: skip
         return steered(cls, model, sae, wanted, found.location, found.stream, features, found.note)
 
 
@@ -213,12 +216,13 @@ def _recipe(set_up: SetUp, note: str) -> Recipe:
     location, stream = set_up.location.strip() or "auto", set_up.stream
     if not isinstance(sae, SaeSet):  # a set's place may be auto, for its members tell theirs
         location, stream = members[0].site.location, members[0].site.stream
-    used = {edit.feature for edit in (*wanted.features, *wanted.replaces)}
+    used = {edit.feature for edit in (*wanted.features, *wanted.replaces, *wanted.gate.edits)}
     return Recipe(
         tuple(wanted.features), _needed(sae), location, stream, wanted.method, wanted.strength, wanted.unit,
         wanted.schedule.start_percent, wanted.schedule.end_percent, wanted.side, tuple(wanted.replaces),
         {feature: text for feature, text in notebooks().of(sae).names.items() if feature in used}, note, VERSION,
-        sae.trained_on.family if sae.trained_on else "",
+        sae.trained_on.family if sae.trained_on else "", replace(wanted.gate, edits=tuple(wanted.gate.edits)),
+        wanted.keep_norm,
     )  # fmt: skip
 
 

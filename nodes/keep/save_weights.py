@@ -8,11 +8,14 @@ from comfy_api.latest import io, ui
 from ...sae.dictionary.autoencoder import SparseAutoencoder
 from ...sae.dictionary.sae_set import AnySae, saes_of
 from ...sae.export import TARGETS, export
+from ...sae.export.as_control_vector import FORMS, write_directions
 from ...sae.formats.sets import MARK
 from ...sae.hosts.comfyui.drawing import writing_bar
 from ...sae.hosts.comfyui.own_folders import named_folder, output_folder
 from ..inputs.menu import KEEP
 from ..inputs.sockets import Sae, one_sae
+
+OWN_FORM = "safetensors"
 
 
 class SaveDirections(io.ComfyNode):
@@ -34,16 +37,27 @@ class SaveDirections(io.ComfyNode):
                     default="my-directions",
                     tooltip="A folder inside output/sae, which is made. Load SAE lists what is in it.",
                 ),
+                io.Combo.Input(
+                    "format",
+                    options=[OWN_FORM, *FORMS],
+                    default=OWN_FORM,
+                    optional=True,  # since 0.2
+                    tooltip="safetensors: everything, as Load SAE gives it back. gguf (control vectors, as repeng and "
+                    "llama.cpp read them) and npz: the positive side's direction of each block alone, for other tools.",
+                ),
             ],
             outputs=[io.String.Output(display_name="sae_name", tooltip="What Load SAE calls it.")],
             is_output_node=True,
         )
 
     @classmethod
-    def execute(cls, sae: AnySae, name: str) -> io.NodeOutput:
+    def execute(cls, sae: AnySae, name: str, format: str = OWN_FORM) -> io.NodeOutput:
         members = [(one, _place(one)) for one in saes_of(sae)]
         folder, bar = named_folder(name, "name"), writing_bar()
-        paths = [export(one, folder / place, "sae_steering", None, bar) for one, place in members]
+        if format == OWN_FORM:
+            paths = [export(one, folder / place, "sae_steering", None, bar) for one, place in members]
+        else:
+            paths = [write_directions([one for one, _ in members], folder / folder.name, format)]
         base = output_folder().resolve()
         listed = str(paths[0].relative_to(base)) if len(paths) == 1 else f"{folder.relative_to(base).as_posix()}{MARK}"
         lines = [f"Wrote {path.relative_to(base.parent.parent)}" for path in paths]

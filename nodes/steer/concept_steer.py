@@ -8,6 +8,7 @@ import torch
 from comfy_api.latest import io
 from torch import Tensor
 
+from ...sae.dictionary.contrast import Way
 from ...sae.dictionary.sae_set import AnySae
 from ...sae.finding.effect import EFFECT
 from ...sae.finding.features import RANKINGS
@@ -20,7 +21,7 @@ from ...sae.hosts.comfyui.steering import mask_fault
 from ...sae.places.moment import Schedule, Side
 from ...sae.steering.methods import method_for
 from ...sae.steering.set_up import Wanted
-from ..browser.feature_results import table_of
+from ..browser.feature_results import contrast_way_input, table_of
 from ..browser.server_memory import kept_concepts, show_progress_text
 from ..inputs.menu import STEER
 from ..inputs.plain_inputs import amount_input, lines_input, steered_model_input, steps_input
@@ -44,7 +45,11 @@ class ConceptSteer(io.ComfyNode):
                 "once; then the one is put in place of the other while any sampler runs. The prompt that you draw "
                 "stays as it is. It works without an SAE too."
             ),
-            search_aliases=["concept", "edit", "control", "slider", "prompt", "attribute", "sae steering", "lora"],
+            search_aliases=[
+                *("steering", "steer model", "steer", "concept", "concept slider", "lora slider", "style slider"),
+                *("slider", "lora", "flux control", "control", "edit concept", "remove concept", "erase", "edit"),
+                *("change color", "change colour", "prompt", "attribute", "interpretability", "sae steering"),
+            ],
             inputs=[*_what(), *_finding(), *_acting()],
             outputs=[
                 io.Model.Output(display_name="model", tooltip="The steered copy of the model."),
@@ -80,12 +85,13 @@ class ConceptSteer(io.ComfyNode):
         start_percent: float = 0.0,
         end_percent: float = 1.0,
         apply_to: Side = "both",
+        contrast_by: Way = "auto",
     ) -> io.NodeOutput:
         texts = _texts(wanted, instead_of, clip)
         latent = _empty(model) if latent_image is None else latent_image
         sampling, kept = Sampling(seed, steps), kept_concepts()
         if sae is None:
-            concept = of_contrast(model, texts, latent, sampling, location, stream, mask is not None, kept)
+            concept = of_contrast(model, texts, latent, sampling, location, stream, mask is not None, kept, contrast_by)
             location = stream = "auto"  # its places are those that were asked for
         else:
             finder = Finder(model, sae, location, stream, latent, sampling)
@@ -172,6 +178,7 @@ def _acting() -> list[io.Input]:
         percent_input("start_percent", 0.0, "Part of the run after which steering begins, by noise level.", **more),
         percent_input("end_percent", 1.0, "Part of the run at which steering ends, by noise level.", **more),
         side_input("Side of guidance when CFG is above 1.", **more),
+        contrast_way_input(),
     ]
 
 

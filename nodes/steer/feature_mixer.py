@@ -33,7 +33,14 @@ class FeatureMixer(io.ComfyNode):
                 "the table of Top Activating Features. Each row says what its 1 means; set strength 1 at the node "
                 "that steers."
             ),
-            search_aliases=["sliders", "feature sliders", "concept sliders", "mix features"],
+            search_aliases=[
+                "sliders",
+                "feature sliders",
+                "concept sliders",
+                "style slider",
+                "lora slider",
+                "mix features",
+            ],
             inputs=[
                 Sae.Input("sae", tooltip="The SAE that the features belong to."),
                 Mix.Input(
@@ -75,7 +82,7 @@ class SAEFeature(io.ComfyNode):
                     min=0,
                     max=2**31 - 1,
                     step=1,
-                    tooltip="Index of the feature. TopActivatingFeatures tells which ones fire for your prompt.",
+                    tooltip="Index of the feature. Top Activating Features tells which ones fire for your prompt.",
                 ),
                 amount_input(
                     "strength",

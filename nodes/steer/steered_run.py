@@ -33,6 +33,8 @@ from ..inputs.sockets import steering_warnings
 
 log = logging.getLogger(__name__)
 
+EMPTY_MASK = "The mask is empty, so nothing is steered: paint on it, or leave it away."
+
 
 class _Told:
     """Says things on a node and in the log, in its name."""
@@ -76,6 +78,10 @@ def steered(
     base = model
     if wanted.mask is not None and not all(item.steering.changes_nothing for item in planned.interventions):
         base = with_mask_check(model, wanted.mask, told.name, told.fault)
+    if wanted.mask is not None and not bool((wanted.mask > 0).any()):
+        told.fault(EMPTY_MASK)
+        carry(clone := model.clone(), SetUp(sae, wanted, location, stream))
+        return io.NodeOutput(clone, *more, ui={"text": [EMPTY_MASK]})
     clone = steer(base, planned.interventions, partial(told.report, place=planned.place, warnings=warnings))
     carry(clone, SetUp(sae, wanted, location, stream))
     for warning in warnings:

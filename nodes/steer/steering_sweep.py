@@ -20,7 +20,7 @@ from ...sae.steering.set_up import Planned, Wanted
 from ...sae.steering.sweep import Row, captions, draw_rows, parse_strengths, plan, rows_of
 from ..inputs.menu import STEER
 from ..inputs.plain_inputs import model_input
-from ..inputs.sockets import LOCATION_TIP, Sae, SaeFeatures, method_input, replaces_input, stream_input
+from ..inputs.sockets import LOCATION_TIP, Sae, SaeFeatures, method_input, replaces_input, seed_input, stream_input
 from .activation_steer import token_unit_tip
 
 log = logging.getLogger(__name__)
@@ -51,7 +51,7 @@ class SteeringSweep(io.ComfyNode):
                     display_name="sheet", tooltip="The sheet: a row for all features together, and one for each."
                 )
             ],
-            has_intermediate_output=True,
+            is_output_node=True,  # it shows the sheet, whether anything is wired to it or not
         )
 
     @classmethod
@@ -118,12 +118,11 @@ def _what() -> list[io.Input]:
 
 
 def _how() -> list[io.Input]:
-    limit = 0xFFFFFFFFFFFFFFFF
     return [
         io.Conditioning.Input("positive", tooltip="The prompt."),
         io.Conditioning.Input("negative", tooltip="The negative prompt; not read with a CFG of 1."),
         io.Latent.Input("latent_image", tooltip="Size of the pictures; the first of a batch is drawn."),
-        io.Int.Input("seed", default=0, min=0, max=limit, control_after_generate=True, tooltip="As in KSampler."),
+        seed_input("As in KSampler."),
         io.Int.Input("steps", default=20, min=1, max=10000, tooltip="As in KSampler."),
         io.Float.Input("cfg", default=1.0, min=0.0, max=100.0, step=0.1, tooltip="As in KSampler; 1 for most FLUX."),
         io.Combo.Input(

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ..formats.known import KNOWN, KnownCheckpoint
 from . import Command
+from .hub_search import search, table
 
 HELP = "Downloads a public SAE with its config into models/sae; goes on where a download was cut off."
 _COMFYUI = Path(__file__).resolve().parents[4]  # where the pack lies in ComfyUI/custom_nodes/<pack>/sae/commands
@@ -66,9 +67,16 @@ def download(entry: KnownCheckpoint, folder: Path) -> Path:
 
 def _add_list_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--markdown", action="store_true", help="as the table of the help page")
+    parser.add_argument(
+        "--search", action="store_true", help="ask the Hugging Face Hub for others, which needs network"
+    )
+    parser.add_argument("--for", dest="model", default="", help="with --search: only those that fit, such as Qwen3-8B")
 
 
 def _list(arguments: Namespace) -> None:
+    if arguments.search:
+        print(table(search(), arguments.model))
+        return
     print(markdown() if arguments.markdown else text())
 
 

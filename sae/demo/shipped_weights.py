@@ -28,6 +28,7 @@ EMBED_SAE = "shapes-image_embeds"
 
 # Folder of each SAE; its name tells the SAE's site.
 TEXT_SAE = "shapes-transformer_blocks.0-text"
+ENTERING_SAE = "shapes-transformer_blocks.0.input-text"
 IMAGE_SAE = "shapes-transformer_blocks.1-image"
 SET_FOLDER = "shapes-attention"
 # The attention outputs of the picture's stream, all that there are: one SAE set.
@@ -36,7 +37,11 @@ ATTENTION_SET = (
     *(f"{SET_FOLDER}/shapes-single_transformer_blocks.{n}.attn-image" for n in range(CONFIG["num_single_layers"])),
 )
 ATTENTION_SAE = ATTENTION_SET[1]  # of block 1: the one that is offered alone, too
-SAE_NAMES = (TEXT_SAE, ATTENTION_SAE, IMAGE_SAE, *(name for name in ATTENTION_SET if name != ATTENTION_SAE))
+SAE_NAMES = (
+    *(TEXT_SAE, ATTENTION_SAE, IMAGE_SAE),
+    *(name for name in ATTENTION_SET if name != ATTENTION_SAE),
+    ENTERING_SAE,
+)
 
 
 def load_transformer(file: Path = TRANSFORMER) -> FluxTransformer2DModel:

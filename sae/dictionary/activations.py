@@ -11,7 +11,10 @@ from torch import Tensor
 
 from ..files.quote import quoted
 
-Kind = Literal["topk", "relu", "jumprelu", "gated", "batchtopk", "groupmax", "tanh_relu", "matching_pursuit"]
+Kind = Literal[
+    "topk", "signed_topk", "relu", "jumprelu", "gated", "gated_topk", "batchtopk", "groupmax", "tanh_relu",
+    "matching_pursuit",
+]  # fmt: skip
 Normalization = Literal["none", "layer_norm", "constant_norm"]
 DecoderNorm = Literal["none", "before", "after"]
 
@@ -23,8 +26,9 @@ class Architecture:
     """How an SAE computes its codes from x."""
 
     kind: Kind
-    # Features kept per token: the k largest (topk), one of each of k groups (groupmax), or the one that fits best what
-    # the earlier ones left, k times (matching_pursuit).
+    # Features kept per token: the k largest (topk), the k largest by size with their signs (signed_topk), the k
+    # largest magnitudes, of which the gate then takes some off (gated_topk), one of each of k groups (groupmax), or the
+    # one that fits best what the earlier ones left, k times (matching_pursuit).
     k: int | None = None
     rectify: bool = True  # whether a ReLU is part of the activation function; gated and tanh_relu always have theirs
     normalization: Normalization = "none"  # of each token, undone after decoding
@@ -119,6 +123,10 @@ def _relu(pre: Tensor, vectors: Mapping[str, Tensor], rectify: bool) -> Tensor:
     return pre.relu() if rectify else pre
 
 
+def _same(pre: Tensor, vectors: Mapping[str, Tensor], rectify: bool) -> Tensor:
+    return pre
+
+
 def _threshold(pre: Tensor, vectors: Mapping[str, Tensor], rectify: bool) -> Tensor:
     return _relu(pre, vectors, rectify) * (pre > vectors["threshold"])
 
@@ -132,23 +140,39 @@ def _gated(pre: Tensor, vectors: Mapping[str, Tensor], rectify: bool) -> Tensor:
     return magnitude * (pre + vectors["gate_bias"] > 0)
 
 
+def _magnitudes(pre: Tensor, vectors: Mapping[str, Tensor], rectify: bool) -> Tensor:
+    """Behind a closed gate they are negative: chosen by size, the k largest of all are found, and ReLU ends those."""
+    magnitude = (pre * vectors["r_mag"].exp() + vectors["magnitude_bias"]).relu()
+    return torch.where(pre + vectors["gate_bias"] > 0, magnitude, -magnitude)
+
+
 _FUNCTIONS: dict[Kind, Callable[[Tensor, Mapping[str, Tensor], bool], Tensor]] = {
     "topk": _relu,
+    "signed_topk": _same,
     "relu": _relu,
     "jumprelu": _threshold,
     "gated": _gated,
+    "gated_topk": _magnitudes,
     "batchtopk": _threshold,  # the threshold stands in for the selection over the training batch
     "groupmax": _relu,
     "tanh_relu": _tanh_relu,
     "matching_pursuit": _relu,
 }
-COMPETING: tuple[Kind, ...] = ("topk", "groupmax", "matching_pursuit")  # every feature has to be computed to know one
+COMPETING: tuple[Kind, ...] = (
+    "topk",
+    "signed_topk",
+    "gated_topk",
+    "groupmax",
+    "matching_pursuit",
+)  # every feature has to be computed to know one
 # The per-feature vectors that each kind reads besides its optional encoder bias.
 VECTORS: dict[Kind, tuple[str, ...]] = {
     "topk": (),
+    "signed_topk": (),
     "relu": (),
     "jumprelu": ("threshold",),
     "gated": ("gate_bias", "magnitude_bias", "r_mag"),
+    "gated_topk": ("gate_bias", "magnitude_bias", "r_mag"),
     "batchtopk": ("threshold",),
     "groupmax": (),
     "tanh_relu": (),
@@ -170,20 +194,25 @@ def activate(pre: Tensor, vectors: Mapping[str, Tensor], architecture: Architect
 
 
 class RunningTopK:
-    """The k largest codes of each token, over chunks of features."""
+    """The k largest codes of each token, over chunks of features; with `signed` the largest by size."""
 
-    def __init__(self, tokens: int, k: int, device: torch.device) -> None:
-        self.values = torch.full((tokens, k), -torch.inf, device=device)
+    def __init__(self, tokens: int, k: int, device: torch.device, signed: bool = False) -> None:
+        self.signed = signed
+        self.values = torch.full((tokens, k), 0.0 if signed else -torch.inf, device=device)
         self.indices = torch.zeros((tokens, k), dtype=torch.int64, device=device)
 
     def add(self, first_feature: int, tokens: slice, codes: Tensor) -> None:
         """Takes codes (tokens, n) of the features from `first_feature` on."""
         k = self.values.shape[1]
-        values, indices = codes.topk(min(k, codes.shape[1]), dim=1, sorted=False)
-        values = torch.cat([self.values[tokens], values], dim=1)
-        indices = torch.cat([self.indices[tokens], indices + first_feature], dim=1)
-        self.values[tokens], order = values.topk(k, dim=1)
+        order = self._sizes(codes).topk(min(k, codes.shape[1]), dim=1, sorted=False).indices
+        values = torch.cat([self.values[tokens], codes.gather(1, order)], dim=1)
+        indices = torch.cat([self.indices[tokens], order + first_feature], dim=1)
+        order = self._sizes(values).topk(k, dim=1).indices
+        self.values[tokens] = values.gather(1, order)
         self.indices[tokens] = indices.gather(1, order)
+
+    def _sizes(self, codes: Tensor) -> Tensor:
+        return codes.abs() if self.signed else codes
 
 
 class RunningGroupMax:

@@ -69,6 +69,7 @@ class SparseAutoencoder:
         self.origin = origin  # None for an SAE that was made in memory
         self.trained_on = trained_on  # None where nothing tells
         self.contrast: ContrastOf | None = None  # of directions that no training made, see contrast.py
+        self.transcoder = False  # whether x̂ stands for what comes out of the MLP that x goes into
 
     @classmethod
     def from_tensors(
@@ -184,8 +185,10 @@ class SparseAutoencoder:
         return self._unnormalised(out.view(*shape[:-1], self.d_in), like)
 
     def reconstruct(self, x: Tensor, sigma: Sigma = None) -> Tensor:
-        """x̂ (..., d_in) of x (..., d_in)."""
-        return self.decode_sparse(self.encode_sparse(x, sigma), like=x)
+        """x̂ (..., d_in) of x (..., d_in); of a transcoder the MLP's output, with its linear part where it has one."""
+        rebuilt = self.decode_sparse(self.encode_sparse(x, sigma), like=x)
+        skip = self.weights.optional_matrix("skip")
+        return rebuilt if skip is None else rebuilt + x.float() @ skip.to(x.device).T
 
     def direction(self, ids: Ids) -> Tensor:
         """(len(ids), d_in) on the CPU: what x̂ gains when each feature grows by 1, before `token_scale`.
@@ -230,7 +233,10 @@ class SparseAutoencoder:
         chosen = self._selection(len(centred), centred.device)
         for first, rows, codes in self._chunks(centred):
             chosen.add(first, rows, codes)
-        return chosen.pack() if isinstance(chosen, ActiveList) else SparseCodes(chosen.values, chosen.indices)
+        if isinstance(chosen, ActiveList):
+            return chosen.pack()
+        behind_gates = self.architecture.kind == "gated_topk"
+        return SparseCodes(chosen.values.relu() if behind_gates else chosen.values, chosen.indices)
 
     def _selection(self, tokens: int, device: torch.device) -> RunningTopK | RunningGroupMax | ActiveList:
         k = self.architecture.k
@@ -238,7 +244,7 @@ class SparseAutoencoder:
             return ActiveList(tokens, device)
         if self.architecture.kind == "groupmax":
             return RunningGroupMax(tokens, k, self.d_sae, device)
-        return RunningTopK(tokens, k, device)
+        return RunningTopK(tokens, k, device, signed=self.architecture.kind in ("signed_topk", "gated_topk"))
 
     def _modulated(self, x: Tensor, sigma: Sigma) -> TokenFrame | None:
         """What the noise level makes of the tokens: scale and shift, each (1 or tokens, d_in)."""

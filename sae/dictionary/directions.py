@@ -10,6 +10,7 @@ from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
+from ..places.site import Site
 from .owner import Owner
 from .statistics import FeatureStatistics
 
@@ -58,4 +59,28 @@ def check_width(dictionary: Directions, x: Tensor) -> None:
         raise ValueError(
             f"sae: {dictionary.name} was trained on activations of width {dictionary.d_in}, but this location has "
             f"width {x.shape[-1]}; use an SAE trained on this model."
+        )
+
+
+def check_place(dictionary: Directions, site: Site) -> None:
+    """Raises ValueError for a transcoder elsewhere than around an MLP, and for anything else there."""
+    own = bool(getattr(dictionary, "transcoder", False))
+    if own and site.point != "transcoder":
+        raise ValueError(
+            f"location: {dictionary.name} is a transcoder, which reads what goes into an MLP and writes onto what "
+            f"comes out, but {site} is another point; write one such as transformer_blocks.6.ff.transcoder, or auto."
+        )
+    if site.point == "transcoder" and not own:
+        raise ValueError(
+            f"location: {site} is the place of a transcoder, which reads another tensor than it writes, but "
+            f"{dictionary.name} reads what it writes; leave .transcoder out."
+        )
+
+
+def check_reconstructs(dictionary: Directions) -> None:
+    """Raises ValueError for a transcoder, whose x̂ cannot be held against its own input."""
+    if getattr(dictionary, "transcoder", False):
+        raise ValueError(
+            f"sae: {dictionary.name} is a transcoder, which predicts an MLP's output from its input, so how well it "
+            f"reconstructs its input cannot be measured; find, label and steer with it."
         )

@@ -70,6 +70,7 @@ class Origin:
     config: Mapping[str, Any] = field(default_factory=dict)  # as it stands beside or inside the file
     hook: str | None = None  # the place in the network that the config names, in its own words
     within: tuple[Path, ...] = ()  # the folders outside which nothing may be read; none: anywhere
+    notes: tuple[str, ...] = ()  # what is to be told of how it was read, a sentence each
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from .autoencoder import SparseAutoencoder
 from .owner import DIGITS, Owner, TrainedOn
 from .statistics import NAMES, FeatureStatistics
 
-_POINTS = ("attn", "cross", "mlp", "update", "block")
+_POINTS = ("input", "attn", "cross", "mlp", "transcoder", "update", "block")
 
 
 @dataclass(frozen=True)

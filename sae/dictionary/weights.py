@@ -2,7 +2,8 @@
 
 Canonical names, with F = d_sae and d = d_in:
   encoder (F, d) · encoder_bias (F) · input_bias (d), subtracted from x · threshold (F) or a scalar ·
-  gate_bias, magnitude_bias, r_mag (F) · decoder (F, d) · output_bias (d)
+  gate_bias, magnitude_bias, r_mag (F) · decoder (F, d) · output_bias (d) ·
+  skip (d, d), of a transcoder: what it adds to x̂ of x itself, skip · x
 """
 
 from __future__ import annotations
@@ -180,6 +181,12 @@ class Weights:
             return None
         return self._remember((name, None), self.tensors[name].vector)
 
+    def optional_matrix(self, name: str) -> Tensor | None:
+        """A whole matrix as float32 on the CPU, or None where the SAE has none. Do not write into it."""
+        if name not in self.tensors:
+            return None
+        return self._remember((name, None), lambda: self.tensors[name].whole().float())
+
     def _remember(self, key: tuple[str, tuple[int, ...] | None], read: Callable[[], Tensor]) -> Tensor:
         """The same few rows are asked for at every sampling step."""
         with self._lock:
@@ -246,6 +253,7 @@ def _expected_shapes(d_sae: int, d_in: int) -> dict[str, list[tuple[int, ...]]]:
     return {
         "encoder": [(d_sae, d_in)],
         "input_bias": [(d_in,)],
+        "skip": [(d_in, d_in)],
         "output_bias": [(d_in,)],
         "threshold": [(d_sae,), (1,), ()],
         **per_feature,

@@ -12,10 +12,15 @@ from typing import Literal, get_args
 
 from ..dictionary.autoencoder import SparseAutoencoder
 from ..formats.known import known_checkpoint
-from .hidden_states import ALL, AUTO, Tap, check_encoder, is_tapped, stack_of, tap_for
+from .hidden_states import ALL, AUTO, Tap, check_encoder, is_tapped, stack_for, stack_of, tap_for
+from .residual import state_of
 
-Target = Literal["image_embeds", "last_hidden_state", "penultimate_hidden_states", "pooled_output", "token_embeddings"]
+Target = Literal[
+    "image_embeds", "last_hidden_state", "penultimate_hidden_states", "pooled_output", "token_embeddings",
+    "conditioning_llama3",
+]  # fmt: skip
 TARGETS: tuple[Target, ...] = get_args(Target)  # where two fit, the earlier one is taken
+TEXTS: tuple[Target, ...] = ("conditioning_llama3", "token_embeddings")  # those that may have taps
 
 _HIDDEN = {1664: "CLIP ViT-bigG", 1280: "CLIP ViT-H", 1024: "CLIP ViT-L", 1152: "SigLIP so400m", 1536: "DINOv2 giant"}
 ENCODERS: Mapping[Target, Mapping[int, str]] = {
@@ -30,6 +35,7 @@ ENCODERS: Mapping[Target, Mapping[int, str]] = {
         2048: "CLIP-L and CLIP-G text of SDXL",
         4096: "T5-XXL text",
     },
+    "conditioning_llama3": {},  # all hidden states of HiDream's Llama, side by side
 }
 
 
@@ -55,7 +61,7 @@ def home_of(sae: SparseAutoencoder) -> tuple[Target, str] | None:
 
 def tensor_name(target: Target, width: int) -> str:
     """Such as `image_embeds 1280 (CLIP ViT-bigG)`."""
-    stack = stack_of(width) if target == "token_embeddings" else None
+    stack = stack_of(width) if target in TEXTS else None
     known = ENCODERS[target].get(width) if stack is None else stack
     return f"{target} {width}" + (f" ({known})" if known else "")
 
@@ -67,17 +73,11 @@ def spot_for(
 
     `auto` follows what the SAE was trained on, else its width. Raises ValueError where nothing fits.
     """
-    text = widths.get("token_embeddings")
-    chosen = tap.strip() != AUTO
-    if text is None or target not in (AUTO, "token_embeddings"):
-        if chosen:
-            raise ValueError(f"tap: {tap!r} was given, but taps are parts of a text's token_embeddings; write auto.")
-    elif chosen:
-        return Spot("token_embeddings", tokens, "as chosen", tap_for(sae, text, tap))
-    elif home_of(sae) in (None, ("token_embeddings", ALL)):
-        check_encoder(sae, text)
-        if is_tapped(sae, text):
-            return Spot("token_embeddings", tokens, _TAPPED, tap_for(sae, text))
+    tapped = _tapped(sae, widths, target, tap)
+    if tapped is not None:
+        part, far = tap_for(sae, widths[tapped], tap)
+        chosen = "as chosen" if tap.strip() != AUTO else ""
+        return Spot(tapped, tokens, "; ".join(filter(None, (chosen, far))) or _TAPPED, part)
     if target not in (AUTO, *TARGETS):
         raise ValueError(
             f"target: {target!r} is not a tensor of an embedding; use auto or one of {', '.join(TARGETS)}."
@@ -85,6 +85,7 @@ def spot_for(
     home = home_of(sae)
     present = "; ".join(tensor_name(name, width) for name, width in widths.items()) or "no tensor"
     if target != AUTO:
+        _check_model(sae, _target(target), widths)
         return Spot(_checked(sae, widths, target, present), _tokens(home, target, tokens), "as chosen")
     if home is not None:
         if home[0] not in widths:
@@ -92,14 +93,44 @@ def spot_for(
                 f"embed: {sae.name} was trained on {home[0]}, but this embedding has {present}; connect one that has "
                 f"{home[0]}, or set target to try another."
             )
-        return Spot(_checked(sae, widths, home[0], present), _tokens(home, home[0], tokens), "what it was trained on")
+        far = _check_model(sae, home[0], widths)
+        reason = "; ".join(filter(None, ("what it was trained on", far)))
+        return Spot(_checked(sae, widths, home[0], present), _tokens(home, home[0], tokens), reason)
     fitting = [name for name in TARGETS if widths.get(name) == sae.d_in]
     if not fitting:
         raise ValueError(f"embed: {sae.name} reads width {sae.d_in}, but this embedding has {present}; {_ADVICE}")
+    far = _check_model(sae, fitting[0], widths)
     reason = f"the only one of width {sae.d_in}"
     if len(fitting) > 1:
         reason = f"{' and '.join(fitting)} have width {sae.d_in}; auto takes the first, target chooses another"
-    return Spot(fitting[0], tokens, reason)
+    return Spot(fitting[0], tokens, "; ".join(filter(None, (reason, far))))
+
+
+def _tapped(sae: SparseAutoencoder, widths: Mapping[Target, int], target: str, tap: str) -> Target | None:
+    """Of which tensor the SAE reads one hidden state; ValueError for an SAE of another encoder, and a tap of none."""
+    texts = [name for name in TEXTS if name in widths and target in (AUTO, name)]
+    chosen = tap.strip() != AUTO
+    if not texts and chosen:
+        raise ValueError(f"tap: {tap!r} was given, but taps are parts of a text's token_embeddings; write auto.")
+    if chosen:
+        return next((name for name in texts if stack_for(sae, widths[name]) is not None), texts[-1])
+    if home_of(sae) not in (None, ("token_embeddings", ALL)):
+        return None
+    found = next((name for name in texts if is_tapped(sae, widths[name])), None)
+    if found is None and sae.d_in not in [widths[name] for name in texts]:
+        for stack in filter(None, (stack_of(widths[name]) for name in texts)):
+            if stack.width == sae.d_in:
+                check_encoder(sae, stack, stack.whole)
+    return found
+
+
+def _check_model(sae: SparseAutoencoder, target: Target, widths: Mapping[Target, int]) -> str:
+    """What is to be said of the SAE's model; ValueError where it is another one's, or of no hidden state."""
+    width = widths.get(target, 0)
+    if target == "token_embeddings":
+        state_of(sae)
+    stack = stack_of(width) if target in TEXTS else None
+    return check_encoder(sae, stack or ENCODERS[target].get(width), width)
 
 
 def reads_tokens(sae: SparseAutoencoder, width: int | None, tap: str = AUTO) -> bool:
@@ -110,7 +141,7 @@ def reads_tokens(sae: SparseAutoencoder, width: int | None, tap: str = AUTO) -> 
     return home is None and width is not None and is_tapped(sae, width)
 
 
-_TAPPED = "the one nearest to the block in the SAE's name"
+_TAPPED = "the one nearest to the SAE's own"
 _ADVICE = "encode with the encoder that the SAE was trained on."
 
 

@@ -40,6 +40,8 @@ def _description(sae: SparseAutoencoder) -> dict[str, Any]:
         description |= {"location": sae.site.location, "stream": sae.site.stream}
     if sae.contrast is not None:
         description["contrast"] = asdict(sae.contrast)
+    if sae.transcoder:
+        description["transcoder"] = True
     told = {"hook": hook_name(sae), "layout": _first_layout(sae), "trained_k": trained_k(sae)}
     return description | {key: value for key, value in told.items() if value is not None}
 

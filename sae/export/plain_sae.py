@@ -38,6 +38,8 @@ class Plain:
 
 def cannot_fold(sae: SparseAutoencoder) -> str | None:
     """What only our own layout holds, or None."""
+    if sae.transcoder:
+        return "it is a transcoder"
     architecture = sae.architecture
     if sae.modulation is not None:
         return "its codes depend on the noise level"
@@ -47,6 +49,10 @@ def cannot_fold(sae: SparseAutoencoder) -> str | None:
         return "it chooses its features one after another"
     if architecture.kind == "tanh_relu":
         return "its activation function is tanh"
+    if architecture.kind == "gated_topk":
+        return f"its gates open after the {architecture.k} largest are chosen"
+    if architecture.kind == "signed_topk":
+        return "it keeps the largest by size, so its codes may be negative"
     if not architecture.rectify and architecture.kind in ("topk", "relu"):
         return "it has no ReLU, so its codes may be negative"
     if not architecture.rectify and architecture.kind != "gated" and bool((_threshold(sae) < 0).any()):

@@ -26,6 +26,7 @@ from .quote import quoted
 from .tensor_file import TensorFile, open_file, refuse_pointer
 from .tensors import BLOCK_BYTES, JoinedTensors, TensorInfo, TensorSource, join_runs
 
+NPY = "npy"
 MAX_MEMBERS = 1000  # an SAE has some ten
 MAX_HEADER_BYTES = 10_000  # numpy's own limit
 MAX_DIMENSIONS = 64  # torch's own limit
@@ -74,6 +75,21 @@ def open_npz(path: Path, label: str) -> TensorSource:
     source = plain[0] if len(plain) == 1 else JoinedTensors(plain, label)
     turned = {key for key, member in members.items() if member.turned}
     return _Turned(source, turned) if turned else source
+
+
+def open_npy(path: Path, label: str) -> TensorSource:
+    """The one array of a file of numpy.save, under NPY. ValueError as of `open_npz`."""
+    file, signature = open_file(path, label)
+    with file:
+        refuse_pointer(file, label)
+        entry = zipfile.ZipInfo(path.name)
+        entry.file_size = signature[0]
+        try:
+            info, turned, skipped = _parsed(file, entry, label)
+        except OSError as error:
+            raise _broken(label, "the file is damaged") from error
+    source = TensorFile(path, label, {NPY: TensorInfo(info.shape, info.dtype, skipped)}, signature)
+    return _Turned(source, {NPY}) if turned else source
 
 
 def _members(file: FileIO, size: int, label: str) -> dict[str, _Member]:

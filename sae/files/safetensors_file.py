@@ -8,7 +8,6 @@ from __future__ import annotations
 import errno
 import json
 from collections.abc import Mapping
-from io import FileIO
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
+from .archive import Readable
 from .quote import shown
 from .tensor_file import TensorFile, open_file, refuse_pointer
 from .tensors import FLOATS, TensorInfo
@@ -38,13 +38,13 @@ def open_safetensors(path: Path, label: str | None = None) -> tuple[TensorFile, 
     file, signature = open_file(path, label)
     with file:
         refuse_pointer(file, label)
-        entries, infos, end = _read_header(file, signature[0], label)
+        entries, infos, end = read_header(file, signature[0], label)
     if signature[0] != end:
         fault = "is cut off" if signature[0] < end else "is too long"
         raise ValueError(
             f"{label}: the file {fault}: {signature[0]} bytes, but its header describes {end}; download it again."
         )
-    return TensorFile(path, label, infos, signature), _metadata(entries)
+    return TensorFile(path, label, infos, signature), metadata_of(entries)
 
 
 def write_whole(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> None:
@@ -56,8 +56,9 @@ def write_whole(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mappi
             raise OSError(errno.EIO, "the disk may be full") from error
 
 
-def _read_header(file: FileIO, size: int, label: str) -> tuple[dict[str, Any], dict[str, TensorInfo], int]:
-    length = int.from_bytes(file.read(8), "little")
+def read_header(file: Readable, size: int, label: str) -> tuple[dict[str, Any], dict[str, TensorInfo], int]:
+    """The header of a file of this size: its entries, the tensors with their places, and where the file must end."""
+    length = int.from_bytes(file.read(8) or b"", "little")
     if MAX_HEADER_BYTES < length <= size - 8:
         raise ValueError(
             f"{label}: its header has {length} bytes, but no SAE's has more than {MAX_HEADER_BYTES}; download or "
@@ -68,7 +69,7 @@ def _read_header(file: FileIO, size: int, label: str) -> tuple[dict[str, Any], d
             f"{label}: this is not a complete safetensors file ({size} bytes); download or export it again."
         )
     try:
-        entries = json.loads(file.read(length))
+        entries = json.loads(file.read(length) or b"")
         infos, end = _parse_header(entries, 8 + length)
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise ValueError(
@@ -102,7 +103,7 @@ def _whole(value: object) -> int:
     return value
 
 
-def _metadata(entries: Mapping[str, Any]) -> dict[str, str]:
+def metadata_of(entries: Mapping[str, Any]) -> dict[str, str]:
     metadata = entries.get("__metadata__")
     if not isinstance(metadata, dict):
         return {}

@@ -84,6 +84,19 @@ class TensorSource(ABC):
             )
         return float(self._checked(key, self._read_all(key)).reshape(()).item())
 
+    def integers(self, key: str, most: int) -> list[int]:
+        """The entries of a vector of up to `most` whole numbers, of whatever type; ValueError for anything else."""
+        info = self.infos[key]
+        if len(info.shape) != 1 or info.elements > most or info.dtype is None or info.dtype.is_complex:
+            raise ValueError(
+                f"{self.label}: the tensor {quoted(key)} must be up to {most} whole numbers, but has the shape "
+                f"{quoted(info.shape)}."
+            )
+        values = self._checked(key, self._read_all(key))
+        if not torch.equal(values.double(), values.double().round()):
+            raise ValueError(f"{self.label}: the tensor {quoted(key)} must hold whole numbers.")
+        return [int(value) for value in values.tolist()]
+
     def sample(self, key: str, pieces: int, length: int) -> bytes:
         """Runs of `length` entries at `pieces` evenly spread places, as they are stored: a look at the content."""
         return b"".join(self._read_run(key, first, count) for first, count in self._runs(key, pieces, length))
@@ -169,17 +182,17 @@ class TensorMemory(TensorSource):
 
 
 class ComputedRows(TensorSource):
-    """One float32 matrix (F, d) whose rows are computed from other tensors: `compute(start, stop)` gives some."""
+    """One float32 tensor, (F, d) or (F,), whose rows are computed from others: `compute(start, stop)` gives some."""
 
     KEY = "computed"
 
-    def __init__(self, shape: tuple[int, int], compute: Callable[[int, int], Tensor], label: str) -> None:
+    def __init__(self, shape: tuple[int, ...], compute: Callable[[int, int], Tensor], label: str) -> None:
         self.label = label
         self.compute = compute
         self.infos = {self.KEY: TensorInfo(shape, torch.float32)}
 
     def _read_rows(self, key: str, start: int, stop: int) -> Tensor:
-        out = torch.empty((stop - start, self.infos[key].shape[1]))
+        out = torch.empty((stop - start, *self.infos[key].shape[1:]))
         step = max(1, BLOCK_BYTES // max(1, out[:1].nbytes))
         for first in range(start, stop, step):
             last = min(first + step, stop)

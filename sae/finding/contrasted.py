@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ..dictionary.contrast import CLEAR, SIDES, Contrast, Side
+from ..dictionary.contrast import AGREE, CLEAR, SIDES, Contrast, Side, Way
 from ..dictionary.owner import TrainedOn
 from ..dictionary.sae_set import AnySae, SaeSet
 from ..places.moment import OnProgress
@@ -56,7 +56,7 @@ def contrasted(
 
 
 def contrasted_tokens(
-    texts: Mapping[Side, Sequence[Tensor]], place: str, told: Told, otherwise: str = "more pairs"
+    texts: Mapping[Side, Sequence[Tensor]], place: str, told: Told, otherwise: str = "more pairs", way: Way = "auto"
 ) -> Contrasted:
     """What the two sides differ in, of pairs of texts' or pictures' tokens (tokens, d_in) in one embedding.
 
@@ -70,12 +70,12 @@ def contrasted_tokens(
             "is no difference; encode all with one CLIP."
         )
     runs, name = len(texts["positive"]), _name(told)
-    found = contrast_of_texts(texts)
+    found = contrast_of_texts(texts, way)
     if found.is_nothing:
         raise ValueError(_nothing({place: found}, otherwise))
     sae = found.dictionary(None, f"{name}/{place}", None, (told["positive"], told["negative"]))
     measure_texts(sae, texts)
-    table = _table(name, {place: found}, Runs(runs, runs, True, runs), "two pairs of prompts")
+    table = _table(name, {place: found}, Runs(runs, runs, True, runs, way), "two pairs of prompts")
     return Contrasted(sae, {side: rows_of(sae, side) for side in SIDES}, table)
 
 
@@ -89,16 +89,37 @@ def _table(name: str, found: Mapping[Any, Contrast], runs: Runs, more: str = "tw
     width = max(len(str(site)) for site in found)
     each = str(runs.positive) if runs.positive == runs.negative else f"{runs.positive} and {runs.negative}"
     lines = [
-        f"{name}: {each} runs of each side; nothing is what differs by less than {CLEAR:g} times what chance gives",
-        f"{'place':<{width}} {'difference':>10} {'chance':>9} {'times':>7}",
+        f"{name}{_told_way(runs.way)}: {each} runs of each side; nothing is what differs by less than {CLEAR:g} times "
+        "what chance gives",
+        f"{'place':<{width}} {'difference':>10} {'chance':>9} {'times':>7} {'consistency':>12}",
     ]
     for site, contrast in found.items():
         floor, times = contrast.floor, contrast.times
         known = f"{'unknown':>9} {'':>7}" if floor is None else f"{floor:>9.3g} {times:>7.3g}"
-        lines.append(f"{site!s:<{width}} {contrast.norm:>10.3g} {known}{'  nothing' if contrast.is_nothing else ''}")
+        agreed = "" if contrast.consistency is None else f"{contrast.consistency:.2f}"
+        nothing = "  nothing" if contrast.is_nothing else ""
+        lines.append(f"{site!s:<{width}} {contrast.norm:>10.3g} {known} {agreed:>12}{nothing}".rstrip())
     if any(contrast.floor is None for contrast in found.values()):
         lines.append(f"One run of a side tells nothing of chance: take {more} or more.")
-    return "\n".join(lines)
+    return "\n".join(lines + _disagreement(found))
+
+
+def _disagreement(found: Mapping[Any, Contrast]) -> list[str]:
+    """A sentence where the pairs of a place differ in more than one thing."""
+    clear = [
+        (one.consistency, site) for site, one in found.items() if one.consistency is not None and not one.is_nothing
+    ]
+    consistency, worst = min(clear, key=lambda entry: entry[0], default=(1.0, None))
+    if consistency >= AGREE:
+        return []
+    return [
+        f"Pairs disagree at {worst}: their differences' mean cosine with the direction is {consistency:.2f}, below "
+        f"{AGREE:g}, so it holds something else too; use pairs that differ in one thing."
+    ]
+
+
+def _told_way(way: Way) -> str:
+    return "" if way == "auto" else f", {way}"
 
 
 def _nothing(found: Mapping[Any, Contrast], more: str = "more seeds, or another location") -> str:

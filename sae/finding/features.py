@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..dictionary.autoencoder import SparseAutoencoder, SparseCodes
+from ..dictionary.directions import check_place
 from ..dictionary.owner import Owner
 from ..dictionary.statistics import FeatureStatistics
 from ..places.moment import COND, Moment
@@ -81,6 +82,7 @@ class FeatureReader:
                 f"mask: it marks a part of the picture, but the {site.stream} stream is read; use the image stream, "
                 "or no mask."
             )
+        check_place(sae, site)
         self.sae = sae
         self.mask = None if mask is None else check_mask(mask)
         if self.mask is not None and not self.mask.any():

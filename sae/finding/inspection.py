@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..dictionary.autoencoder import SparseAutoencoder
+from ..dictionary.directions import check_reconstructs
 from ..dictionary.fingerprint import Progress, fingerprint
 from ..dictionary.sae_set import SaeSet
 from ..embeddings.spot import ALL, home_of, tensor_name
@@ -28,6 +29,7 @@ class SelfTest:
 
     def __init__(self, sae: SparseAutoencoder, limit: int | None = None) -> None:
         """`limit` is the number of tokens of a call that count, evenly spread; all when None."""
+        check_reconstructs(sae)
         self.sae = sae
         self.limit = limit
         self.broken = 0  # tokens with NaN or infinite entries, which are left out
@@ -74,7 +76,8 @@ def rival_sites(site: Site, depth: Depth) -> list[Site]:
     if site.stream != "joint" and site.point != "mlp":  # what all kinds of blocks have
         others = [kind for kind in depth.kinds if kind != site.kind]
         places += [replace(site, kind=kind, blocks=(number,)) for kind in others for number in range(depth.of(kind))]
-    places += [replace(site, point=point) for point in points_of(site.kind)]
+    measured = [point for point in points_of(site.kind) if point != "transcoder"]
+    places += [replace(site, point=point) for point in measured]
     if site.kind == "double":
         places.append(replace(site, stream="text" if site.stream == "image" else "image"))
     return [place for place in places if place != site]
@@ -138,6 +141,8 @@ def describe(sae: SparseAutoencoder, progress: Progress | None = None) -> dict[s
     }
     if origin and origin.hook:
         facts["hook in the config"] = origin.hook
+    for number, note in enumerate(origin.notes if origin else ()):
+        facts["told" if number == 0 else f"told ({number + 1})"] = note
     return facts
 
 
@@ -184,6 +189,10 @@ def _selection(sae: SparseAutoencoder) -> str:
     kind, k = sae.architecture.kind, sae.architecture.k
     if kind == "groupmax":
         return f"the largest of each of {k} groups"
+    if kind == "gated_topk":
+        return f"the k = {k} largest magnitudes of each token, where their gate is open"
+    if kind == "signed_topk":
+        return f"the k = {k} largest of each token by size, with their signs"
     if kind == "matching_pursuit":
         return f"{k} times the one that fits best what is left"
     if k is not None:

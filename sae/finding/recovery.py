@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..dictionary.autoencoder import SparseAutoencoder, SparseCodes
+from ..dictionary.directions import check_reconstructs
 from ..places.moment import Moment, unheard
 from ..places.site import Site
 from ..places.stream_taps import Observer, Tap
@@ -43,6 +44,7 @@ def prediction_recovered(outputs: Outputs, sae: SparseAutoencoder, site: Site) -
 
     1 - ‖y(x̂) - y(x)‖² / ‖y(0) - y(x)‖², over the model's outputs y.
     """
+    check_reconstructs(sae)
     plain = outputs(()).float()
     rebuilt, zeros = (
         (outputs([Replaced(site, change)]).float() - plain).square().sum()

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from ..dictionary.autoencoder import SparseAutoencoder
-from ..dictionary.contrast import SIDES, Contrast, Side
+from ..dictionary.contrast import SIDES, Contrast, Side, TokenCovariance, Way, way_at, whitened
 from ..dictionary.sae_set import AnySae, SaeSet
 from ..dictionary.statistics import FeatureStatistics
 from ..places.moment import Moment, OnProgress, OnStep, steps_of
@@ -50,10 +50,13 @@ class MeanReader:
         return mean if self.by_token else mean[0]
 
 
+See = Callable[[Tensor, Moment], None]
+
+
 class Show(Protocol):
     """Makes one run of a side, the same way at each call."""
 
-    def __call__(self, side: Side, run: int, sees: Sequence[Callable[[Tensor, Moment], None]], on_step: OnStep) -> None:
+    def __call__(self, side: Side, run: int, sees: Sequence[See], on_step: OnStep) -> None:
         """Shows each of `sees` the tokens of its site, (batch, tokens, d_in), at every call of the model."""
 
 
@@ -61,13 +64,15 @@ class Show(Protocol):
 class Runs:
     """How many runs each side has. Run i of both sides is a pair where they are `paired`.
 
-    The first `again` of each side (or all that it has) are made a second time, when the directions are known.
+    The first `again` of each side (or all that it has) are made a second time, when the directions are known, which
+    are made of the others in one `way`.
     """
 
     positive: int
     negative: int
     paired: bool
     again: int
+    way: Way = "auto"
 
     def of(self, side: Side, second: bool = False) -> int:
         count = self.positive if side == "positive" else self.negative
@@ -81,15 +86,39 @@ class Runs:
 def find_contrasts(show: Show, sites: Sequence[Site], runs: Runs, on_progress: OnProgress) -> list[Contrast]:
     """What differs between the sides at each site; `on_progress` counts the runs of this and of `measure`."""
     means: dict[Side, list[Tensor]] = {side: [] for side in SIDES}  # (sites, d_in) of each run
+    ways = [way_at(runs.way, site) for site in sites]
+    varied = [TokenCovariance() if way == "whitened" else None for way in ways]
     done = 0
     for side in SIDES:
         for run in range(runs.of(side)):
             readers = [MeanReader(site) for site in sites]
-            show(side, run, readers, steps_of(on_progress, done, runs.total))
+            sees = [_Varied(*pair, side) for pair in zip(readers, varied, strict=True)]
+            show(side, run, sees, steps_of(on_progress, done, runs.total))
             means[side].append(torch.stack([reader.mean for reader in readers]))
             done += 1
     positive, negative = (torch.stack(means[side], 1) for side in SIDES)  # (sites, runs, d_in)
-    return [Contrast.of(one, other, runs.paired) for one, other in zip(positive, negative, strict=True)]
+    found = [Contrast.of(*both, runs.paired, way) for *both, way in zip(positive, negative, ways, strict=True)]
+    return [_read_past(one, seen) for one, seen in zip(found, varied, strict=True)]
+
+
+class _Varied:
+    """The readers of a run of a side at a site as one: its mean token and, where it is asked for, how tokens vary."""
+
+    def __init__(self, reader: MeanReader, covariance: TokenCovariance | None, side: Side) -> None:
+        self.reader, self.covariance, self.side = reader, covariance, side
+        self._first_call = True  # those that follow see much the same
+
+    def __call__(self, x: Tensor, moment: Moment) -> None:
+        self.reader(x, moment)
+        if self.covariance is not None:
+            for rows, _ in cond_parts(x, moment):
+                self.covariance.add(rows, self.side, self._first_call)
+        self._first_call = False
+
+
+def _read_past(contrast: Contrast, seen: TokenCovariance | None) -> Contrast:
+    """The contrast, read with what varies least over the tokens of both sides; as it is where nobody looked."""
+    return contrast if seen is None else replace(contrast, reads=whitened(contrast.direction, seen))
 
 
 def measure(
@@ -109,13 +138,18 @@ def measure(
         sae.statistics = _of_own_sides(found)
 
 
-def contrast_of_texts(texts: Mapping[Side, Sequence[Tensor]]) -> Contrast:
+def contrast_of_texts(texts: Mapping[Side, Sequence[Tensor]], way: Way = "auto") -> Contrast:
     """What differs between pairs of texts, from the tokens (tokens, d_in) of each in one embedding.
 
     The number of tokens may differ, for each text counts with its mean. Chance is what pairs differ among each other.
     """
     means = [torch.stack([tokens.double().mean(0).cpu() for tokens in texts[side]]) for side in SIDES]
-    return Contrast.of(means[0], means[1], paired=True)
+    way = way_at(way, None)
+    seen = TokenCovariance() if way == "whitened" else None
+    for side in SIDES if seen is not None else ():
+        for tokens in texts[side]:
+            seen.add(tokens, side)
+    return _read_past(Contrast.of(means[0], means[1], paired=True, way=way), seen)
 
 
 def measure_texts(sae: SparseAutoencoder, texts: Mapping[Side, Sequence[Tensor]]) -> None:

@@ -14,9 +14,12 @@ from ..places.site import site_from_name
 from . import (
     dictionary_learning,
     diffract,
+    foreign_directions,
     gemma_scope,
     gytis,
+    hf_topk,
     jayhsu,
+    llama_scope,
     lucas,
     openai,
     overcomplete,
@@ -40,8 +43,8 @@ __all__ = ["AUTO", "LAYOUT_NAMES", "READERS", "load", "with_statistics"]
 
 # Where several match, the first one is taken: those that a config or a rare tensor marks come first.
 READERS: tuple[Reader, ...] = (
-    own, saev, gytis, overcomplete, diffract, openai, jayhsu, sdxl_unbox, lucas, reny, sparsify, saedit, prisma,
-    dictionary_learning, gemma_scope, qwen_scope, saelens,
+    own, foreign_directions, saev, gytis, overcomplete, diffract, llama_scope, hf_topk, openai, jayhsu, sdxl_unbox,
+    lucas, reny, sparsify, saedit, prisma, dictionary_learning, gemma_scope, qwen_scope, saelens,
 )  # fmt: skip
 LAYOUT_NAMES: tuple[str, ...] = tuple(name for reader in READERS for name in reader.LAYOUT_NAMES)
 AUTO = "auto"
@@ -68,7 +71,8 @@ def load(
     own_name = own_name.removesuffix(path.stem) + stem_of(path) if own_name.endswith(path.stem) else own_name
     allowed = AllowedFolders(within)
     container = open_container(path, label, allowed)
-    configs = {file: _read_config(path, file, label, allowed) for file in {reader.CONFIG_NAME for reader in READERS}}
+    names = {reader.CONFIG_NAME for reader in READERS}
+    configs = {file: container.configs.get(file) or _read_config(path, file, label, allowed) for file in names}
     _refuse_others(label, container.source.infos, [*configs.values(), _inner_config(container)])
     reader, checkpoint = _find_reader(path, label, container, configs, architecture)
     reading = reader.read(checkpoint)
@@ -80,10 +84,15 @@ def load(
         site=site,
         modulation=reading.modulation,
         origin=Origin(
-            reading.layout, container.files, reading.config or checkpoint.config or {}, reading.hook, tuple(within)
+            reading.layout,
+            container.files,
+            reading.config or checkpoint.config or {},
+            reading.hook,
+            tuple(within),
+            reading.notes,
         ),
     )
-    sae.contrast = reading.contrast
+    sae.contrast, sae.transcoder = reading.contrast, reading.transcoder
     sae.trained_on = trained_on(sae)
     sae.statistics = read_statistics_beside(path, sae, allowed)
     return sae
@@ -114,7 +123,12 @@ def _find_reader(
         )  # fmt: skip
         if asked in reader.LAYOUT_NAMES or (asked is None and reader.matches(checkpoint)):
             return reader, checkpoint
-    found = ", ".join(shown(key, 40) for key in sorted(container.source.infos)[:4]) or "none"
+        if reader is llama_scope and reader.matches(checkpoint):
+            raise ValueError(
+                f"{label}: architecture: {asked} was given, but {llama_scope.CONFIG_NAME} beside it is of Llama Scope; "
+                f"write auto."
+            )
+    found = ", ".join(shown(key, 30) for key in sorted(container.source.infos)[:3]) or "none"
     layouts = ", ".join(reader.LAYOUTS for reader in READERS)
     raise ValueError(f"{label}: its tensors ({found}, ...) are of no SAE layout that is read; known are {layouts}.")
 
@@ -136,15 +150,28 @@ def _refuse_others(label: str, header: Header, configs: Sequence[Config | None])
     """Files that hold something else than an SAE."""
     if any(mark in key for key in header for mark in _LORA_MARKS):
         raise ValueError(f"{label}: this is a LoRA, not an SAE; load it with a LoRA loader and give an SAE here.")
+    crosscoder = any("crosscoder" in text.lower() for text in (*_kinds(configs), *header))
+    if crosscoder or any(key in header and len(header[key].shape) == 3 for key in ("W_enc", "W_dec")):
+        raise ValueError(
+            f"{label}: this is a crosscoder, which reads several layers or models at once; only SAEs, and transcoders "
+            f"of one MLP, are accepted."
+        )
     transcoder = any(key in header for key in _TRANSCODER_TENSORS)
     for config in filter(None, configs):
         widths = [config.get(key) for key in ("d_in", "d_out")]
         transcoder |= any(config.get(flag) is True for flag in _TRANSCODER_FLAGS)
-        architecture = config.get("architecture")
-        transcoder |= isinstance(architecture, str) and "transcoder" in architecture
         transcoder |= all(isinstance(width, int) for width in widths) and widths[0] != widths[1]
-    if transcoder:
+    transcoder |= any("transcoder" in text for text in _kinds(configs))
+    if transcoder and not set(sparsify.TENSORS) <= set(header):  # whose transcoders are read
         raise ValueError(
-            f"{label}: this is a transcoder, which predicts another layer's activations; only SAEs, which reconstruct "
-            f"their own input, are accepted."
+            f"{label}: this is a transcoder, which predicts another layer's activations, of a layout that is not read; "
+            f"accepted are SAEs, which reconstruct their own input, and the transcoders of DifFRACT and sparsify."
         )
+
+
+def _kinds(configs: Sequence[Config | None]) -> list[str]:
+    """What configs call their class."""
+    words = ("architecture", "sae_type", "model_type", "type", "dict_class")
+    places = [config for config in configs if config]
+    places += [inner for config in places if isinstance(inner := config.get("trainer"), Mapping)]
+    return [text for place in places for word in words if isinstance(text := place.get(word), str)]

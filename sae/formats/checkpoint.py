@@ -129,6 +129,8 @@ class Reading:
     modulation: Modulation | None = None
     config: Config | None = None  # where the file holds its own
     contrast: ContrastOf | None = None  # where it holds directions that no training made
+    transcoder: bool = False  # whether it predicts what comes out of the MLP that it reads the input of
+    notes: tuple[str, ...] = ()  # what is to be told of how it was read, a sentence each
 
 
 class Reader(Protocol):

@@ -12,10 +12,27 @@ from ..dictionary.activations import Architecture
 from ..dictionary.weights import Weight
 from ..files.quote import quoted
 from .checkpoint import Checkpoint, Config, Reading
+from .words import words
 
 CONFIG_NAME = "config.json"
 LAYOUTS = "dictionary_learning"
 _WHERE = f"{CONFIG_NAME} (trainer)"
+_WORDS = words(
+    LAYOUTS,
+    read="dict_class activation_dim dict_size submodule_name layer lm_name",
+    # A factor of normalised training data is folded into what is saved; the thresholds are in the file.
+    idle="""
+    trainer_class norm_factor normalize_activations l1_penalty threshold_beta threshold_start_step group_fractions
+    group_weights group_sizes target_l0 decay_start k_anneal_steps use_constrained_optimizer
+    initial_sparsity_penalty steps_list bandwidth wandb_name num_groups active_groups p_start
+    sparsity_queue_length
+    """,
+)
+_TOP = words(LAYOUTS, read="trainer buffer", idle="norm_factor normalize_activations")
+_BUFFER = words(
+    LAYOUTS, read="io",
+    idle="d_submodule n_ctxs refresh_batch_size out_batch_size max_activation_norm_multiple add_special_tokens",
+)  # fmt: skip
 
 _IDS = {
     "AutoEncoder": "dictionary_learning_standard",
@@ -45,8 +62,24 @@ def read(checkpoint: Checkpoint) -> Reading:
     turned = "decoder.weight" in checkpoint.header
     d_in, d_sae = checkpoint.width_and_count("decoder.weight" if turned else "W_dec", turned)
     checkpoint.check_config_shape(trainer, {"activation_dim": d_in, "dict_size": d_sae}, _WHERE)
-    hook = trainer.get("submodule_name")
-    return Reading(tensors, architecture, f"{LAYOUTS} {name}", hook if isinstance(hook, str) else None)
+    # k of the training, where the codes need none
+    known = _WORDS.and_read("k") if "TopK" in name or name == "JumpReluAutoEncoder" else _WORDS
+    notes = _TOP.check(checkpoint, checkpoint.config, CONFIG_NAME) + known.check(checkpoint, trainer, _WHERE)
+    notes += _BUFFER.check(checkpoint, _buffer(checkpoint), f"{CONFIG_NAME} (buffer)")
+    return Reading(tensors, architecture, f"{LAYOUTS} {name}", _hook(checkpoint, trainer), notes=notes)
+
+
+def _buffer(checkpoint: Checkpoint) -> Config:
+    buffer = (checkpoint.config or {}).get("buffer")
+    return buffer if isinstance(buffer, dict) else {}
+
+
+def _hook(checkpoint: Checkpoint, trainer: Config) -> str | None:
+    """The module whose output it reads, or its input where the buffer says so."""
+    hook, side = trainer.get("submodule_name"), _buffer(checkpoint).get("io", "out")
+    if side not in ("out", "in"):
+        raise checkpoint.fail(f"{CONFIG_NAME} (buffer) has io = {quoted(side)}; known are out and in.")
+    return (hook if side == "out" else f"{hook}.input") if isinstance(hook, str) else None
 
 
 def _trainer(checkpoint: Checkpoint) -> Config:
@@ -62,6 +95,8 @@ def _class(checkpoint: Checkpoint) -> str:
         return "MatryoshkaBatchTopKSAE"  # the only one with this tensor
     if name is None:
         choice = "which of dictionary_learning's classes"
+        if checkpoint.has("decoder.bias"):
+            choice += ", or Llama Scope, whose hyperparams.json lies one folder above"
         first, *others = LAYOUT_NAMES
         names = f"{first} (or {', '.join(other.removeprefix(LAYOUTS) for other in others)})"
         raise checkpoint.undecided(choice, CONFIG_NAME, "trainer.dict_class", (names,))

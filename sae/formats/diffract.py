@@ -1,6 +1,7 @@
-"""DifFRACT's SAEs of FLUX's MLP outputs, whose codes depend on the noise level: sae_{img,txt}_{block}.pt, no config.
+"""DifFRACT: SAEs of FLUX's MLP outputs, sae_{img,txt}_{block}.pt, and transcoders of its MLPs, transcoder_....pt.
 
-Source: github.com/Artalmaz31/DifFRACT. Its transcoders have the same tensors, so only the file's name tells them apart.
+Source: github.com/Artalmaz31/DifFRACT. Codes depend on the noise level; there is no config. Both have the same tensors,
+so only the file's name tells them apart. A transcoder reads what goes into the MLP and predicts what comes out.
 """
 
 from __future__ import annotations
@@ -10,13 +11,15 @@ import re
 from ..dictionary.activations import Architecture
 from ..dictionary.modulation import TENSORS, Modulation
 from .checkpoint import Checkpoint, Reading
+from .words import words
 
 CONFIG_NAME = "config.json"
 LAYOUTS = "DifFRACT"
-LAYOUT_NAMES = ("diffract",)
+_TRANSCODER = "diffract_transcoder"
+LAYOUT_NAMES = ("diffract", _TRANSCODER)
 
 _TENSORS = ("encoder.weight", "encoder.bias", "decoder.weight", "decoder.bias")
-_NAME = re.compile(r"(?:^|/)sae_(?P<stream>img|txt)_(?P<block>\d+)(?=\.[a-z]+$)")
+_NAME = re.compile(r"(?:^|/)(?:sae|transcoder)_(?P<stream>img|txt)_(?P<block>\d+)(?=\.[a-z]+$)")
 
 
 def matches(checkpoint: Checkpoint) -> bool:
@@ -24,7 +27,7 @@ def matches(checkpoint: Checkpoint) -> bool:
 
 
 def read(checkpoint: Checkpoint) -> Reading:
-    _refuse_transcoder(checkpoint)
+    transcoder = _is_transcoder(checkpoint)
     checkpoint.check_tensors((*_TENSORS, *TENSORS), LAYOUTS)
     tensors = {
         **checkpoint.stored(encoder="encoder.weight", encoder_bias="encoder.bias", output_bias="decoder.bias"),
@@ -32,24 +35,30 @@ def read(checkpoint: Checkpoint) -> Reading:
     }
     modulation = Modulation({name: checkpoint.source.whole(name).float() for name in TENSORS})
     modulation.check(checkpoint.width_and_count("decoder.weight", transposed=True)[0], checkpoint.label)
-    return Reading(tensors, Architecture("relu"), LAYOUTS, _hook(checkpoint.label), modulation=modulation)
+    notes = words(LAYOUTS).check(checkpoint, checkpoint.config, CONFIG_NAME)
+    layout = f"{LAYOUTS} transcoder" if transcoder else LAYOUTS
+    hook = _hook(checkpoint.label, transcoder)
+    return Reading(
+        tensors, Architecture("relu"), layout, hook, modulation=modulation, transcoder=transcoder, notes=notes
+    )
 
 
-def _refuse_transcoder(checkpoint: Checkpoint) -> None:
+def _is_transcoder(checkpoint: Checkpoint) -> bool:
     if checkpoint.asked is not None:
-        return
-    if "transcoder" in checkpoint.path.name.lower():
-        raise checkpoint.fail(
-            "this is a transcoder, which predicts another layer's activations; only SAEs, which reconstruct their own "
-            "input, are accepted (sae_img_18.pt and the like)."
-        )
-    if "sae" not in checkpoint.path.name.lower():
+        return checkpoint.asked == _TRANSCODER
+    name = checkpoint.path.name.lower()
+    if "transcoder" not in name and "sae" not in name:
         raise checkpoint.fail(
             "DifFRACT's SAEs and transcoders have the same tensors, and this name tells neither; give the file its "
-            "published name, such as sae_img_18.pt, or name the layout in the input architecture: diffract."
+            f"published name, such as sae_img_18.pt, or name the layout in the input architecture: diffract or "
+            f"{_TRANSCODER}."
         )
+    return "transcoder" in name
 
 
-def _hook(name: str) -> str | None:
+def _hook(name: str, transcoder: bool) -> str | None:
     found = _NAME.search(name.replace("\\", "/"))
-    return found and f"transformer_blocks.{found['block']}.{'ff' if found['stream'] == 'img' else 'ff_context'}"
+    if found is None:
+        return None
+    module = f"transformer_blocks.{found['block']}.{'ff' if found['stream'] == 'img' else 'ff_context'}"
+    return f"{module}.transcoder" if transcoder else module

@@ -9,6 +9,7 @@ from __future__ import annotations
 from ..dictionary.activations import Architecture
 from ..files.quote import quoted
 from .checkpoint import Checkpoint, Config, Reading
+from .words import words
 
 CONFIG_NAME = "config.json"
 LAYOUTS = "Gemma Scope"
@@ -16,7 +17,11 @@ LAYOUT_NAMES = ("gemma_scope",)
 
 _TENSORS = ("W_enc", "W_dec", "b_enc", "b_dec", "threshold")
 _SMALL = tuple(name.lower() for name in _TENSORS)
-_HOOK = "hf_hook_point_in"
+_HOOK, _HOOK_OUT = "hf_hook_point_in", "hf_hook_point_out"
+_WORDS = words(
+    LAYOUTS, read=f"{_HOOK} {_HOOK_OUT} architecture type width affine_connection model_name",
+    idle="l0 average_l0 layer hook_point_in hook_point_out",
+)  # fmt: skip
 
 
 def matches(checkpoint: Checkpoint) -> bool:
@@ -38,9 +43,9 @@ def read(checkpoint: Checkpoint) -> Reading:
     config: Config = checkpoint.config if small and checkpoint.config else {}
     _check_config(checkpoint, config, decoder)
     hook = config.get(_HOOK)
-    return Reading(
-        tensors, Architecture("jumprelu"), f"{LAYOUTS} {2 if small else 1}", hook if isinstance(hook, str) else None
-    )
+    notes = _WORDS.check(checkpoint, config, CONFIG_NAME)
+    name = f"{LAYOUTS} {2 if small else 1}"
+    return Reading(tensors, Architecture("jumprelu"), name, hook if isinstance(hook, str) else None, notes=notes)
 
 
 def _check_config(checkpoint: Checkpoint, config: Config, decoder: str) -> None:
@@ -50,5 +55,11 @@ def _check_config(checkpoint: Checkpoint, config: Config, decoder: str) -> None:
     kind = config.get("type", "sae")
     if kind != "sae":
         raise checkpoint.fail(f"{CONFIG_NAME} has type = {quoted(kind)}; only SAEs are read, of type sae.")
+    if config.get("affine_connection") not in (None, False):
+        raise checkpoint.fail(f"{CONFIG_NAME} has an affine_connection, as transcoders have; give an SAE.")
+    if config.get(_HOOK_OUT, config.get(_HOOK)) != config.get(_HOOK):
+        raise checkpoint.fail(
+            f"{CONFIG_NAME} has {_HOOK_OUT} = {quoted(config[_HOOK_OUT])}, another place than {_HOOK}; give an SAE."
+        )
     _, d_sae = checkpoint.width_and_count(decoder, transposed=False)
     checkpoint.check_config_shape(config, {"width": d_sae}, CONFIG_NAME)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from ..dictionary.activations import Architecture
 from .checkpoint import Checkpoint, Reading
+from .words import words
 
 CONFIG_NAME = "config.json"
 LAYOUTS = "Gytis' CLIP SAE"
@@ -25,4 +26,5 @@ def read(checkpoint: Checkpoint) -> Reading:
         **checkpoint.stored(encoder="encoder.weight", encoder_bias="enc_bias", output_bias="dec_bias"),
         **checkpoint.turned(decoder="decoder.weight"),
     }
-    return Reading(tensors, Architecture("relu"), LAYOUTS)
+    notes = words(LAYOUTS).check(checkpoint, checkpoint.config, CONFIG_NAME)
+    return Reading(tensors, Architecture("relu"), LAYOUTS, notes=notes)

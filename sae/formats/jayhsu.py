@@ -10,12 +10,14 @@ import re
 
 from ..files.quote import quoted
 from .checkpoint import Checkpoint, Reading
-from .openai_tensors import BIASES, check_topk, read_topk
+from .openai import BIASES, read_topk
+from .words import words
 
 CONFIG_NAME = "config.json"
 LAYOUTS = "jayhsu TopK"
 LAYOUT_NAMES = ("jayhsu_topk",)
 
+_WORDS = words(LAYOUTS, read="sample", idle="auxk dead_steps_threshold")
 _NUMBERED = re.compile(r"(?<!single_)transformer_blocks\.(?P<block>\d+)-(?P<stream>[01])(?!\d)")
 
 
@@ -25,11 +27,10 @@ def matches(checkpoint: Checkpoint) -> bool:
 
 
 def read(checkpoint: Checkpoint) -> Reading:
-    check_topk(checkpoint, LAYOUTS, CONFIG_NAME, "features", "pages")
     sample = (checkpoint.config or {}).get("sample")
     if sample is not None:
         raise checkpoint.fail(f"{CONFIG_NAME} has sample = {quoted(sample)}; only SAEs with null are known.")
-    return read_topk(checkpoint, LAYOUTS, CONFIG_NAME, _hook(checkpoint.label))
+    return read_topk(checkpoint, _WORDS, CONFIG_NAME, "features", "pages", _hook(checkpoint.label))
 
 
 def _hook(name: str) -> str | None:

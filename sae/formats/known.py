@@ -122,6 +122,14 @@ def _diffract_table() -> Iterator[KnownCheckpoint]:
                 f"transformer_blocks.{block}.{point}", stream, 3072, 49_152, "DifFRACT", None,
                 "depends on the noise level",
             )  # fmt: skip
+    for block in (*range(16), 18):
+        for short, stream, point in (("img", "image", "ff"), ("txt", "text", "ff_context")):
+            file = f"transcoder_{short}_{block}"
+            yield KnownCheckpoint(
+                f"diffract-{file}", "Artalmaz31/DifFRACT", f"temporal-aware-transcoders/{file}.pt", None, FLUX,
+                f"transformer_blocks.{block}.{point}.transcoder", stream, 3072, 49_152, "DifFRACT transcoder", None,
+                "MLP's input to its output; depends on the noise level",
+            )  # fmt: skip
 
 
 def _saeuron_table() -> Iterator[KnownCheckpoint]:
@@ -159,6 +167,47 @@ def _klein_table() -> Iterator[KnownCheckpoint]:
         )  # fmt: skip
 
 
+_SEE = "see its page"
+
+
+def _encoders_table() -> Iterator[KnownCheckpoint]:
+    """Of the text encoders of other generators; how near each is, the steering node says."""
+    vision = "Qwen3-VL-8B (Ideogram 4)"
+    for block in (9, 18, 27):  # hidden states 10, 19 and 28
+        yield KnownCheckpoint(
+            f"ideogram-qwen-scope-layer{block}-L0_50", "Qwen/SAE-Res-Qwen3-8B-Base-W64K-L0_50", f"layer{block}.sae.pt",
+            None, vision, f"behind block {block}: hidden state {block + 1}", None, 4096, 65_536, "Qwen-Scope",
+            "Qwen's own", "k 50; of the base text model, where Ideogram reads the VL one; others beside it", _TOKENS,
+        )  # fmt: skip
+    rows = (
+        ("llama-3-8b-32x-layers.29", "EleutherAI/sae-llama-3-8b-32x", "layers.29/sae.safetensors", "layers.29/cfg.json",
+         "Llama 3 8B (HunyuanVideo)", "behind block 29: hidden state 30", 4096, 131_072, "sparsify",
+         "of the base model, where HunyuanVideo reads LLaVA's"),
+        ("llama-scope-L15R-8x", "fnlp/Llama3_1-8B-Base-LXR-8x",
+         "Llama3_1-8B-Base-L15R-8x/checkpoints/final.safetensors", "Llama3_1-8B-Base-L15R-8x/hyperparams.json",
+         "Llama 3.1 8B Instruct (HiDream I1)", "behind block 15: hidden state 16", 4096, 32_768, "Llama Scope",
+         "of the base model, where HiDream reads the chat model; every block is there"),
+        ("saes-llama-3.1-8b-instruct", "andyrdt/saes-llama-3.1-8b-instruct", None, None,
+         "Llama 3.1 8B Instruct (HiDream I1)", "behind several blocks", 4096, 131_072, "dictionary_learning", ""),
+        ("qwen4b-headfinal", "mjkmain/Qwen4B_headfinal_sae", None, None, "Qwen3-VL-4B (FLUX 3 Klein)",
+         "hidden states 8, 16, 20, 24, 28, 32", 2560, 40_960, "not looked at",
+         "of the base text model, where FLUX 3 Klein and Krea 2 read the VL one"),
+        ("gemma-scope-2-4b", "google/gemma-scope-2-4b-pt", None, None, "Gemma 3 4B (NewBie)",
+         "behind block 32: hidden state 33", 2560, 16_384, "Gemma Scope 2", "of the base model"),
+        ("qwen3-geospatial", "dc-321/qwen3-geospatial-sae-weights", None, None, "Qwen3", "as its files name it", 2560,
+         20_480, "SAELens in a zip", "widths as its files have them"),
+    )  # fmt: skip
+    for name, repository, file, config, model, place, d_in, d_sae, layout, note in rows:
+        yield KnownCheckpoint(
+            name, repository, file, config, model, place, None, d_in, d_sae, layout, _SEE, note,
+            _TOKENS if file else None,
+        )  # fmt: skip
+    yield KnownCheckpoint(
+        "clip-topk-sae", "Mayfull/CLIP_TopKSAE", None, None, "CLIP", "image and text embeddings", None, 512, 4096,
+        "topk_sae", _SEE, "widths as its config has them",
+    )  # fmt: skip
+
+
 KNOWN: tuple[KnownCheckpoint, ...] = (
     *_reny_table(),
     *_diffract_table(),
@@ -174,6 +223,7 @@ KNOWN: tuple[KnownCheckpoint, ...] = (
         "SAEdit", None, "", _TOKENS,
     ),
     *_klein_table(),
+    *_encoders_table(),
     KnownCheckpoint(
         "gemma-scope-2b-layer_24", "google/gemma-scope-2b-pt-res", "layer_24/width_16k/average_l0_73/params.npz", None,
         "Gemma 2 2B (Lumina 2)", "behind block 24: hidden state 25", None, 2304, 16_384, "Gemma Scope", "CC-BY-4.0",
@@ -196,6 +246,9 @@ def known_checkpoint(name: str) -> KnownCheckpoint | None:
 
 
 def known_site(name: str) -> Site | None:
-    """Where a known SAE of blocks belongs."""
+    """Where a known SAE of blocks belongs; None where only its repository is told, which has SAEs of several places."""
     entry = known_checkpoint(name)
-    return entry.site if entry else None
+    if entry is None or entry.name in name:
+        return entry.site if entry else None
+    places = {other.site for other in KNOWN if other.repository == entry.repository}
+    return entry.site if len(places) == 1 else None

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from ..dictionary.activations import Architecture
 from .checkpoint import Checkpoint, Reading
+from .words import words
 
 CONFIG_NAME = "config.json"
 LAYOUTS = "lucas-zhao6"
@@ -14,6 +15,10 @@ LAYOUT_NAMES = ("lucas",)
 
 _TENSORS = ("pre_bias", "encoder.weight", "encoder.bias", "decoder.weight")
 _WHERE = "its config"
+_WORDS = words(
+    LAYOUTS, read="layer timestep input_dim hidden_dim use_topk topk_k normalize_data",
+    idle="num_workers data_dir output_dir save_every weight_decay grad_clip patience num_epochs use_l1",
+)  # fmt: skip
 
 
 def matches(checkpoint: Checkpoint) -> bool:
@@ -44,6 +49,11 @@ def read(checkpoint: Checkpoint) -> Reading:
         architecture = Architecture("topk", k=checkpoint.k(config if chosen else None, "topk_k", _WHERE))
     else:
         architecture = Architecture("relu")
+    if config is not None and not chosen and "use_topk" not in config and config.get("topk_k") is not None:
+        raise checkpoint.fail(f"{_WHERE} has topk_k without use_topk, which says whether it counts; add use_topk.")
     layer = (config or {}).get("layer")
     hook = f"transformer_blocks.{layer}.ff" if isinstance(layer, int) and not isinstance(layer, bool) else None
-    return Reading(tensors, architecture, f"{LAYOUTS} {'TopK' if architecture.k else 'L1'}", hook)
+    notes = _WORDS.check(checkpoint, config, _WHERE, strict=config is not None and "use_topk" not in config)
+    if config is inside:
+        notes += _WORDS.check(checkpoint, checkpoint.config, CONFIG_NAME)
+    return Reading(tensors, architecture, f"{LAYOUTS} {'TopK' if architecture.k else 'L1'}", hook, notes=notes)

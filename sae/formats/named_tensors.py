@@ -9,17 +9,20 @@ from pathlib import Path
 from typing import Any
 
 from ..files import small_json
-from ..files.npz_file import open_npz
+from ..files.gguf_file import open_gguf
+from ..files.npz_file import open_npy, open_npz
 from ..files.pickle_file import open_pickle
 from ..files.quote import AllowedFolders, Plain, shown
 from ..files.safetensors_file import open_safetensors
 from ..files.small_json import parse_object
 from ..files.tensor_file import open_file
 from ..files.tensors import JoinedTensors, TensorSource
+from ..files.zipped import open_zipped
 
 MOST_CONFIG_BYTES = 2**20  # real ones have a few KB, SAELens' runners 20
-SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".npz")
+SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".npz", ".npy", ".zip", ".gguf")
 HEADER = "saev header"  # key in `extras` of the JSON line with which saev's files begin
+GGUF = "gguf notes"  # key in `extras` of what a GGUF file says of itself
 # What lies beside an SAE without being one.
 BESIDE = re.compile(
     r".*\.(?:stats|gallery)\.safetensors|sparsity\.safetensors|mean\.pt|std\.pt|trainer_state\.pt|training_args\.bin|"
@@ -37,6 +40,7 @@ class Container:
     metadata: dict[str, str] = field(default_factory=dict)
     extras: dict[str, Any] = field(default_factory=dict)
     wrapper: str | None = None
+    configs: dict[str, dict[str, Any]] = field(default_factory=dict)  # those that lie in the same archive
 
 
 def weight_file(path: Path) -> Path:
@@ -91,6 +95,18 @@ def _open(path: Path, label: str, allowed: AllowedFolders) -> Container:
         return Container(source, (path,), metadata)
     if path.suffix == ".npz":
         return Container(open_npz(path, label), (path,))
+    if path.suffix == ".npy":
+        return Container(open_npy(path, label), (path,))
+    if path.suffix == ".gguf":
+        vectors, notes = open_gguf(path, label)
+        return Container(vectors, (path,), extras={GGUF: notes})
+    if path.suffix == ".zip":
+        zipped = open_zipped(path, label, BESIDE, MOST_CONFIG_BYTES)
+        configs = {
+            name: Plain().copy(parse_object(text, f"{label}: {shown(name, 40)} in it"))
+            for name, text in zipped.texts.items()
+        }
+        return Container(zipped.source, (path,), zipped.metadata, configs=configs)
     header, skip = _first_line(path, label)
     contents = open_pickle(path, label, skip)
     extras = contents.extras if header is None else {**contents.extras, HEADER: header}

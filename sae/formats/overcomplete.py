@@ -14,6 +14,7 @@ from ..dictionary.weights import Weight
 from ..files.quote import quoted
 from ..files.tensors import LARGEST, ComputedRows
 from .checkpoint import Checkpoint, Reading
+from .words import words
 
 CONFIG_NAME = "config.json"
 LAYOUTS = "overcomplete"
@@ -23,6 +24,7 @@ _ENCODER, _BIAS = "encoder.final_block.0.weight", "encoder.final_block.0.bias"
 _MULTIPLIER = "dictionary.multiplier"
 _PLAIN = ("dictionary._weights",)
 _ARCHETYPAL = ("dictionary.C", "dictionary.W", "dictionary.Relax")
+_WORDS = words(LAYOUTS, idle="nb_concepts input_shape n_components")
 _EPSILON = 1e-8  # added to lengths and sums before dividing
 _MAX_RELAX = 1.0  # longest row of Relax: delta, whose value is not in the file
 
@@ -47,7 +49,9 @@ def read(checkpoint: Checkpoint) -> Reading:
     if thresholds:
         tensors["threshold"] = Weight(checkpoint.source, "thresholds", transform=_inclusive)
     dictionary = ", relaxed archetypal dictionary" if archetypal else ""
-    return Reading(tensors, architecture, f"{LAYOUTS} {architecture.kind}{dictionary}")
+    known = _WORDS.and_read("k", "top_k") if architecture.k is not None else _WORDS
+    notes = known.check(checkpoint, checkpoint.config, CONFIG_NAME)
+    return Reading(tensors, architecture, f"{LAYOUTS} {architecture.kind}{dictionary}", notes=notes)
 
 
 def _architecture(checkpoint: Checkpoint) -> Architecture:
@@ -56,6 +60,9 @@ def _architecture(checkpoint: Checkpoint) -> Architecture:
     if checkpoint.asked == "overcomplete_relu":
         return Architecture("relu")
     if checkpoint.asked_k is not None:
+        checkpoint.check_config_shape(
+            checkpoint.config or {}, dict.fromkeys(("k", "top_k"), checkpoint.asked_k), CONFIG_NAME
+        )
         return Architecture("topk", k=checkpoint.asked_k)
     raise checkpoint.fail(
         "overcomplete does not store k, and its TopK and plain SAEs have the same tensors; name the layout in the "

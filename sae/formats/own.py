@@ -20,6 +20,7 @@ from ..files.quote import Plain, quoted
 from ..files.small_json import is_number, parse_object
 from ..places.site import Site, parse_location
 from .checkpoint import Checkpoint, Config, Reading
+from .words import words
 
 CONFIG_NAME = "config.json"
 LAYOUTS = "SAE Steering"
@@ -29,9 +30,13 @@ NAME, VERSION = "sae_steering", 1
 FORMAT = f"{NAME} {VERSION}"
 MODULATION = "modulation."
 MOST_RUNS = 10**9
-_OPTIONAL = ("encoder_bias", "input_bias", "output_bias", *sorted(set(chain(*VECTORS.values()))))
+_OPTIONAL = ("encoder_bias", "input_bias", "output_bias", "skip", *sorted(set(chain(*VECTORS.values()))))
 _CHOICES = {"normalization": ("none", "layer_norm", "constant_norm"), "decoder_norm": ("none", "before", "after")}
 _HEADER = "the description in its header"
+_WORDS = words(
+    LAYOUTS, read="architecture hook location stream contrast transcoder",
+    idle="layout licence source model family model_identity trained_k",
+)  # fmt: skip
 
 
 def matches(checkpoint: Checkpoint) -> bool:
@@ -57,6 +62,8 @@ def read(checkpoint: Checkpoint) -> Reading:
         _modulation(checkpoint) if modulated else None,
         described,
         _contrast(checkpoint, described),
+        checkpoint.flag(described, "transcoder", False, _HEADER),
+        _WORDS.check(checkpoint, described, _HEADER),
     )
 
 

@@ -63,6 +63,11 @@ def provenance(sae: SparseAutoencoder) -> dict[str, str]:
     return {name: text for name, text in found.items() if text}
 
 
+def told_model(sae: SparseAutoencoder) -> str | None:
+    """The model that the SAE's own file names."""
+    return _first(_places(sae), _KEYS["model"])
+
+
 def trained_on(sae: SparseAutoencoder) -> TrainedOn | None:
     """The model of an SAE of blocks, where its file, its name or our table tells the family; None else."""
     if sae.trained_on is not None:

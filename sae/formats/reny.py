@@ -14,12 +14,14 @@ from ..dictionary.activations import Architecture
 from ..dictionary.weights import Weight
 from ..files.quote import quoted
 from .checkpoint import Checkpoint, Config, Reading
+from .words import words
 
 CONFIG_NAME = "config.json"
 LAYOUTS = "RE-N-Y (TopK, standard, gated, JumpReLU)"
 HOOK = "hook_name"  # in the header of files that this pack exports
 LAYOUT_NAMES = ("reny_topk", "reny_standard", "reny_gated", "reny_jumprelu")
 
+_WORDS = words(LAYOUTS, read="features pages", idle="device")
 _LINEAR = ("bias", "encoder.weight", "encoder.bias", "decoder.weight")
 _JUMPRELU = (*_LINEAR, "logthres")
 _GATED = ("decoder_bias", "encoder.weight", "r_mag", "gate_bias", "mag_bias", "decoder.weight")
@@ -50,19 +52,27 @@ def _read_linear(checkpoint: Checkpoint) -> Reading:
     checkpoint.check_tensors(_LINEAR, "RE-N-Y TopK or standard")
     config = _config(checkpoint, "a TopK SAE with its k, or a standard one without", ("reny_topk:16", "reny_standard"))
     if checkpoint.asked == "reny_standard" or (checkpoint.asked is None and "k" not in config):
-        return Reading(_linear(checkpoint), Architecture("relu", decoder_norm="after"), "RE-N-Y standard")
+        if checkpoint.asked is None and "sample" in config:
+            raise checkpoint.fail(f"{CONFIG_NAME} has sample, as TopK SAEs have, but no k; add the k of its training.")
+        if config.get("k") is not None:
+            raise checkpoint.fail(f"architecture: reny_standard was given, but {CONFIG_NAME} has k; use reny_topk.")
+        notes = _WORDS.check(checkpoint, checkpoint.config, CONFIG_NAME, strict=checkpoint.asked is None)
+        return Reading(_linear(checkpoint), Architecture("relu", decoder_norm="after"), "RE-N-Y standard", notes=notes)
+    notes = _WORDS.and_read("k", "sample").check(checkpoint, checkpoint.config, CONFIG_NAME)
     if config.get("sample") is not None:
         raise checkpoint.fail(
             f"{CONFIG_NAME} has sample = {quoted(config['sample'])}; only TopK SAEs with null are known."
         )
     k = checkpoint.k(config if checkpoint.config is not None else None, "k", CONFIG_NAME)
-    return Reading(_linear(checkpoint), Architecture("topk", k=k), "RE-N-Y TopK")
+    return Reading(_linear(checkpoint), Architecture("topk", k=k), "RE-N-Y TopK", notes=notes)
 
 
 def _read_jumprelu(checkpoint: Checkpoint) -> Reading:
     checkpoint.check_tensors(_JUMPRELU, "RE-N-Y JumpReLU")
     threshold = Weight(checkpoint.source, "logthres", transform=torch.exp)
-    return Reading({**_linear(checkpoint), "threshold": threshold}, Architecture("jumprelu"), "RE-N-Y JumpReLU")
+    notes = _WORDS.and_read("bandwidth", "jumpthreshold").check(checkpoint, checkpoint.config, CONFIG_NAME)
+    tensors = {**_linear(checkpoint), "threshold": threshold}
+    return Reading(tensors, Architecture("jumprelu"), "RE-N-Y JumpReLU", notes=notes)
 
 
 def _read_gated(checkpoint: Checkpoint) -> Reading:
@@ -74,7 +84,8 @@ def _read_gated(checkpoint: Checkpoint) -> Reading:
         **checkpoint.stored(input_bias="decoder_bias", output_bias="decoder_bias", encoder="encoder.weight"),
         **checkpoint.turned(decoder="decoder.weight"),
     }
-    return Reading(tensors, Architecture("gated", decoder_norm="after"), "RE-N-Y gated")
+    notes = _WORDS.check(checkpoint, checkpoint.config, CONFIG_NAME)
+    return Reading(tensors, Architecture("gated", decoder_norm="after"), "RE-N-Y gated", notes=notes)
 
 
 def _linear(checkpoint: Checkpoint) -> dict[str, Weight]:

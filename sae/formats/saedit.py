@@ -7,11 +7,17 @@ from __future__ import annotations
 
 from ..dictionary.activations import Architecture
 from .checkpoint import Checkpoint, Reading
+from .words import words
 
 CONFIG_NAME = "config.json"
 LAYOUTS = "SAEdit"
 LAYOUT_NAMES = ("saedit",)
 
+_WORDS = words(
+    LAYOUTS, read="act_size dict_size input_unit_norm",
+    idle="top_k group_sizes top_k_aux aux_penalty n_batches_to_dead max_grad_norm beta1 beta2 model_dtype sae_type "
+    "hook_point layer site num_batches_in_buffer perf_log_freq seq_len act_name top_k_matryoshka",
+)  # fmt: skip
 _TENSORS = ("W_enc", "W_dec", "b_dec", "threshold")
 
 
@@ -29,4 +35,5 @@ def read(checkpoint: Checkpoint) -> Reading:
         **checkpoint.turned(encoder="W_enc"),
         **checkpoint.stored(decoder="W_dec", input_bias="b_dec", output_bias="b_dec", threshold="threshold"),
     }
-    return Reading(tensors, Architecture("batchtopk", normalization="layer_norm" if normalised else "none"), LAYOUTS)
+    architecture = Architecture("batchtopk", normalization="layer_norm" if normalised else "none")
+    return Reading(tensors, architecture, LAYOUTS, notes=_WORDS.check(checkpoint, config, CONFIG_NAME))

@@ -12,12 +12,14 @@ import re
 
 from ..places.unet_lists import IN_NAME
 from .checkpoint import Checkpoint, Reading
-from .openai_tensors import BIASES, check_topk, read_topk
+from .openai import BIASES, read_topk
+from .words import words
 
 CONFIG_NAME = "config.json"
 LAYOUTS = "sdxl-unbox"
 LAYOUT_NAMES = ("sdxl_unbox",)
 
+_WORDS = words(LAYOUTS, idle="bs lr auxk auxk_coef dead_steps_threshold")
 _BLOCK = re.compile(r"(?<![a-z_])transformer_blocks\.(\d+)(?![\d.])")
 
 
@@ -31,8 +33,7 @@ def read(checkpoint: Checkpoint) -> Reading:
         choice = "sdxl-unbox, or OpenAI's with its normalisation of each token"
         names = ("sdxl_unbox:10", "openai:32")
         raise checkpoint.undecided(choice, CONFIG_NAME, "n_dirs_local, d_model and k", names)
-    check_topk(checkpoint, LAYOUTS, CONFIG_NAME, "d_model", "n_dirs_local")
-    return read_topk(checkpoint, LAYOUTS, CONFIG_NAME, _hook(checkpoint.label))
+    return read_topk(checkpoint, _WORDS, CONFIG_NAME, "d_model", "n_dirs_local", _hook(checkpoint.label))
 
 
 def _hook(name: str) -> str | None:

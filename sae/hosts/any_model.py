@@ -14,7 +14,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ..dictionary.autoencoder import SparseAutoencoder
-from ..dictionary.contrast import Side
+from ..dictionary.contrast import Side, Way
 from ..dictionary.sae_set import AnySae, Member, SaeSet
 from ..embeddings.editing import check_embedding, embedding_record, steer_tokens
 from ..finding.concept import Concept
@@ -107,13 +107,14 @@ def find(
 
 def contrast(
     wanted: Sequence[Tensor] | Sequence[Run], instead_of: Sequence[Tensor] | Sequence[Run], *, model: Model = None,
-    location: str = "auto", stream: str = "auto",
+    location: str = "auto", stream: str = "auto", way: Way = "auto",
 ) -> Concept:  # fmt: skip
     """A dictionary of two directions without training: what the sides differ in, pair by pair.
 
     Each side is a sequence of embeddings, (width), (tokens, width) or (1, tokens, width), or of runs of a model as in
-    `find`; two pairs or more tell what chance alone gives. `auto` is the place where a word is steered best: the
-    text's stream of the first block. Raises ValueError where the sides differ by no more than chance.
+    `find`; two pairs or more tell what chance alone gives, and `way` says how they make a
+    direction (dictionary/contrast.py). `auto` is the place where a word is steered best: the text's stream as it enters
+    the first block. Raises ValueError where the sides differ by no more than chance.
 
     >>> import sae, torch
     >>> blue, red = torch.eye(8)[:2], torch.eye(8)[2:4]  # (2 tokens, 8 wide)
@@ -131,7 +132,7 @@ def contrast(
             "positive": [_tokens(x) for x in wanted],
             "negative": [_tokens(x) for x in instead_of],
         }
-        found = contrasted_tokens(sides, EMBEDDING, told)
+        found = contrasted_tokens(sides, EMBEDDING, told, way=way)
     else:
         host = host_of(model)
         sites = sites_of(host.family, host.depth, location, stream, first_text)
@@ -143,7 +144,7 @@ def contrast(
                 runs[side][run](shown)
 
         count = len(wanted)
-        found = contrasted(host.trained_on, sites, show, Runs(count, count, True, 1), told, unheard)
+        found = contrasted(host.trained_on, sites, show, Runs(count, count, True, 1, way), told, unheard)
     return Concept(found.sae, found.features("positive"), found.features("negative"), found.table)
 
 
@@ -180,7 +181,9 @@ def steer(
         yield _embedding(what, steering)
         return
     if isinstance(steering, Steering):
-        wanted = Wanted(steering.edits, steering.method, steering.strength, steering.unit, steering.replaces)
+        wanted = Wanted(
+            steering.edits, steering.method, steering.strength, steering.unit, steering.replaces, gate=steering.gate
+        )
         steering = SetUp(steering.sae, wanted)  # type: ignore[arg-type]  # directions that are no SAE stand at a site too
     schedule = Schedule(start_percent, end_percent)
     wanted = replace(steering.wanted, schedule=schedule, side=side, mask=mask)
@@ -197,7 +200,9 @@ def _embedding(x: Tensor, steering: SetUp | Steering) -> SteeringResult:
                 f"steering: {steering.sae.name} is a set of places in a model; an embedding needs one SAE."
             )
         wanted = steering.wanted
-        steering = Steering(steering.sae, wanted.features, wanted.method, wanted.strength, wanted.unit, wanted.replaces)
+        steering = Steering(
+            steering.sae, wanted.features, wanted.method, wanted.strength, wanted.unit, wanted.replaces, wanted.gate
+        )
     check_embedding(x, EMBEDDING)
     record = embedding_record()
     steered = steer_tokens(x if x.ndim == 3 else x.unsqueeze(1), steering, record)

@@ -196,9 +196,11 @@ def _install(transformer: Transformer, tap: CountedTap, call: _Call) -> list[Any
     if site.point == "attn":
         change = _change_attention(tap, call) if site.kind == "double" else _change_joint(tap, call)
         return [*hooks, module.attn.register_forward_hook(change)]
-    if site.point == "mlp":
+    if site.point in ("mlp", "transcoder"):
         feed_forward = module.ff if site.stream == "image" else module.ff_context
         return [*hooks, feed_forward.register_forward_hook(_change_one_stream(tap, call))]
+    if site.point == "input":
+        return [*hooks, module.register_forward_pre_hook(_change_input(tap, call), with_kwargs=True)]
     inputs: dict[str, Tensor] = {}
     hooks.append(module.register_forward_hook(_change_block(tap, call, inputs)))
     if site.point == "update":
@@ -206,11 +208,36 @@ def _install(transformer: Transformer, tap: CountedTap, call: _Call) -> list[Any
     return hooks
 
 
+_STREAMS = ("hidden_states", "encoder_hidden_states")  # a block's first arguments: the picture, the text
+
+
+def _change_input(tap: Tap, call: _Call) -> Callable[..., Any]:
+    """What a block is given: picture and text, or one tensor with the text first (single blocks before 0.35)."""
+
+    def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        given = dict(zip(_STREAMS, args, strict=False)) | kwargs
+        image, text = given["hidden_states"], given.get("encoder_hidden_states")
+        if text is None:
+            changed = {"hidden_states": tap_tokens(tap, image, call.moment)}
+        elif tap.site.stream == "image":
+            changed = {"hidden_states": tap_image(tap, image, call.moment)}
+        elif tap.site.stream == "text":
+            changed = {"encoder_hidden_states": tap_text(tap, text, call.moment)}
+        else:
+            joint = tap_tokens(tap, torch.cat([text, image], dim=1), call.moment)
+            parts = joint[:, text.shape[1] :], joint[:, : text.shape[1]]
+            changed = dict(zip(_STREAMS, parts, strict=True))
+        placed = tuple(changed.pop(name, value) for name, value in zip(_STREAMS, args, strict=False))
+        return (*placed, *args[len(_STREAMS) :]), kwargs | changed
+
+    return hook
+
+
 def _keep_inputs(inputs: dict[str, Tensor]) -> Callable[..., None]:
     """Blocks may write in place, so their inputs are cloned."""
 
     def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        given = dict(zip(("hidden_states", "encoder_hidden_states"), args, strict=False)) | kwargs
+        given = dict(zip(_STREAMS, args, strict=False)) | kwargs
         inputs["image"] = given["hidden_states"].clone()
         text = given.get("encoder_hidden_states")
         if text is not None:
@@ -259,7 +286,7 @@ def _change_joint(tap: Tap, call: _Call) -> Callable[..., Any]:
 def _change_one_stream(tap: Tap, call: _Call) -> Callable[..., Any]:
     def hook(module: nn.Module, args: Any, output: Tensor) -> Tensor:
         change = tap_image if tap.site.stream == "image" else tap_text
-        return change(tap, output, call.moment)
+        return change(tap, output, call.moment, args[0] if tap.site.point == "transcoder" else None)
 
     return hook
 

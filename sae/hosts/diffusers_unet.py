@@ -23,7 +23,7 @@ from ..places.unet_lists import holder
 
 UNET = "UNet2DConditionModel"
 STEPS = 1000  # time steps of the training, of which a call tells one; a noise level is their share here
-_INSIDE: dict[Point, str] = {"attn": "attn1", "cross": "attn2", "mlp": "ff"}
+_INSIDE: dict[Point, str] = {"attn": "attn1", "cross": "attn2", "mlp": "ff", "transcoder": "ff"}
 _VECTOR = {2816: "SDXL", 2560: "SDXL Refiner"}  # width of pooled text and sizes together
 _TEXT = {768: "Stable Diffusion 1", 1024: "Stable Diffusion 2"}
 
@@ -106,6 +106,8 @@ class UnetCall:
         if site.point in _INSIDE:
             inside: nn.Module = getattr(module, _INSIDE[site.point])
             return [*hooks, inside.register_forward_hook(self._change(tap, grid, []))]
+        if site.point == "input":
+            return [*hooks, module.register_forward_pre_hook(self._change_input(tap, grid), with_kwargs=True)]
         before: list[Tensor] = []
         if site.point == "update":
             hooks.append(module.register_forward_pre_hook(_keep_input(before), with_kwargs=True))
@@ -114,14 +116,23 @@ class UnetCall:
     def _change(self, tap: Tap, grid: list[tuple[int, int]], kept: list[Tensor]) -> Callable[..., Any]:
         def hook(module: nn.Module, args: Any, output: Any) -> Any:
             x, more = (output, None) if isinstance(output, Tensor) else (output[0], output[1:])
-            before = kept.pop() if kept else None
-            if x.ndim == 4:
-                changed = tap_map(tap, x, self.moment, before)
-            else:
-                changed = tap_image(tap, x, replace(self.moment, own_grid=grid[-1]), before)
+            before = kept.pop() if kept else args[0] if tap.site.point == "transcoder" else None
+            changed = self._tapped(tap, x, grid, before)
             return changed if more is None else (changed, *more)
 
         return hook
+
+    def _change_input(self, tap: Tap, grid: list[tuple[int, int]]) -> Callable[..., Any]:
+        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            changed = self._tapped(tap, _hidden_states(args, kwargs), grid, None)
+            return ((changed, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": changed})
+
+        return hook
+
+    def _tapped(self, tap: Tap, x: Tensor, grid: list[tuple[int, int]], before: Tensor | None) -> Tensor:
+        if x.ndim == 4:
+            return tap_map(tap, x, self.moment, before)
+        return tap_image(tap, x, replace(self.moment, own_grid=grid[-1]), before)
 
 
 def _hidden_states(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:

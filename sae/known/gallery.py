@@ -205,9 +205,10 @@ def browse(
 ) -> list[int]:
     """The features 0 to `count` − 1 that `words` mean, in the order of `sort`; without words all of them.
 
-    Words are looked for as `search` does. A number means the feature of that number, which comes first, and names that
-    have its digits. Names go from A to Z, those without one last. `density` sorts those that fire most often first,
-    `rarity` those that fire least often, and the dead last. Features that are equal stay in the order of their numbers.
+    Words are looked for as `search` does, in its order where `sort` is number. A number means the feature of that
+    number, which comes first, and names that have its digits. Names go from A to Z, those without one last. `density`
+    sorts those that fire most often first, `rarity` those that fire least often, and the dead last. Features that are
+    equal stay in the order of their numbers.
     ValueError for another `sort`, or where the densities (count,) are not known.
     """
     if sort not in SORTS:
@@ -232,7 +233,7 @@ def _meant(words: str, count: int, labels: Mapping[int, Label]) -> list[int]:
     if not words:
         return list(range(count))
     if not _is_number(words):
-        return sorted(k for k in search(labels, words) if k < count)
+        return [k for k in search(labels, words) if k < count]  # the nearest first
     named = {k for k, label in labels.items() if words in label.name}  # notes are full of digits
     return sorted(k for k in named | {int(words)} if k < count)
 

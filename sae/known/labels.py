@@ -160,13 +160,22 @@ def _slim(label: Label) -> dict[str, Any]:
 
 
 def search(labels: Mapping[int, Label], words: str, indices: Iterable[int] | None = None) -> list[int]:
-    """Features whose name or note has all the words, names that begin with the first word first."""
+    """Features whose name or note has all the words: those called so first, then other names, then notes."""
     wanted = words.lower().split()
     known = sorted(labels if indices is None else (index for index in indices if index in labels))
     found = [
         index for index in known if all(word in f"{labels[index].name} {labels[index].note}".lower() for word in wanted)
     ]
-    return sorted(found, key=lambda index: not labels[index].name.lower().startswith(wanted[0] if wanted else ""))
+
+    def distance(index: int) -> int:
+        name = labels[index].name.lower()
+        if name == " ".join(wanted):
+            return 0
+        if not all(word in name for word in wanted):
+            return 3
+        return 1 if name.startswith(wanted[0] if wanted else "") else 2
+
+    return sorted(found, key=distance)
 
 
 _FINGERPRINT = re.compile(r"[0-9a-f]{64}")

@@ -67,14 +67,15 @@ class Stack:
 
     def module(self, point: Point, stream: Stream) -> Inside | None:
         """The module of a point inside the block; None where there is none of that meaning."""
-        return self.modules.get((point, "joint" if self.carries == "joint" else stream))
+        inside = "mlp" if point == "transcoder" else point
+        return self.modules.get((inside, "joint" if self.carries == "joint" else stream))
 
     @property
     def points(self) -> tuple[str, ...]:
         """The points as locations write them; the output itself is "none"."""
         streams: tuple[Stream, ...] = ("joint",) if self.carries == "joint" else self.streams
         written = [point_suffix(self.kind, point, stream) for point, stream in self.modules if stream in streams]
-        return (*dict.fromkeys(written), ".update", "none for the output")
+        return (".input", *dict.fromkeys(written), ".update", "none for the output")
 
 
 @dataclass(frozen=True)
@@ -116,9 +117,14 @@ class Family:
                 f"stream: {site.stream} was asked at {here.location}, but the {kind_name(here.kind)} of {self.name} "
                 f"carry {_either(stack.streams)}; use {_either(stack.streams)}."
             )
-        if stack.ends_without_text and here.stream == "text" and depth.of(here.kind) - 1 in here.blocks:
+        if (
+            stack.ends_without_text
+            and here.stream == "text"
+            and here.point != "input"
+            and depth.of(here.kind) - 1 in here.blocks
+        ):
             raise self._lacks(site, depth, f"its last block, {depth.of(here.kind) - 1}, returns no text")
-        if here.point in ("attn", "cross", "mlp") and stack.module(here.point, here.stream) is None:
+        if here.point in ("attn", "cross", "mlp", "transcoder") and stack.module(here.point, here.stream) is None:
             raise self._lacks(site, depth, f"its {kind_name(here.kind)} have no such point")
         return here
 

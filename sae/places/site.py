@@ -15,7 +15,9 @@ from ..files.quote import quoted, shown
 from .depth import Depth, Kind, in_diffusers, join_blocks
 from .unet_lists import ATTENTIONS, IN_NAME, INSIDE, LIST, sort_of
 
-Point = Literal["block", "update", "attn", "cross", "mlp"]  # cross: attention to the text
+# input: what the block reads; block: what it returns; cross: attention to the text
+# transcoder: reads what goes into the MLP and writes onto what comes out of it
+Point = Literal["input", "block", "update", "attn", "cross", "mlp", "transcoder"]
 Stream = Literal["image", "text", "joint"]
 
 STREAMS: tuple[Stream, ...] = ("image", "text", "joint")
@@ -43,6 +45,7 @@ _NAMES: dict[Kind, str] = {
 _POINTS: dict[Kind, dict[str, tuple[Point, Stream | None]]] = {
     "double": {
         "": ("block", None),
+        "input": ("input", None),
         "update": ("update", None),
         "attn": ("attn", None),
         "ff": ("mlp", "image"),
@@ -53,12 +56,17 @@ _POINTS: dict[Kind, dict[str, tuple[Point, Stream | None]]] = {
         "txt_attn.proj": ("attn", "text"),
         "img_mlp": ("mlp", "image"),
         "txt_mlp": ("mlp", "text"),
+        "ff.transcoder": ("transcoder", "image"),
+        "ff_context.transcoder": ("transcoder", "text"),
+        "img_mlp.transcoder": ("transcoder", "image"),
+        "txt_mlp.transcoder": ("transcoder", "text"),
         "attn1": ("attn", "image"),
         "self_attn": ("attn", "image"),
     },
-    "single": {"": ("block", None), "update": ("update", None), "attn": ("attn", None)},
+    "single": {"": ("block", None), "input": ("input", None), "update": ("update", None), "attn": ("attn", None)},
     "blocks": {
         "": ("block", None),
+        "input": ("input", None),
         "update": ("update", None),
         "attn1": ("attn", None),
         "attn": ("attn", None),
@@ -66,21 +74,28 @@ _POINTS: dict[Kind, dict[str, tuple[Point, Stream | None]]] = {
         "ffn": ("mlp", None),
         "ff": ("mlp", None),
         "mlp": ("mlp", None),
+        "ffn.transcoder": ("transcoder", None),
+        "ff.transcoder": ("transcoder", None),
+        "mlp.transcoder": ("transcoder", None),
     },
     "layers": {
         "": ("block", None),
+        "input": ("input", None),
         "update": ("update", None),
         "attention": ("attn", None),
         "attn": ("attn", None),
         "feed_forward": ("mlp", None),
+        "feed_forward.transcoder": ("transcoder", None),
     },
-    ATTENTIONS: {"": ("block", None), "update": ("update", None)},
+    ATTENTIONS: {"": ("block", None), "input": ("input", None), "update": ("update", None)},
     INSIDE: {
         "": ("block", None),
+        "input": ("input", None),
         "update": ("update", None),
         "attn1": ("attn", None),
         "attn2": ("cross", None),
         "ff": ("mlp", None),
+        "ff.transcoder": ("transcoder", None),
     },
 }
 _SUFFIXES: dict[Kind, dict[Point, str]] = {
@@ -97,7 +112,7 @@ _LOCATION = re.compile(
 # single_transformer_blocks.9.proj_mlp, names another place; a file's suffix does not.
 _IN_NAME = re.compile(
     r"(?<![a-z_])(?P<stack>single_transformer_blocks|transformer_blocks)\.(?P<block>[0-9]{1,4})"
-    r"(?:\.(?P<point>attn|ff_context|ff|update))?(?:-(?P<stream>image|text|joint|[01])(?![0-9]))?"
+    r"(?:\.(?P<point>attn|(?:ff_context|ff)(?:\.transcoder)?|update|input))?(?:-(?P<stream>image|text|joint|[01])(?![0-9]))?"
     r"(?![0-9a-z]|\.(?!(?:safetensors|pt|pth|bin|npz)\b)[a-z])"
 )
 
@@ -164,9 +179,13 @@ def stack_name(kind: Kind) -> str:
 
 def point_suffix(kind: Kind, point: Point, stream: Stream) -> str:
     """What stands behind the block's number."""
+    if point == "transcoder":
+        return f"{point_suffix(kind, 'mlp', stream)}.transcoder"
     if point == "mlp" and kind == "double" and stream == "text":
         return ".ff_context"
-    plain: dict[Point, str] = {"block": "", "update": ".update", "attn": ".attn", "cross": ".cross", "mlp": ".ff"}
+    plain: dict[Point, str] = {
+        "input": ".input", "block": "", "update": ".update", "attn": ".attn", "cross": ".cross", "mlp": ".ff",
+    }  # fmt: skip
     return {**plain, **_SUFFIXES.get(sort_of(kind), {})}[point]
 
 
@@ -255,7 +274,7 @@ def resolve_site(location: str, stream: str, own: Site | None) -> Site:
             )
         if stream == "auto":
             return own
-        fixed = own.stream if own.point == "mlp" and own.kind == "double" else None
+        fixed = own.stream if own.point in ("mlp", "transcoder") and own.kind == "double" else None
         return replace(own, stream=_choose_stream(own.kind, fixed, stream, str(own)))
     kind, _, point, said = _read_location(location)
     if stream == "auto" and said is None and own is not None and (kind, point) == (own.kind, own.point):

@@ -41,7 +41,10 @@ class Observer:
 
 
 def tap_tokens(tap: Tap, tokens: Tensor, moment: Moment, before: Tensor | None = None) -> Tensor:
-    """Taps tokens that lie as [text; lead; main picture; reference latents]; `before` is an update site's input."""
+    """Taps tokens that lie as [text; lead; main picture; reference latents].
+
+    `before` is the input of the block at an update site, of the MLP at a transcoder's.
+    """
     picture = moment.text_tokens + moment.lead
     spans = {
         "text": [(0, moment.text_tokens)],
@@ -78,7 +81,7 @@ def _tap_spans(
 ) -> Tensor:
     """Taps the tokens of the spans, in order, as one sequence; the others stay as they are."""
     part = _cut(tokens, spans)
-    result = tap(part, moment, None if before is None else part - _cut(before, spans))
+    result = tap(part, moment, None if before is None else _activation(tap, part, _cut(before, spans)))
     if result is part:
         return tokens
     if part.shape[1] == tokens.shape[1]:
@@ -89,6 +92,11 @@ def _tap_spans(
         pieces += [tokens[:, end:start], rest[:, : stop - start]]
         rest, end = rest[:, stop - start :], stop
     return torch.cat([*pieces, tokens[:, end:]], dim=1)
+
+
+def _activation(tap: Tap, part: Tensor, before: Tensor) -> Tensor:
+    """What is read where that is not what is changed: a block's update, or what goes into an MLP."""
+    return before if tap.site.point == "transcoder" else part - before
 
 
 def _cut(tokens: Tensor, spans: Sequence[tuple[int, int]]) -> Tensor:

@@ -20,7 +20,7 @@ LIST = rf"(?:{_IN_DIFFUSERS}|{_COMFYUI}(?:\.1{re.escape(BLOCKS)})?)"
 # Inside a file or folder name, such as unet.down_blocks.2.attentions.1_k10_hidden5120; the last of several counts.
 IN_NAME = re.compile(
     rf"(?<![a-z_])(?P<list>{_IN_DIFFUSERS})\.(?P<block>[0-9]{{1,2}})"
-    r"(?:\.(?P<point>update|attn1|attn2|ff))?(?:-image)?"
+    r"(?:\.(?P<point>input|update|attn1|attn2|ff(?:\.transcoder)?))?(?:-image)?"
     r"(?![0-9a-z]|\.(?!(?:safetensors|pt|pth|bin|npz)\b)[a-z])"
 )
 _HALVES = {"down_blocks": 0, "input_blocks": 0, "mid_block": 1, "middle_block": 1, "up_blocks": 2, "output_blocks": 2}

@@ -20,7 +20,7 @@ from .fast.one_row import Push, prepared_row, token_norms
 from .methods import DEFAULT, METHODS, is_method
 from .methods.shift import common_length, unit_rows
 from .methods.steering_method import Change, Prepared, SteeringMethod
-from .steering_inputs import NORMED, SteeringInputs
+from .steering_inputs import NORMED, Gate, SteeringInputs
 from .summary import PresenceOf
 
 PUSH = 0.2  # of the token's norm: what 1 `auto` is where nothing was calibrated; above 0.5 the activation is destroyed
@@ -44,12 +44,16 @@ class Steering(SteeringInputs):
             raise ValueError(f"unit: {self.unit!r} is not a unit; use one of {', '.join(UNITS)}.")
         if not math.isfinite(self.strength):
             raise ValueError(f"strength: {self.strength} is not a finite number.")
-        check_lists(self.sae, self.edits, self.replaces, self.method)
+        check_lists(self.sae, self.edits, self.replaces, self.method, self.gate)
         self._check_dictionary()
         self._check_duplicates()
         self._check_numbers()
 
     def _check_dictionary(self) -> None:
+        if self.gate and not isinstance(self.sae, Coded):
+            raise ValueError(
+                f"where_active: features must fire for that, but {self.sae.name} has directions only; leave it out."
+            )
         if self.traits.reads_codes and not isinstance(self.sae, Coded):
             others = " or ".join(name for name, traits in METHODS.items() if not traits.reads_codes)
             raise ValueError(
@@ -70,6 +74,8 @@ class Steering(SteeringInputs):
         for edits in (self.edits, self.replaces):
             for name in self.traits.needs:
                 self.measured(edits, name, f"method: {self.method!r}")
+        if self.gate.above:
+            self.measured(self.gate.edits, "mean", "active_above: a multiple of the mean")
         self.traits.check(self)
 
     @property
@@ -80,7 +86,7 @@ class Steering(SteeringInputs):
     @property
     def reads(self) -> frozenset[PartName]:
         """The parts of the SAE that this method computes with; none where a few decoder rows are enough."""
-        return self.traits.reads
+        return self.traits.reads | {"encoder"} if self.gate else self.traits.reads
 
     @property
     def changes_nothing(self) -> bool:
@@ -89,8 +95,8 @@ class Steering(SteeringInputs):
 
     @property
     def presence_of(self) -> PresenceOf | None:
-        """The input whose features the method acts on only where they fire."""
-        return self.traits.acts_on
+        """The input whose features it acts on only where they fire; of the gate's where the method acts everywhere."""
+        return self.traits.acts_on or ("where_active" if self.gate else None)
 
     def delta(self, x: Tensor, sigma: float | None = None) -> Tensor:
         """Δ (..., d_in) float32 for activations x (..., d_in); see `change`."""
@@ -107,10 +113,16 @@ class Steering(SteeringInputs):
         Raises ValueError for another width than the SAE's.
         """
         check_width(self.sae, x)
-        return self.traits.change(self, self.on(x.device), x.float(), sigma)
+        prepared, x = self.on(x.device), x.float()
+        change = self.traits.change(self, prepared, x, sigma)
+        if not self.gate:
+            return change
+        codes = self.coded.codes(x, self.gate.features, sigma)
+        delta = change.delta * self.gate.open_at(codes, prepared.gate).unsqueeze(-1)
+        return Change(delta, codes.sum(-1) / prepared.natural if change.presence is None else change.presence)
 
     def push(self, x: Tensor, onto: Tensor | None = None) -> Push | None:
-        """Δ for activations x (rows, tokens, d_in), where it is one row at every token; else None.
+        """Δ for activations x (rows, tokens, d_in), where it is one row at every token, without a gate; else None.
 
         `onto` is what it will be added to, where that is not x. Raises ValueError for another width than the SAE's.
         """
@@ -143,22 +155,24 @@ class Steering(SteeringInputs):
         normed = torch.tensor([unit in NORMED for unit in self.units], dtype=torch.float32)
         own = {name: tensor.to(device) for name, tensor in self.traits.prepare(self, sizes).items()}
         row = None
-        if self.traits.one_row and len(self.of_norm) == 1:
+        if self.traits.one_row and len(self.of_norm) == 1 and not self.gate:
             directed = strengths @ torch.where(normed.bool().unsqueeze(-1), unit_rows(directions), directions)
             row = prepared_row(directed, device)
-        directions, strengths, normed, natural = (
-            tensor.to(device) for tensor in (directions, strengths, normed, self._natural())
+        gate = self.measured(self.gate.edits, "mean") if self.gate.above else torch.zeros(len(self.gate.edits))
+        directions, strengths, normed, natural, gate = (
+            tensor.to(device) for tensor in (directions, strengths, normed, self._natural(), gate)
         )
-        return Prepared(directions, strengths, normed, natural, own, row)
+        return Prepared(directions, strengths, normed, natural, own, row, gate)
 
     def _natural(self) -> Tensor:
         """`natural` of Prepared."""
-        read = self.replaces if self.presence_of == "replaces" else self.edits
+        lists = {"replaces": self.replaces, "where_active": self.gate.edits}
+        read = self.edits if self.presence_of is None else lists.get(self.presence_of, self.edits)
         known = [measured_values(read, name, self.statistics) for name in ("mean", "density")]
         if self.presence_of is None or any(None in values for values in known):
             return torch.tensor(torch.nan)
         mean, density = torch.tensor(known, dtype=torch.float32)
-        return ((self.weights if self.replaces else 1.0) * mean * density).sum()
+        return ((self.weights if self.presence_of == "replaces" else 1.0) * mean * density).sum()
 
     def _sizes(self) -> Tensor:
         """(n,): what one unit of each edit's strength is; ValueError where that needs what nobody measured."""
@@ -182,7 +196,9 @@ class Steering(SteeringInputs):
         return float(self.measured([edit], unit)) if unit in ("mean", "max") else 1.0
 
 
-def check_lists(whose: Directions | SaeSet, edits: Sequence[Edit], replaces: Sequence[Edit], method: Method) -> None:
+def check_lists(
+    whose: Directions | SaeSet, edits: Sequence[Edit], replaces: Sequence[Edit], method: Method, gate: Gate
+) -> None:
     """Raises ValueError where there is nothing to steer with, or a list is not this dictionary's or method's."""
     if not edits:
         raise ValueError(
@@ -191,7 +207,8 @@ def check_lists(whose: Directions | SaeSet, edits: Sequence[Edit], replaces: Seq
         )
     check_owner(edits, whose.owner, "features")
     check_owner(replaces, whose.owner, "replaces")
-    check_features((*edits, *replaces), whose.count, whose.name)
+    check_owner(gate.edits, whose.owner, "where_active")
+    check_features((*edits, *replaces, *gate.edits), whose.count, whose.name)
     traits = METHODS[method]
     if traits.needs_replaces and not replaces:
         raise ValueError(
@@ -204,6 +221,5 @@ def check_lists(whose: Directions | SaeSet, edits: Sequence[Edit], replaces: Seq
     if replaces and not traits.needs_replaces:
         replacing = [name for name, traits in METHODS.items() if traits.needs_replaces]
         raise ValueError(
-            f"replaces: only {', '.join(map(repr, replacing))} takes features out, but the method is {method!r}; use "
-            f"{' or '.join(replacing)}."
+            f"replaces: {method!r} takes no features out; use {' or '.join(replacing)}, or disconnect them."
         )

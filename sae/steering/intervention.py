@@ -8,11 +8,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..dictionary.directions import check_place
 from ..places.moment import COND, EVERY_SIGMA, SIDES, UNCOND, WHOLE_RUN, Moment, Schedule, Side, SigmaWindow
 from ..places.region import check_mask, moment_weights
 from ..places.site import Site
 from .delta import Steering
 from .fast.one_row import held_sum
+from .methods import METHODS
+from .methods.steering_method import SteeringMethod
 from .record import SteeringRecord
 
 # factor of Δ on the cond and on the uncond rows
@@ -26,15 +29,26 @@ _FACTORS: dict[Side, tuple[float, float]] = {
 
 @dataclass(frozen=True)
 class Intervention:
-    """A steering, its site, when it acts, on which side, and on which part of the picture. Holds no state of a run."""
+    """A steering, its site, when it acts, on which side, and on which part of the picture. Holds no state of a run.
+
+    With `keep_norm` a steered token keeps its length: x' = (x + Δ) ‖x‖ / ‖x + Δ‖.
+    """
 
     steering: Steering
     site: Site
     schedule: Schedule = WHOLE_RUN
     side: Side = "both"
     mask: Tensor | None = None
+    keep_norm: bool = False
 
     def __post_init__(self) -> None:
+        check_place(self.steering.sae, self.site)
+        if self.site.point == "transcoder" and _needs_one_tensor(METHODS[self.steering.method]):
+            others = ", ".join(name for name, method in METHODS.items() if not _needs_one_tensor(method))
+            raise ValueError(
+                f"method: {self.steering.method!r} needs one and the same tensor to read and to change, and a "
+                f"transcoder reads another; use one of {others}."
+            )
         if self.side not in SIDES:
             raise ValueError(f"apply_to: {self.side!r} is not a side; use one of {', '.join(SIDES)}.")
         if self.mask is None:
@@ -49,6 +63,11 @@ class Intervention:
     def begin(self, record: SteeringRecord, window: SigmaWindow = EVERY_SIGMA) -> ActiveIntervention:
         """This intervention for one run. What the run caches on a device dies with the returned object."""
         return ActiveIntervention(self, replace(self.steering, _cache={}), record, window)
+
+
+def _needs_one_tensor(method: SteeringMethod) -> bool:
+    """Whether it pushes a token as far as its own length says, and reads codes of that same token."""
+    return method.pushes and method.reads_codes
 
 
 class _Steered(NamedTuple):
@@ -116,13 +135,17 @@ class ActiveIntervention:
     def _steered(self, x: Tensor, reads: Tensor, weight: Tensor | None, sigma: float) -> Tensor:
         """x + weight · Δ, noted; `weight` (rows, tokens or 1)."""
         weight = None if weight is None else weight.expand(x.shape[:2])
-        push = self.steering.push(reads, None if reads is x else x)
+        if self.site.point == "transcoder" and not self.steering.reads:
+            reads = x  # what needs no codes is measured by what it changes
+        turned = self.intervention.keep_norm
+        push = None if turned else self.steering.push(reads, None if reads is x else x)
         if push is not None:
             pushed = replace(push, weight=weight).added(x)
             self.record.note(sigma, x, pushed.change, pushed.steered, weight, str(self.site), held=pushed.held)
             return pushed.steered
         change = self.steering.change(reads, sigma)
         delta = change.delta if weight is None else change.delta * weight.unsqueeze(-1)
+        delta = _turning(x.float(), delta) if turned else delta
         steered, held = held_sum(x, delta)
         self.record.note(
             sigma, x, delta, steered, weight, str(self.site), self.steering.presence_of, change.presence, held
@@ -168,6 +191,12 @@ class ActiveIntervention:
         if key not in self._regions:
             self._regions.setdefault(key, moment_weights(mask, moment, batch).to(device))
         return self._regions[key]
+
+
+def _turning(x: Tensor, delta: Tensor) -> Tensor:
+    """Δ that ends as long as x (..., d_in) is, in the direction of x + delta; 0 where that is."""
+    moved = x + delta
+    return moved * (x.norm(dim=-1, keepdim=True) / moved.norm(dim=-1, keepdim=True).clamp_min(1e-12)) - x
 
 
 class RandomDirection:

@@ -1,10 +1,11 @@
 """The value of FeatureMixer: a list of features with their sliders, as one JSON text that needs no browser to run.
 
 An object with `strength` (1, optional), which multiplies that of every row, and `rows`, a list of objects with
-`feature` (index) and, each optional, `strength` (1), `on` (true), `solo` (false), `unit`, `name` (for the reader only),
-`mean`, `max`, `share`, `calibration` (method, low, clear, high) and `owner` (identity and name of the SAE that the
-row's numbers were measured on; rows of version 0.1 have none). Where rows are soloed, these alone steer. A row without
-a unit takes the best that is known of its feature: calibrated, else max, else token_norm.
+`feature` (index) and, each optional, `strength` (1), `on` (true), `solo` (false), `unit`, `name` and `first`, the
+strength that the row began with (both for the reader only), `mean`, `max`, `share`, `calibration` (method, low, clear,
+high) and `owner` (identity and name of the SAE that the row's numbers were measured on; rows of version 0.1 have none).
+Where rows are soloed, these alone steer. A row without a unit takes the best that is known of its feature: calibrated,
+else max, else token_norm.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from .recipe import Recipe
 EMPTY = '{"rows": []}'
 MOST_ROWS = 500
 MOST_CHARACTERS = 1_000_000
-_KEYS = {*KEYS, "on", "solo", "name", "owner"}
+_KEYS = {*KEYS, "on", "solo", "name", "owner", "first"}
 
 
 def parse_mix(
@@ -102,6 +103,7 @@ def _edit(
         raise ValueError(f"{where}: on must be true or false, and solo too.")
     if not isinstance(row.get("name", ""), str):
         raise ValueError(f"{where}: name is {quoted(row['name'])}, but a text is needed.")
+    number(row.get("first", 1.0), f"{where}: first")
     edit = read_edit(row, where)
     return edit if edit.unit is not None else replace(edit, unit=_best_unit(edit, statistics))
 

@@ -9,6 +9,9 @@ region belongs to a picture and is kept apart. Versions once written stay readab
 Format 2 is written for a set of SAEs, whose features are numbered through in the order of its members. Its `sae` has
 `members` too, a list of objects with fingerprint, name, source, location and stream, and `location` and `stream` may be
 `auto`: all of its places.
+
+Format 3 is either of these with more: a gate, `where_active`, a list of objects as `features` is one, and
+`active_above`; and `keep_norm`, true or false. Without a gate, `where_active` is empty.
 """
 
 from __future__ import annotations
@@ -27,8 +30,9 @@ from ..places.site import STREAMS, Site, parse_location
 from .edit_json import number, read_edit, write_edit
 from .edits import UNITS, Edit, Method, Unit
 from .methods import DEFAULT, METHODS
+from .steering_inputs import EVERY_TOKEN, Gate
 
-FORMAT, VERSION = "sae-steering recipe", 2
+FORMAT, VERSION = "sae-steering recipe", 3
 OLD_NAMES = {"FLUX": "FLUX.1"}  # of families, in recipes of version 0.1
 MOST_FEATURES = 1000
 MOST_MEMBERS = 200
@@ -72,6 +76,15 @@ class Recipe:
     note: str = ""
     pack: str = ""
     model: str = ""  # the family's name, empty where it is not known
+    gate: Gate = EVERY_TOKEN
+    keep_norm: bool = False
+
+    @property
+    def version(self) -> int:
+        """The least that can say all of it, so that a pack which knows less refuses it."""
+        if self.gate or self.keep_norm:
+            return 3
+        return 2 if self.sae.members else 1
 
     def __post_init__(self) -> None:
         """Raises ValueError for anything that FluxActivationSteer would not take."""
@@ -135,16 +148,27 @@ def write_recipe(recipe: Recipe) -> str:
     """The recipe as JSON, on several lines."""
     content = {
         "format": FORMAT,
-        "version": 2 if recipe.sae.members else 1,
+        "version": recipe.version,
         "note": recipe.note,
         "features": [_named(edit, recipe.names) for edit in recipe.features],
         "replaces": [_named(edit, recipe.names) for edit in recipe.replaces],
+        **_more(recipe),
         **{name: getattr(recipe, name) for name in _PLAIN},
         "sae": _needed(recipe.sae),
         "model": recipe.model,
         "pack": recipe.pack,
     }
     return json.dumps(content, ensure_ascii=False, indent=1, allow_nan=False)
+
+
+def _more(recipe: Recipe) -> dict[str, Any]:
+    if recipe.version < 3:
+        return {}
+    return {
+        "where_active": [_named(edit, recipe.names) for edit in recipe.gate.edits],
+        "active_above": recipe.gate.above,
+        "keep_norm": recipe.keep_norm,
+    }
 
 
 def _needed(sae: NeededSae) -> dict[str, Any]:
@@ -187,8 +211,16 @@ def recipe_from(content: Mapping[str, Any]) -> Recipe:
     plain = {key: _text(content.get(key), key) for key in _TEXTS}
     numbers = {key: number(content.get(key), f"recipe: {key}") for key in _FLOATS}
     more = {key: _text(content.get(key, ""), key) for key in ("note", "pack")}
-    sae = _sae(content.get("sae"), version)
-    return Recipe(sae=sae, names=names, model=model, **lists, **plain, **numbers, **more)  # type: ignore[arg-type]
+    sae, gate, keep_norm = _sae(content.get("sae"), version), EVERY_TOKEN, False
+    if version >= 3:
+        above = number(content.get("active_above"), "recipe: active_above")
+        gate = Gate(tuple(_edits(content.get("where_active"), "where_active", names)), above)
+        keep_norm = content.get("keep_norm")
+        if not isinstance(keep_norm, bool):
+            raise ValueError(f"recipe: keep_norm is {quoted(keep_norm)}, but true or false is needed.")
+    return Recipe(
+        sae=sae, gate=gate, keep_norm=keep_norm, names=names, model=model, **lists, **plain, **numbers, **more
+    )  # type: ignore[arg-type]
 
 
 def _family(found: Any) -> str:
@@ -219,6 +251,8 @@ def _sae(found: Any, version: int) -> NeededSae:
     if version == 1:
         return _one(found)
     members = found.get("members")
+    if version >= 3 and members is None:
+        return _one(found)
     if (
         not isinstance(members, list)
         or not 2 <= len(members) <= MOST_MEMBERS

@@ -14,6 +14,7 @@ from .delta import Steering, check_lists
 from .edits import Edit, FeatureList, Method, Unit
 from .intervention import Intervention
 from .methods import DEFAULT, METHODS
+from .steering_inputs import EVERY_TOKEN, Gate
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,8 @@ class Wanted:
     schedule: Schedule = WHOLE_RUN
     side: Side = "both"
     mask: Tensor | None = None
+    gate: Gate = EVERY_TOKEN
+    keep_norm: bool = False
 
     def at(self, sae: AnySae, members: Sequence[Member]) -> Planned:
         """The interventions at the places that `members_at` gave for this SAE or set.
@@ -36,21 +39,25 @@ class Wanted:
         """
         if isinstance(sae, SaeSet):
             return self._of_set(sae, members)
-        steering = Steering(sae, self.features, self.method, self.strength, self.unit, self.replaces)
+        steering = Steering(sae, self.features, self.method, self.strength, self.unit, self.replaces, self.gate)
         return Planned(members, [self._intervention(steering, member.site) for member in members], ())
 
     def _of_set(self, sae: SaeSet, members: Sequence[Member]) -> Planned:
-        check_lists(sae, self.features, self.replaces, self.method)
-        parts = [_Part(member, _own(member, self.features), _own(member, self.replaces)) for member in members]
+        check_lists(sae, self.features, self.replaces, self.method, self.gate)
+        lists = (self.features, self.replaces, self.gate.edits)
+        parts = [_Part(member, *(_own(member, edits) for edits in lists)) for member in members]
         acting = [
-            part for part in parts if part.features and (part.replaces or not METHODS[self.method].needs_replaces)
+            part
+            for part in parts
+            if part.features
+            and (part.replaces or not METHODS[self.method].needs_replaces)
+            and (part.gate or not self.gate)
         ]
         if not acting:
             raise ValueError(_nothing(sae, members, parts, self.method))
         sites = [part.member.site for part in acting]
         interventions = [self._intervention(self._steering(sae, part, sites), part.member.site) for part in acting]
-        lists = [edits for edits in (self.features, self.replaces) if isinstance(edits, FeatureList)]
-        told = [warning for edits in lists for warning in edits.warnings]
+        told = [warning for edits in lists if isinstance(edits, FeatureList) for warning in edits.warnings]
         return Planned([part.member for part in acting], interventions, (*told, *_left_out(sae, members, parts, self)))
 
     def _steering(self, sae: SaeSet, part: _Part, sites: Sequence[Site]) -> Steering:
@@ -63,7 +70,8 @@ class Wanted:
         else:
             total = spread(total, self.method, member.site, sites)
         try:
-            return Steering(member.sae, edits, self.method, total, self.unit, part.replaces)
+            gate = replace(self.gate, edits=part.gate)
+            return Steering(member.sae, edits, self.method, total, self.unit, part.replaces, gate)
         except ValueError as error:
             raise ValueError(
                 f"{str(error).removesuffix('.')}; that is in its own numbers, and its feature 0 is {member.first} of "
@@ -71,7 +79,7 @@ class Wanted:
             ) from error
 
     def _intervention(self, steering: Steering, site: Site) -> Intervention:
-        return Intervention(steering, site, self.schedule, self.side, self.mask)
+        return Intervention(steering, site, self.schedule, self.side, self.mask, self.keep_norm)
 
 
 @dataclass(frozen=True)
@@ -106,6 +114,7 @@ class _Part:
     member: Member
     features: list[Edit]
     replaces: list[Edit]
+    gate: list[Edit]
 
 
 def _own(member: Member, edits: Sequence[Edit]) -> list[Edit]:
@@ -113,6 +122,11 @@ def _own(member: Member, edits: Sequence[Edit]) -> list[Edit]:
 
 
 def _nothing(sae: SaeSet, members: Sequence[Member], parts: Sequence[_Part], method: Method) -> str:
+    if any(part.features and (part.replaces or not METHODS[method].needs_replaces) for part in parts):
+        return (
+            f"where_active: no place of {sae.name} has both features to steer with and some of these; find both lists "
+            "with TopActivatingFeatures on this set."
+        )
     if any(part.features for part in parts):
         return (
             f"replaces: no place of {sae.name} has both features to put in and features to take out, which {method!r} "
@@ -130,14 +144,19 @@ def _left_out(sae: SaeSet, members: Sequence[Member], parts: Sequence[_Part], wa
             lines.append(f"Left out: {part.member.site} has features to put in, but none to take out.")
         elif part.replaces and not part.features:
             lines.append(f"Left out: {part.member.site} has features to take out, but none to put in.")
-    edits = [*wanted.features, *wanted.replaces]
+    lines += [
+        f"Left out: {part.member.site} has features to put in, but none in where_active."
+        for part in parts
+        if wanted.gate and part.features and not part.gate
+    ]
+    edits = [*wanted.features, *wanted.replaces, *wanted.gate.edits]
     elsewhere = {str(sae.member_of(edit.feature).site) for edit in edits if not any(edit.feature in m for m in members)}
     if elsewhere:
         lines.append(f"Left out by location and stream: the features at {', '.join(sorted(elsewhere))}.")
     return lines
 
 
-PERSISTING: tuple[Point, ...] = ("block",)  # what is changed here is what the next place reads
+PERSISTING: tuple[Point, ...] = ("input", "block")  # what is changed here is what the next place reads
 
 
 def spread(total: float, method: Method, site: Site, sites: Sequence[Site]) -> float:
@@ -146,8 +165,8 @@ def spread(total: float, method: Method, site: Site, sites: Sequence[Site]) -> f
     **Contributions** (attention, MLP, update): each place takes the total. What is added up in the residual stream is
     the blocks' contributions, so the same part of each is that part of their sum.
 
-    **Block outputs**: what one place changes, the next one finds changed, so the n outputs of a stream share the total.
-    A push accumulates: each takes total / n. What takes out a part leaves 1 - part each time: each takes
+    **Block inputs and outputs**: what one place changes, the next one finds changed, so the n of a stream share the
+    total. A push accumulates: each takes total / n. What takes out a part leaves 1 - part each time: each takes
     1 - (1 - total)^(1/n), after which 1 - total is left; that holds for a negative total, which adds to what is there.
     A total of 1 or more is taken whole by each: the first leaves nothing, or the opposite, for those behind. `scale`
     has what is left as its strength: 1 - total there. `set` fixes a value, at each place the same.

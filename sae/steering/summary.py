@@ -11,9 +11,15 @@ LARGE_EMBED_DELTA = 1.0  # the same for an embedding before the generator (lab/k
 HARDLY = 0.1  # of the features' own mean: on Shapes it is 0.6 to 1.3 where they belong, 0.03 where they do not
 LOST_TO_ROUNDING = 0.5  # share of ‖Δ‖² that survives the addition below which the dtype eats the steering
 
-PresenceOf = Literal["replaces", "features"]  # the input whose features a method acts on where they fire
+PresenceOf = Literal[
+    "replaces", "features", "where_active"
+]  # the input whose features a method acts on where they fire
 
-_NOTHING: Mapping[PresenceOf, str] = {"replaces": "take out and replace", "features": "act on"}
+_NOTHING: Mapping[PresenceOf, str] = {
+    "replaces": "take out and replace",
+    "features": "act on",
+    "where_active": "act on",
+}
 
 
 @dataclass(frozen=True)
@@ -76,7 +82,8 @@ class RunSummary:
         if self.steps == 0:
             return "No step was steered."
         unit = "step" if self.steps == 1 else "steps"
-        return f"Steered {self.steps} {unit}; mean ‖Δ‖/‖x‖ {self.mean_ratio:.3g}, largest {self.max_ratio:.3g}."
+        ratio = f"mean ‖Δ‖/‖x‖ {self.mean_ratio:.3g}, at one token up to {self.max_ratio:.3g}"
+        return f"Steered {self.steps} {unit}; {ratio}."
 
     @property
     def warnings(self) -> list[str]:

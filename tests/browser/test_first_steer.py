@@ -53,12 +53,10 @@ def test_green_triangle_to_purple_in_six_clicks(comfy):
             page.keyboard.type(text)
     assert hand.clicks <= MOST_CLICKS
     entry = comfy.finish("document.querySelector('[data-testid=queue-button]').click()")
-    shown = page.evaluate(
-        "() => ['Before', 'After'].map((title) => app.graph.nodes.find((node) => node.title === title).id)"
-    )
+    number = page.evaluate("() => app.graph.nodes.find((node) => node.comfyClass === 'BeforeAndAfter').id")
     before, after = (
-        read_pictures(torch.stack([comfy.picture(one) for one in entry["outputs"][str(number)]["images"]]))
-        for number in shown
+        read_pictures(torch.stack([comfy.picture(one) for one in entry["outputs"][str(number)][side]]))
+        for side in ("before", "after")
     )
     assert [picture.colour for picture in before] == ["green"] * 4
     assert [picture.colour for picture in after].count("purple") >= 3

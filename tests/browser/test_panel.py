@@ -67,7 +67,7 @@ def test_the_panel_says_what_a_strength_does(filled):
     page.wait_for_function("() => document.querySelector('.sae-steering-meaning').textContent.includes('all by 0.2')")
 
 
-@pytest.mark.parametrize("width", [360, 560])
+@pytest.mark.parametrize("width", [250, 360, 560])
 def test_a_narrow_panel_takes_two_lines_and_cuts_nothing_off(filled, width):
     page = filled.page
     page.evaluate(

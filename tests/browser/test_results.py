@@ -70,7 +70,7 @@ def test_thumbnails_and_a_click_without_a_panel(comfy):
     assert heats.count() == 5
     assert (heats.nth(0).get_attribute("width"), heats.nth(0).get_attribute("height")) == ("8", "8")
     comfy.take(0)
-    assert "There is no Feature Mixer in this workflow" in comfy.page.locator(TABLE).inner_text()
+    comfy.page.wait_for_selector(".p-toast-message:has-text('There is no Feature Mixer in this workflow')")
 
 
 def test_the_panel_reads_well_in_both_themes(comfy):
@@ -116,7 +116,12 @@ def test_the_table_of_a_set_says_the_place(comfy):
     assert [head.lower() for head in heads[:4]] == ["#", "feature", "place", "name"]
     rows = comfy.page.locator(f"{TABLE} tbody tr").all_inner_texts()
     assert len(rows) == 10
-    assert ["transformer_blocks.0 (text)" in row for row in rows] == [True] * 5 + [False] * 5
+    places = comfy.page.locator(f"{TABLE} .sae-steering-place")
+    assert places.all_inner_texts() == ["double 0"] * 5 + ["double 1 attn"] * 5
+    assert places.first.get_attribute("title") == "transformer_blocks.0 (text)"
+    out = "(all) => all.filter((one) => one.getBoundingClientRect().right >"
+    out += " one.closest('.sae-steering-result').getBoundingClientRect().right).length"
+    assert comfy.page.locator(f"{TABLE} .sae-steering-take").evaluate_all(out) == 0
     comfy.take(7)
     [row] = comfy.mix()
     assert row["feature"] >= 256  # the text's SAE has 256 features

@@ -49,7 +49,7 @@ BUILD = """
   set(red, { text: "red square left big white" });
   set(blue, { text: "blue square left big white" });
   set(size, { width: 128, height: 128 });
-  set(top, { count: 5, control_after_generate: "fixed" });
+  set(top, { count: 5 });
   set(steer, { strength: 1 });
   set(sampler, { seed: 7, steps: 4, cfg: 1, sampler_name: "euler", scheduler: "simple",
     control_after_generate: "fixed" });
@@ -113,7 +113,9 @@ BOXES = """
   const { scale, offset } = app.canvas.ds;
   const of = (node) => {
     const element = document.querySelector(`[data-node-id="${node.id}"]`);
-    if (!element) return [node.pos[0], node.pos[1] - 30, node.pos[0] + node.size[0], node.pos[1] + node.size[1]];
+    const [x, y] = node.pos;
+    if (!element && node.flags?.collapsed) return [x, y - 30, x + (node._collapsed_width ?? 100), y];
+    if (!element) return [x, y - 30, x + node.size[0], y + node.size[1]];
     const box = element.getBoundingClientRect();
     return [(box.left - left) / scale - offset[0], (box.top - top) / scale - offset[1],
       (box.right - left) / scale - offset[0], (box.bottom - top) / scale - offset[1]];

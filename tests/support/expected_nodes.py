@@ -5,16 +5,16 @@ INPUTS = {
     "SAESet": ["sae_1", "sae_2", "name", *(f"sae_{number}" for number in range(3, 9))],
     "ConceptSteer": [
         *"model clip wanted instead_of strength sae latent_image mask seed steps count rank_by location".split(),
-        *"stream start_percent end_percent apply_to".split(),
+        *"stream start_percent end_percent apply_to contrast_by".split(),
     ],
     "ContrastDirection": [
         *"model latent_image seed seeds steps location stream positive negative clip positive_texts".split(),
-        *"negative_texts tap".split(),
+        *"negative_texts tap contrast_by".split(),
     ],
     "ContrastPictures": [
         *"model vae positive_pictures negative_pictures prompt seed seeds levels location stream".split(),
     ],
-    "SaveDirections": ["sae", "name"],
+    "SaveDirections": ["sae", "name", "format"],
     "SAEFeature": ["feature", "strength", "features"],
     "FeatureMixer": ["sae", "mix", "features"],
     "FeatureBrowser": ["sae"],
@@ -24,7 +24,7 @@ INPUTS = {
     ],
     "FluxActivationSteer": [
         *"model sae method strength unit location stream start_percent end_percent apply_to".split(),
-        *"features mask replaces".split(),
+        *"features mask replaces where_active active_above keep_norm".split(),
     ],
     "FeatureHeatmap": [
         *"model sae features positive image latent percent steps threshold seed location stream".split(),
@@ -34,6 +34,8 @@ INPUTS = {
         *"model vae sae features method unit strengths controls positive negative latent_image seed steps cfg".split(),
         *"sampler_name scheduler denoise location stream replaces".split(),
     ],
+    "BeforeAndAfter": ["before", "after"],
+    "PaintRegion": ["image", "strokes"],
     "LabelFeatures": (
         "model clip sae latent_image words contexts threshold seed steps location stream save gallery".split()
     ),
@@ -86,6 +88,8 @@ OUTPUTS = {
     "FluxActivationSteer": ["MODEL"],
     "FeatureHeatmap": ["IMAGE", "MASK", "STRING"],
     "SteeringSweep": ["IMAGE"],
+    "BeforeAndAfter": [],
+    "PaintRegion": ["MASK"],
     "LabelFeatures": ["STRING"],
     "CalibrateStrength": ["SAE_FEATURES", "STRING"],
     "SaveRecipe": ["STRING"],
@@ -105,7 +109,7 @@ OUTPUTS = {
     "KandinskyPrior": ["CLIP_VISION_OUTPUT", "CLIP_VISION_OUTPUT"],
     "KandinskyEncodeImage": ["CLIP_VISION_OUTPUT", "CLIP_VISION_OUTPUT"],
     "KandinskyDecode": ["IMAGE"],
-    "LoadShapesDemo": ["MODEL", "VAE", "SAE", "SAE", "SAE", "CLIP", "SAE"],
+    "LoadShapesDemo": ["MODEL", "VAE", "SAE", "SAE", "SAE", "CLIP", "SAE", "LATENT", "SAE"],
     "LoadShapesKandinsky": ["KANDINSKY_PRIOR", "KANDINSKY_DECODER", "SAE"],
     "ShapesPrompt": ["CONDITIONING"],
 }

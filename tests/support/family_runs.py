@@ -90,10 +90,19 @@ def plain_hook(network, place, factor):
     def on_input(module, args):
         return (torch.cat([change(args[0][..., : place.columns]), args[0][..., place.columns :]], -1), *args[1:])
 
+    def on_given(module, args, kwargs):
+        if isinstance(place.given, str):
+            return args, {**kwargs, place.given: change(kwargs[place.given])}
+        return tuple(change(part) if i == place.given else part for i, part in enumerate(args)), kwargs
+
     if place.location.endswith(".update"):
         handles.append(module.register_forward_pre_hook(keep, with_kwargs=True))
-    hook = module.register_forward_pre_hook(on_input) if place.columns else module.register_forward_hook(on_output)
-    handles.append(hook)
+    if place.location.endswith(".input"):
+        handles.append(module.register_forward_pre_hook(on_given, with_kwargs=True))
+    elif place.columns:
+        handles.append(module.register_forward_pre_hook(on_input))
+    else:
+        handles.append(module.register_forward_hook(on_output))
     try:
         yield
     finally:

@@ -34,6 +34,15 @@ class Kind:
     architecture: str = "auto"
 
 
+def _zipped(folder: Path, name: str, method: int) -> Kind:
+    """The SAELens files in one archive."""
+    (folder / name).mkdir(exist_ok=True)
+    with zipfile.ZipFile(folder / name / "weights.zip", "w", method) as archive:
+        for file in sorted((folder / "saelens").iterdir()):
+            archive.writestr(f"sae/{file.name}", file.read_bytes())
+    return Kind(name, "weights.zip", folder / name)
+
+
 def originals(folder: Path) -> list[Kind]:
     """One of each container: safetensors with config, split safetensors, torch.save flat and nested, saev's, npz."""
     folder.mkdir(exist_ok=True)
@@ -63,6 +72,7 @@ def originals(folder: Path) -> list[Kind]:
             case.write(folder / name)
         kinds.append(Kind(name, case.file, folder / name))
     _shards(folder / "shards", linear, config)
+    kinds += [_zipped(folder, "zip", zipfile.ZIP_STORED), _zipped(folder, "packed", zipfile.ZIP_DEFLATED)]
     return [*kinds, Kind("shards", "model-00001-of-00002.safetensors", folder / "shards")]
 
 

@@ -10,7 +10,8 @@ import torch
 
 @contextmanager
 def hooked(transformer, location, stream, change):
-    """`change(x, read)` gives the new tokens; `read` is output - input at an update site, else x."""
+    """`change(x, read)` gives the new tokens; `read` is output - input at an update site, an MLP's input at a
+    transcoder's, else x."""
     handles = []
     for block in _blocks(location):
         handles += _install(transformer, block, location, stream, change)
@@ -35,6 +36,11 @@ def _install(transformer, block, location, stream, change):
     if location.endswith((".ff", ".ff_context")):
         part = module.ff if location.endswith(".ff") else module.ff_context
         return [part.register_forward_hook(lambda module, args, output: change(output, output))]
+    if location.endswith(".transcoder"):
+        part = module.ff_context if "ff_context" in location else module.ff
+        return [part.register_forward_hook(lambda module, args, output: change(output, args[0]))]
+    if location.endswith(".input"):
+        return [module.register_forward_pre_hook(_given(stream, change), with_kwargs=True)]
     before = {}
 
     def keep(module, args, kwargs):
@@ -57,6 +63,15 @@ def _block(stream, change, before):
         if stream in ("image", "joint"):
             image = change(image, read_image)
         return text, image
+
+    return hook
+
+
+def _given(stream, change):
+    def hook(module, args, kwargs):
+        names = {"text": ["encoder_hidden_states"], "image": ["hidden_states"]}
+        asked = names.get(stream, [*names["text"], *names["image"]])
+        return args, {**kwargs, **{name: change(kwargs[name], kwargs[name]) for name in asked}}
 
     return hook
 

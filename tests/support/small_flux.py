@@ -82,7 +82,7 @@ def change_slice(tensor: Tensor, start: int, end: int, change: Change, before: T
 def plain_hooks(
     model: nn.Module, site: Site, change: Change = add_delta, text: int = 5, image: int = 12
 ) -> Iterator[None]:
-    """`change` on the right tuple index and slice of each module of the site, by nothing but register_forward_hook."""
+    """`change` on the right tuple index and slice of each module of the site, by nothing but plain hooks."""
     start, end = {"text": (0, text), "image": (text, text + image), "joint": (0, text + image)}[site.stream]
 
     def double_block(module, args, kwargs, output):
@@ -109,6 +109,12 @@ def plain_hooks(
     def single_attention(module, args, kwargs, output):
         return change_slice(output, start, end, change)
 
+    def given_to_block(module, args, kwargs):
+        joined = torch.cat([kwargs["encoder_hidden_states"], kwargs["hidden_states"]], 1)
+        length = kwargs["encoder_hidden_states"].shape[1]
+        joined = change_slice(joined, start, end, change)
+        return args, {**kwargs, "encoder_hidden_states": joined[:, :length], "hidden_states": joined[:, length:]}
+
     handles = []
     for block in site.blocks:
         stack = model.transformer_blocks if site.kind == "double" else model.single_transformer_blocks
@@ -117,7 +123,10 @@ def plain_hooks(
             module, block_hook = module.attn, double_attention if site.kind == "double" else single_attention
         if site.point == "mlp":
             module, block_hook = module.ff if site.stream == "image" else module.ff_context, feed_forward
-        handles.append(module.register_forward_hook(block_hook, with_kwargs=True))
+        if site.point == "input":
+            handles.append(module.register_forward_pre_hook(given_to_block, with_kwargs=True))
+        else:
+            handles.append(module.register_forward_hook(block_hook, with_kwargs=True))
     try:
         yield
     finally:

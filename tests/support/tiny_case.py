@@ -15,7 +15,8 @@ WIDTH, TEXT_WIDTH, TEXT = 128, 64, 6
 @dataclass(frozen=True)
 class Place:
     """`output` is the number of the tensor in the module's result, None where it is the result; `columns` are of the
-    module's input. `given` is the block's argument that an update starts from: a name, or a number."""
+    module's input. `given` is the block's argument that an update starts from, or that an input is: a name, or a
+    number."""
 
     location: str
     stream: str

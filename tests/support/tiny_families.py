@@ -26,6 +26,10 @@ def _flux_places(text, double="double_blocks", inner=True, single_attn=True, tok
     found = [
         Place("transformer_blocks.1", "image", f"{double}.1", ((0, tokens),), 0, given="img"),
         Place("transformer_blocks.0", "text", f"{double}.0", ((0, text),), 1, given="txt"),
+        Place("transformer_blocks.0.input", "text", f"{double}.0", ((0, text),), given="txt"),
+        Place("transformer_blocks.1.input", "image", f"{double}.1", ((0, tokens),), given="img"),
+        Place("single_transformer_blocks.0.input", "joint", "single_blocks.0", ((0, end),), given=0),
+        Place("single_transformer_blocks.1.input", "text", "single_blocks.1", ((0, text),), given=0),
         Place("transformer_blocks.1.update", "image", f"{double}.1", ((0, tokens),), 0, given="img"),
         Place("transformer_blocks.0.update", "text", f"{double}.0", ((0, text),), 1, given="txt"),
         Place("transformer_blocks.0.attn", "image", f"{double}.0.img_attn.proj", ((0, tokens),)),
@@ -167,6 +171,8 @@ def _joint(stack, name, text, end, attn, mlp, attn_word, mlp_word, lead=0):
         Place(f"{stack}.0", "joint", f"{name}.0", ((0, text), (text + lead, end)), given=0),
         Place(f"{stack}.1", "image", f"{name}.1", ((text + lead, end),), given=0),
         Place(f"{stack}.0", "text", f"{name}.0", ((0, text),), given=0),
+        Place(f"{stack}.0.input", "text", f"{name}.0", ((0, text),), given=0),
+        Place(f"{stack}.1.input", "joint", f"{name}.1", ((0, text), (text + lead, end)), given=0),
         Place(f"{stack}.1.update", "image", f"{name}.1", ((text + lead, end),), given=0),
         Place(f"{stack}.0.update", "joint", f"{name}.0", ((0, text), (text + lead, end)), given=0),
         Place(f"{stack}.0.{attn_word}", "image", f"{name}.0.{attn}", ((text + lead, end),)),
@@ -179,6 +185,7 @@ def _image_only(tokens, attn, mlp, start=0):
     span = ((start, start + tokens),)
     return (
         Place("blocks.1", "image", "blocks.1", span, given=0),
+        Place("blocks.0.input", "image", "blocks.0", span, given=0),
         Place("blocks.0.update", "image", "blocks.0", span, given=0),
         Place(f"blocks.0.{attn}", "image", "blocks.0.self_attn", span),
         Place(f"blocks.1.{mlp}", "image", f"blocks.1.{mlp}", span),
@@ -188,6 +195,8 @@ def _image_only(tokens, attn, mlp, start=0):
 _QWEN_PLACES = (
     Place("transformer_blocks.0", "image", "transformer_blocks.0", ((0, 16),), 1, given="hidden_states"),
     Place("transformer_blocks.0", "text", "transformer_blocks.0", ((0, TEXT),), 0, given="encoder_hidden_states"),
+    Place("transformer_blocks.0.input", "text", "transformer_blocks.0", ((0, TEXT),), given="encoder_hidden_states"),
+    Place("transformer_blocks.1.input", "image", "transformer_blocks.1", ((0, 16),), given="hidden_states"),
     Place("transformer_blocks.1.update", "image", "transformer_blocks.1", ((0, 16),), 1, given="hidden_states"),
     Place(
         "transformer_blocks.0.update", "text", "transformer_blocks.0", ((0, TEXT),), 0, given="encoder_hidden_states"
@@ -200,6 +209,8 @@ _QWEN_PLACES = (
 _SD3_PLACES = (
     Place("transformer_blocks.1", "image", "joint_blocks.1", ((0, 16),), 1, given=1),
     Place("joint_blocks.0", "text", "joint_blocks.0", ((0, TEXT),), 0, given=0),
+    Place("transformer_blocks.1.input", "text", "joint_blocks.1", ((0, TEXT),), given=0),
+    Place("transformer_blocks.0.input", "image", "joint_blocks.0", ((0, 16),), given=1),
     Place("transformer_blocks.1.update", "image", "joint_blocks.1", ((0, 16),), 1, given=1),
     Place("transformer_blocks.0.update", "text", "joint_blocks.0", ((0, TEXT),), 0, given=0),
     Place("transformer_blocks.0.attn", "image", "joint_blocks.0.x_block.attn.proj", ((0, 16),)),

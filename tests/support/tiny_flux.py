@@ -21,6 +21,7 @@ from sae_steering_pack.sae.places.site import parse_location
 from sae_steering_pack.sae.steering.delta import Steering
 from sae_steering_pack.sae.steering.edits import Edit
 from sae_steering_pack.sae.steering.intervention import Intervention
+from sae_steering_pack.sae.steering.steering_inputs import EVERY_TOKEN
 
 LATENT_SCALE, LATENT_SHIFT = 0.3611, 0.1159  # of FLUX's latents outside and inside the model
 WIDTH, TEXT_WIDTH, POOLED, D_SAE = 128, 64, 16, 48
@@ -43,6 +44,8 @@ PLACES = [
     ("transformer_blocks.0.attn", "text"),
     ("transformer_blocks.1.ff", "image"),
     ("transformer_blocks.0.ff_context", "text"),
+    ("transformer_blocks.0.input", "text"),
+    ("transformer_blocks.1.input", "image"),
     ("transformer_blocks.1.update", "text"),
     ("transformer_blocks.1.update", "image"),
     ("single_transformer_blocks.1", "joint"),
@@ -51,6 +54,8 @@ PLACES = [
     ("single_transformer_blocks.0.attn", "joint"),
     ("single_transformer_blocks.0.attn", "text"),
     ("single_transformer_blocks.2.attn", "image"),
+    ("single_transformer_blocks.0.input", "joint"),
+    ("single_transformer_blocks.1.input", "text"),
     ("single_transformer_blocks.1.update", "joint"),
     ("single_transformer_blocks.1.update", "text"),
     ("single_transformer_blocks.2.update", "image"),
@@ -129,10 +134,10 @@ def dense_codes(x):
 
 
 def intervention(sae, location, stream="auto", method="add", strength=1.0, unit="token_norm", features=(3,), **more):
-    """`more`: schedule, side and mask; `replaces` for swap."""
-    replaces = more.pop("replaces", ())
+    """`more`: schedule, side and mask; `replaces` for swap, `gate` for any method."""
+    replaces, gate = more.pop("replaces", ()), more.pop("gate", EVERY_TOKEN)
     edits = [edit if isinstance(edit, Edit) else Edit(edit) for edit in features]
-    steering = Steering(sae, edits, method, strength, unit, replaces)
+    steering = Steering(sae, edits, method, strength, unit, replaces, gate)
     return Intervention(steering, parse_location(location, stream), **more)
 
 

@@ -42,6 +42,8 @@ def _unet_places(down, tokens, middle_tokens, up):
     return (
         Place(down, "image", down_core, all_of, given=0, as_map=True),
         Place("mid_block.attentions.0.update", "image", "middle_block.1", middle, given=0, as_map=True),
+        Place(f"{down}.input", "image", down_core, all_of, given=0, as_map=True),
+        Place(f"{inside}.input", "image", core, all_of, given=0),
         Place("middle_block.1", "image", "middle_block.1", middle, given=0, as_map=True),
         Place(f"{up}.update", "image", up_core, all_of, given=0, as_map=True),
         Place(f"unet.{up}", "image", up_core, all_of, given=0, as_map=True),

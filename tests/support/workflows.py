@@ -14,7 +14,10 @@ from PIL import Image
 from project_files import ROOT
 
 FOLDER = ROOT / "example_workflows"
-WIDGETS = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO", "COLOR", "SAE_STEERING_MIX")  # types with a widget
+WIDGETS = (  # types with a widget
+    *("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO", "COLOR"),
+    *("SAE_STEERING_MIX", "SAE_STEERING_STROKES"),
+)
 SEED_CONTROL = ("fixed", "increment", "decrement", "randomize")
 NOTES = ("MarkdownNote", "Note")
 
@@ -66,7 +69,13 @@ def by_type(prompt: dict[str, Any], kind: str) -> dict[str, Any]:
     return next(node for node in prompt.values() if node["class_type"] == kind)
 
 
-def pictures_of(client: Any, entry: dict[str, Any], node: str) -> torch.Tensor:
-    """(batch, 3, height, width) in 0..1 of a node's images."""
-    found = [Image.open(io.BytesIO(client.view(image))).convert("RGB") for image in entry["outputs"][node]["images"]]
+def compared(client: Any, entry: dict[str, Any], workflow: dict[str, Any]) -> list[torch.Tensor]:
+    """What the workflow's Before and After shows, before and after, as `pictures_of`."""
+    node = next(str(node["id"]) for node in workflow["nodes"] if node["type"] == "BeforeAndAfter")
+    return [pictures_of(client, entry, node, side) for side in ("before", "after")]
+
+
+def pictures_of(client: Any, entry: dict[str, Any], node: str, name: str = "images") -> torch.Tensor:
+    """(batch, 3, height, width) in 0..1 of a node's images, by the name that it shows them under."""
+    found = [Image.open(io.BytesIO(client.view(image))).convert("RGB") for image in entry["outputs"][node][name]]
     return torch.stack([torch.from_numpy(np.asarray(picture) / 255).movedim(-1, 0).float() for picture in found])

@@ -26,7 +26,7 @@ def test_all_features_in_each_order():
 
 
 def test_words_and_numbers():
-    assert browse(8, LABELS, DENSITY, "BLUE") == [1, 3, 4]
+    assert browse(8, LABELS, DENSITY, "BLUE") == [1, 4, 3]  # the nearest name first
     assert browse(8, LABELS, DENSITY, " blue ", "density") == [4, 3, 1]
     assert browse(8, LABELS, DENSITY, "blue red") == [3]
     assert browse(8, LABELS, DENSITY, "4") == [4, 7]  # the number, then the name that has it, but no note

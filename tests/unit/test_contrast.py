@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
@@ -11,6 +13,7 @@ from sae.dictionary.contrast import CLEAR, Contrast
 from sae.dictionary.owner import TrainedOn
 from sae.export import export
 from sae.files.safetensors_file import open_safetensors, write_whole
+from sae.finding.contrasted import contrasted_tokens
 from sae.finding.features import feature_list
 from sae.finding.two_sides import MeanReader, Runs, find_contrasts, measure, rows_of
 from sae.formats import load
@@ -114,6 +117,34 @@ def test_the_noise_floor_is_the_standard_error_and_chance_is_one_of_them() -> No
     assert real.times == pytest.approx(real.norm / real.floor) and real.times > CLEAR and not real.is_nothing
 
 
+def test_consistency_is_the_mean_cosine_with_the_mean_and_of_nothing_in_common_it_is_one_over_the_root() -> None:
+    p, n = tokens(1, 6), tokens(2, 6)
+    rows = (p - n).double().numpy()
+    mean = rows.mean(0)
+    cosines = rows @ mean / (np.linalg.norm(rows, axis=1) * np.linalg.norm(mean))
+    assert Contrast.of(p, n, paired=True).consistency == pytest.approx(cosines.mean())
+    assert Contrast.of(p, p - 3, paired=True).consistency == pytest.approx(1)
+    apart = torch.eye(9, dtype=torch.float64)[:4]  # four pairs that differ in four ways
+    assert Contrast.of(apart, torch.zeros(4, 9), paired=True).consistency == pytest.approx(0.5)
+    assert Contrast.of(p, n, paired=False).consistency is None
+    assert Contrast.of(p[:1], n[:1], paired=True).consistency is None
+    assert Contrast.of(p, p, paired=True).consistency == 0
+
+
+def test_pairs_that_disagree_are_told_in_one_sentence() -> None:
+    """Of embeddings: twenty pairs that differ in 2 of a thing of their own each, and in 0.8 of one that all have."""
+    shared, own, pairs = 0.8, 2.0, 20
+    eye, none = torch.eye(pairs + 1), [torch.zeros(1, pairs + 1)] * pairs
+    one = [eye[:1] * shared + eye[k + 1 : k + 2] * own for k in range(pairs)]
+    told = {"positive": ("a",), "negative": ("b",)}
+    table = contrasted_tokens({"positive": one, "negative": none}, "here", told).table
+    by_hand = ((shared**2 + own**2 / pairs) / (shared**2 + own**2)) ** 0.5
+    assert table.splitlines()[2].endswith(f" {by_hand:.2f}")
+    assert f"Pairs disagree at here: their differences' mean cosine with the direction is {by_hand:.2f}, bel" in table
+    same = [eye[:1] * (5 + 0.1 * k) for k in range(pairs)]
+    assert "disagree" not in contrasted_tokens({"positive": same, "negative": none}, "here", told).table
+
+
 def test_one_run_knows_no_chance_and_equal_sides_are_nothing() -> None:
     one = Contrast.of(tokens(1, 1), tokens(2, 1), paired=True)
     assert one.floor is None and one.times is None and not one.is_nothing
@@ -169,8 +200,10 @@ def test_a_contrast_that_is_not_sound_is_told(tmp_path, change) -> None:
 
 def test_where_contrasts_are_looked_for() -> None:
     flux, wan, depth = family_named("FLUX.1"), family_named("Wan 2"), Depth(2, 2)
-    assert sites_of(flux, depth, "auto", "auto", first_text) == [SITE]
-    assert [str(site) for site in sites_of(flux, depth, "", "image", first_text)] == ["transformer_blocks.0 (image)"]
+    assert sites_of(flux, depth, "auto", "auto", first_text) == [replace(SITE, point="input")]
+    assert [str(site) for site in sites_of(flux, depth, "", "image", first_text)] == [
+        "transformer_blocks.0.input (image)"
+    ]
     attention = [str(site) for site in picture_attention(flux, depth)]
     assert attention == [
         *(f"transformer_blocks.{n}.attn (image)" for n in range(2)),

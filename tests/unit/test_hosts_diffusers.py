@@ -34,6 +34,8 @@ from small_flux import (
 ROWS = [
     ("transformer_blocks.{}", "text"),
     ("transformer_blocks.{}", "image"),
+    ("transformer_blocks.{}.input", "text"),
+    ("transformer_blocks.{}.input", "image"),
     ("transformer_blocks.{}.update", "text"),
     ("transformer_blocks.{}.update", "image"),
     ("transformer_blocks.{}.attn", "image"),
@@ -43,6 +45,9 @@ ROWS = [
     ("single_transformer_blocks.{}", "joint"),
     ("single_transformer_blocks.{}", "text"),
     ("single_transformer_blocks.{}", "image"),
+    ("single_transformer_blocks.{}.input", "joint"),
+    ("single_transformer_blocks.{}.input", "text"),
+    ("single_transformer_blocks.{}.input", "image"),
     ("single_transformer_blocks.{}.update", "joint"),
     ("single_transformer_blocks.{}.update", "text"),
     ("single_transformer_blocks.{}.update", "image"),

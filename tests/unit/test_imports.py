@@ -8,36 +8,39 @@ from pathlib import Path
 from project_files import ROOT, python_files
 
 # Files of the pack that each node's file pulls in when it is imported, itself among them. Empty `__init__` files do
-# not count, nor do the two doors: `nodes/__init__.py`, which lists the nodes, and `sae/__init__.py`. Eleven are of the
-# methods of steering, each of which is a file, since all of them are offered; up to four are of UNets.
+# not count, nor do the two doors: `nodes/__init__.py`, which lists the nodes, and `sae/__init__.py`. Twelve are of the
+# methods of steering, each of which is a file, since all of them are offered; up to four are of
+# UNets.
 CEILINGS = {
-    "demo.shapes_demo": 77,
-    "embeddings.clip_embed_steer": 78,
-    "embeddings.embed_features": 95,
-    "embeddings.label_embed_features": 99,
-    "features.calibrate_strength": 76,
-    "features.feature_browser": 52,
-    "features.inspect_sae": 101,
-    "features.label_features": 86,
-    "features.load_sae": 80,
-    "find.contrast_direction": 117,
-    "find.contrast_pictures": 117,
-    "find.feature_heatmap": 110,
-    "find.inspect_model": 57,
-    "find.top_activating_features": 84,
-    "kandinsky.kandinsky_decode": 82,
-    "kandinsky.kandinsky_embeddings": 79,
-    "kandinsky.load_kandinsky": 53,
-    "keep.recipe_nodes": 108,
-    "keep.save_weights": 111,
-    "steer.activation_steer": 74,
-    "steer.concept_steer": 121,
-    "steer.feature_mixer": 55,
-    "steer.steering_sweep": 80,
-    "train.collect_activations": 137,
-    "train.evaluate_sae": 152,
-    "train.train_embed_sae": 144,
-    "train.train_sae": 137,
+    "demo.shapes_demo": 87,
+    "embeddings.clip_embed_steer": 85,
+    "embeddings.embed_features": 102,
+    "embeddings.label_embed_features": 106,
+    "features.calibrate_strength": 78,
+    "features.feature_browser": 54,
+    "features.inspect_sae": 108,
+    "features.label_features": 88,
+    "features.load_sae": 85,
+    "find.contrast_direction": 124,
+    "find.contrast_pictures": 124,
+    "find.feature_heatmap": 117,
+    "find.inspect_model": 59,
+    "find.top_activating_features": 86,
+    "kandinsky.kandinsky_decode": 89,
+    "kandinsky.kandinsky_embeddings": 86,
+    "kandinsky.load_kandinsky": 59,
+    "keep.recipe_nodes": 113,
+    "keep.save_weights": 117,
+    "steer.activation_steer": 76,
+    "steer.before_and_after": 2,
+    "steer.concept_steer": 128,
+    "steer.feature_mixer": 57,
+    "steer.paint_region": 7,
+    "steer.steering_sweep": 82,
+    "train.collect_activations": 142,
+    "train.evaluate_sae": 159,
+    "train.train_embed_sae": 151,
+    "train.train_sae": 142,
 }
 MOST = 90  # of Activation Steer
 ROOM = 4  # by which a number above may be too high before it has to be lowered

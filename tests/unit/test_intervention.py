@@ -264,7 +264,7 @@ def test_the_record_counts_sigmas_and_averages_ratios() -> None:
     assert summary.mean_ratio == pytest.approx(float(torch.stack(ratios).mean()), rel=1e-5)
     assert summary.max_ratio == pytest.approx(float(torch.stack(ratios).max()), rel=1e-5)
     assert summary.largest_mean == pytest.approx(float(ratios[0].mean()), rel=1e-5)
-    assert str(summary).startswith(f"Steered 3 steps; mean ‖Δ‖/‖x‖ {summary.mean_ratio:.3g}, largest ")
+    assert str(summary).startswith(f"Steered 3 steps; mean ‖Δ‖/‖x‖ {summary.mean_ratio:.3g}, at one token up to ")
     assert record.summary().steps == 0  # read once
 
 

@@ -11,31 +11,10 @@ import pytest
 import torch
 
 from layout_checks import check_case, close
-from layouts import Case, D, F, K, above, draw, matrices, pre_matrices, top
+from layouts import Case, D, K, draw
+from layouts_language import QWEN, gemma_scope, qwen_scope
 from sae.files.npz_file import open_npz
 from sae.formats import load
-
-QWEN = f"SAE-Res-Qwen3-8B-Base-W64K-L0_{K}"
-
-
-def qwen_scope(folder: str = QWEN, **more: str) -> Case:
-    t = matrices()
-    pre = pre_matrices(t, subtract=False)
-    state = {**t, "W_enc": t["W_enc"].T.contiguous(), "W_dec": t["W_dec"].T.contiguous()}
-    return Case(f"{folder}/layer17.sae.pt", state, lambda x: top(pre(x)), t["W_dec"], t["b_dec"], **more)
-
-
-def gemma_scope(second: bool = False) -> Case:
-    t = matrices() | {"threshold": draw(F).abs()}
-    pre = pre_matrices(t, subtract=False)
-    codes = lambda x: above(pre(x), t["threshold"]).relu()  # noqa: E731
-    if not second:
-        return Case("layer_24/width_32/average_l0_4/params.npz", t, codes, t["W_dec"], t["b_dec"])
-    state = {key.lower(): value for key, value in t.items()}
-    hook = "model.layers.12.output"
-    config = {"hf_hook_point_in": hook, "hf_hook_point_out": hook, "width": F, "l0": K, "affine_connection": False}
-    configs = {"config.json": {**config, "architecture": "jump_relu", "type": "sae", "model_name": "google/gemma-3"}}
-    return Case("params.safetensors", state, codes, t["W_dec"], t["b_dec"], configs)
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,7 @@ from sae.steering.set_up import Wanted, spread
 from sae.steering.sweep import rows_of
 from small_saes import D_IN, dense_codes, dense_directions, small_sae
 
-NAMES = ["add", "set", "scale", "boost_if_active", "project_out", "surgery", "swap"]
+NAMES = ["add", "set", "scale", "boost_if_active", "project_out", "surgery", "swap", "replace"]
 HOME = "sae/steering/methods/"
 OTHER_MEANINGS = {("sae/files/pickle_check.py", "set")}  # Python's builtin, by its name in a pickle
 PLACES = [parse_location(f"transformer_blocks.{block}", "image") for block in range(3)]
@@ -67,7 +67,7 @@ def words_asked_for(source: str) -> Iterator[tuple[int, str]]:
 
 def test_words_that_are_asked_for_are_seen() -> None:
     source = """
-if method == "add" or "set" != method or method in ("scale", "swap"): pass
+if method == "add" or "set" != method or method in ("scale", "swap", "replace"): pass
 table = {"surgery": 1}["project_out"]
 match method:
     case "boost_if_active": pass
@@ -146,7 +146,9 @@ def test_a_made_up_method_changes_what_its_formula_says(echo: str, x: Tensor) ->
     assert Steering(small_sae("relu"), ECHOING, echo, 0.0, "raw", HEARD).changes_nothing
     with pytest.raises(ValueError, match=r"^replaces: 'echo' needs the features to take out"):
         Steering(small_sae("relu"), ECHOING, echo)
-    with pytest.raises(ValueError, match=r"^replaces: only 'swap', 'echo' takes features out, .* use swap or echo\.$"):
+    with pytest.raises(
+        ValueError, match=r"^replaces: 'add' takes no features out; use swap or replace or echo, or disconnect them\.$"
+    ):
         Steering(small_sae("relu"), ECHOING, "add", replaces=HEARD)
     with pytest.raises(ValueError, match=r"feature 3 is named twice, which 'echo' cannot follow"):
         Steering(small_sae("relu"), [Edit(3), Edit(3)], echo, replaces=HEARD)
@@ -160,7 +162,7 @@ def test_a_made_up_method_is_kept_in_recipes(echo: str) -> None:
 
 
 def test_an_unknown_method_is_refused_with_all_that_are_known(echo: str) -> None:
-    with pytest.raises(ValueError, match=r"use one of .*, swap, echo\.$"):
+    with pytest.raises(ValueError, match=r"use one of .*, replace, echo\.$"):
         Steering(small_sae("relu"), ECHOING, "sing")
     with pytest.raises(ValueError, match=r"^here: calibration with 'sing' came; a known method is needed, .* echo\.$"):
         read_calibration({"method": "sing", "low": 0.1, "clear": 0.2, "high": 0.3}, "here")

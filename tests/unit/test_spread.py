@@ -57,4 +57,6 @@ def test_streams_and_contributions_do_not_share():
     joint = parse_location("single_transformer_blocks.0", "joint")
     mixed = [*OUTPUTS[:2], ATTENTIONS[2], text]
     assert shares(0.6, "add", mixed) == [0.3, 0.3, 0.6, 0.6]
+    entering = parse_location("transformer_blocks.2.input", "image")
+    assert shares(0.6, "add", [*OUTPUTS[:1], entering, text]) == pytest.approx([0.3, 0.3, 0.6])
     assert shares(0.6, "add", [*OUTPUTS[:2], text, joint]) == pytest.approx([0.2, 0.2, 0.3, 0.15])

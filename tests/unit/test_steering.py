@@ -204,6 +204,26 @@ def test_swap_has_the_closed_form(kind: str, x: Tensor, statistics: FeatureStati
 
 
 @every_kind
+def test_replace_has_the_closed_form(kind: str, x: Tensor, statistics: FeatureStatistics) -> None:
+    f, active, over_all = dense_codes(kind, x), statistics.mean, statistics.mean * statistics.density
+    edits, out = [Edit(8, 1.0), Edit(30, 2.0)], [Edit(3), Edit(17, 5.0)]
+    replacing = Steering(small_sae(kind, statistics=statistics), edits, "replace", replaces=out)
+    height = (f[..., 3] + 5 * f[..., 17]) / (active[3] + 5 * active[17])
+    natural = (active[3] + 5 * active[17]) / (over_all[3] + 5 * over_all[17])
+    amounts = torch.stack([over_all[8], 2 * over_all[30]]) * natural
+    put = height.clamp(min=1).unsqueeze(-1) * amounts
+    delta = along(kind, x, put, [8, 30]) - along(kind, x, f[..., [3, 17]] * torch.tensor([1.0, 5.0]), [3, 17])
+    there = height >= 0.5
+    assert 0 < int(there.sum()) < there.numel()
+    close(replacing.delta(x), delta * there.unsqueeze(-1), 1e-4)
+    strong = height >= 1  # where it is swap
+    assert strong.any()
+    close(replacing.delta(x)[strong], swap(kind, statistics).delta(x)[strong], 1e-4)
+    none = Steering(small_sae(kind, statistics=statistics), edits, "replace", 0.0, replaces=out)
+    assert none.changes_nothing and not replacing.changes_nothing
+
+
+@every_kind
 def test_presence_is_what_fires_over_its_own_mean(kind: str, x: Tensor, statistics: FeatureStatistics) -> None:
     f, over_all = dense_codes(kind, x), statistics.mean * statistics.density
     replaced = (f[..., 3] + 5 * f[..., 17]) / (over_all[3] + 5 * over_all[17])
@@ -265,9 +285,9 @@ def test_add_and_project_out_read_no_more_than_their_rows(kind: str, x: Tensor) 
 
 @every_kind
 def test_per_feature_encoders_read_single_rows(kind: str, x: Tensor, statistics: FeatureStatistics) -> None:
-    for method in ("set", "scale", "boost_if_active", "swap"):
-        sae = small_sae(kind, statistics=statistics)
-        steering = Steering(sae, EDITS, method, unit="raw", replaces=[Edit(9)] if method == "swap" else [])
+    for method in ("set", "scale", "boost_if_active", "swap", "replace"):
+        sae, out = small_sae(kind, statistics=statistics), [Edit(9)] if METHODS[method].needs_replaces else []
+        steering = Steering(sae, EDITS, method, unit="raw", replaces=out)
         steering.delta(x)
         assert sae.weights.materialised == (("encoder",) if ARCHITECTURES[kind].kind == "topk" else ())
         assert steering.reads == {"encoder"}
@@ -280,9 +300,8 @@ def test_per_feature_encoders_read_single_rows(kind: str, x: Tensor, statistics:
 def test_delta_is_computed_in_float32(dtype: torch.dtype, x: Tensor, statistics: FeatureStatistics) -> None:
     low = x.to(dtype)
     for method in METHODS:
-        steering = Steering(
-            small_sae("relu", statistics=statistics), EDITS, method, replaces=[Edit(9)] if method == "swap" else []
-        )
+        out = [Edit(9)] if METHODS[method].needs_replaces else []
+        steering = Steering(small_sae("relu", statistics=statistics), EDITS, method, replaces=out)
         assert steering.delta(low).dtype == torch.float32
         assert torch.equal(steering.delta(low), steering.delta(low.float()))
 
@@ -324,20 +343,22 @@ def test_missing_statistics(method: str, unit: str) -> None:
     Steering(small_sae(), known[:1], method, unit=unit)  # type: ignore[arg-type]
 
 
-def test_mistakes_of_a_swap(statistics: FeatureStatistics) -> None:
+@pytest.mark.parametrize("method", ["swap", "replace"])
+def test_mistakes_of_a_swap(method: str) -> None:
     known = Edit(3, mean=1.0, density=0.5)
-    refused("replaces: 'swap' needs the features to take out, but none came", method="swap")
-    refused("replaces: only 'swap' takes features out, but the method is 'add'", replaces=[Edit(9)])
-    refused("method: 'swap' needs the activation of feature 9", [known], method="swap", replaces=[Edit(9)])
-    refused("method: 'swap' needs the activation of feature 9", [Edit(9)], method="swap", replaces=[known])
-    refused("replaces: feature 3 is named twice", [known], method="swap", replaces=[known, known])
+    refused(f"replaces: '{method}' needs the features to take out, but none came", method=method)
+    refused("replaces: 'add' takes no features out; use swap or replace, or disconnect them", replaces=[Edit(9)])
+    needs = f"method: '{method}' needs the activation of feature 9"
+    refused(needs, [known], method=method, replaces=[Edit(9)])
+    refused(needs, [Edit(9)], method=method, replaces=[known])
+    refused("replaces: feature 3 is named twice", [known], method=method, replaces=[known, known])
     silent = Edit(9, mean=0.0, density=0.0)
-    refused("replaces: feature 9 never fires", [known], method="swap", replaces=[silent])
+    refused("replaces: feature 9 never fires", [known], method=method, replaces=[silent])
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_activations_of_another_width(method: str, statistics: FeatureStatistics) -> None:
-    replaces = [Edit(9)] if method == "swap" else []
+    replaces = [Edit(9)] if METHODS[method].needs_replaces else []
     steering = Steering(small_sae(statistics=statistics), EDITS, method, replaces=replaces)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="sae: my topk was trained on activations of width 12, but this location has"):
         steering.delta(torch.zeros(1, 4, D_IN + 1))

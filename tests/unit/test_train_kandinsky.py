@@ -10,8 +10,15 @@ pytest.importorskip("diffusers")
 
 from lab.kandinsky import embed_sae, train_parts
 from lab.kandinsky.losses import ClipLoss, MovqLoss, PriorLoss, UnetLoss, drawings, shuffled_caption
-from lab.kandinsky.models import EMBED_WIDTH, build_clip, build_movq, build_prior, build_unet, prior_pipeline
-from lab.kandinsky.words import build_tokenizer
+from lab.kandinsky.models import (
+    EMBED_WIDTH,
+    build_clip,
+    build_movq,
+    build_prior,
+    build_tokenizer,
+    build_unet,
+    prior_pipeline,
+)
 from lab.train.loop import fit
 from sae.demo.shapes import Prompt, parse_prompt, training_prompts
 from sae.demo.shipped_weights import EMBED_SAE

@@ -39,7 +39,7 @@ def transformer():
 def test_folder_names_tell_their_sites():
     """The set is every attention output of the picture's stream, and nothing else."""
     sites = [site_from_name(name) for name in SAE_NAMES]
-    assert len(set(sites)) == len(SAE_NAMES) == 8 and None not in sites
+    assert len(set(sites)) == len(SAE_NAMES) == 9 and None not in sites
     found = [site_from_name(name) for name in ATTENTION_SET]
     assert {(site.point, site.stream) for site in found} == {("attn", "image")}
     assert [(site.kind, *site.blocks) for site in found] == [

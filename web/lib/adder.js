@@ -1,6 +1,5 @@
 // The field that adds features: a number, or words of a name with what is found for them below.
-import { el, short } from "./dom.js";
-import { showAt } from "./float.js";
+import { el, short, showAt } from "./dom.js";
 import { picture } from "./pictures.js";
 
 const PAUSE = 200; // milliseconds after the last key
@@ -87,7 +86,7 @@ export function createAdder({ find, pictures, add, count }) {
           el("b", { textContent: feature.feature }),
           el("span", { className: "sae-steering-called", textContent: feature.name ?? "no name" }),
           el("span", { className: "sae-steering-pictures" }),
-          el("small", { textContent: Number.isFinite(feature.score) ? short(feature.score) : "" }),
+          el("small", { textContent: Number.isFinite(feature.score) ? `${short(100 * feature.score)} % sure` : "", title: "How much of its firing the name explains" }),
         ),
       ),
     );

@@ -1,12 +1,11 @@
 // All features of an SAE in a list that is drawn only where it is looked at, so that tens of thousands scroll as ten do.
 import { explain } from "./card.js";
-import { el, shield, short } from "./dom.js";
+import { addElement, el, makeRoom, shield, short } from "./dom.js";
 import { executionId, originOf, rootGraph, saeSource } from "./graph.js";
 import { nameCell, RENAMED } from "./names.js";
 import { featureCard, picture } from "./pictures.js";
 import { browseFeatures } from "./server.js";
 import { take } from "./take.js";
-import { addElement, makeRoom } from "./widget.js";
 
 const NAME = "sae_steering_browser";
 const TYPE = "sae_steering.browser";
@@ -73,8 +72,10 @@ class Browser {
     this.window = shield(el("div", { className: "sae-steering-window", tabIndex: 0, onscroll: () => this.scrolled() }, this.space));
     this.message = el("div", { className: "sae-steering-message", role: "status" });
     const head = el("div", { className: "sae-steering-head" }, this.field, this.sort);
+    const columns = ["feature", "name", "fires on", "of all tokens", ""].map((textContent) => el("span", { textContent }));
+    this.heads = el("div", { className: "sae-steering-heads sae-steering-quiet", hidden: true }, ...columns);
     this.element = shield(
-      el("div", { className: "sae-steering sae-steering-browser" }, head, this.title, this.window, this.message),
+      el("div", { className: "sae-steering sae-steering-browser" }, head, this.title, this.heads, this.window, this.message),
     );
     this.element.addEventListener(RENAMED, () => this.refresh());
     this.sizes = new ResizeObserver(() => this.draw());
@@ -148,6 +149,7 @@ class Browser {
     this.space.replaceChildren();
     this.space.style.height = "0";
     this.title.textContent = "";
+    this.heads.hidden = true;
     this.tell("");
   }
 
@@ -186,9 +188,15 @@ class Browser {
     this.sae = found;
     this.element.setAttribute("data-fingerprint", fingerprint);
     this.space.style.height = `${total * ROW}px`;
+    this.heads.hidden = !total;
     this.title.textContent = total === count ? `${sae}: ${count} features` : `${sae}: ${total} of ${count} features`;
     for (const option of this.sort.options) option.disabled = !hasDensity && ["density", "rarity"].includes(option.value);
-    this.tell(total ? warnings.join(" ") : "No feature has that name.");
+    this.tell(total ? warnings.join(" ") : this.missing(count));
+  }
+
+  missing(count) {
+    const number = /^\d+$/.test(this.field.value.trim());
+    return number ? `This SAE has the features 0 to ${count - 1}.` : "No feature has that name.";
   }
 
   scrolled() {
@@ -243,7 +251,7 @@ class Browser {
     const pictures = (feature.pictures ?? []).map((one) => picture(one, gallery, feature.feature));
     const row = el(
       "li",
-      { onclick: () => take(this.sae, feature, (text) => this.tell(text)) },
+      { onclick: () => take(this.sae, feature) },
       el("span", { className: "sae-steering-index", textContent: feature.feature }),
       name,
       el("span", { className: "sae-steering-pictures" }, ...pictures),

@@ -1,12 +1,12 @@
 // One card for the page that tells of what the pointer or the keyboard is at.
-import { el } from "./dom.js";
-import { showAt } from "./float.js";
+import { el, showAt } from "./dom.js";
 
 const PAUSE = 250; // milliseconds before it shows
 const GAP = 6;
 
 let card; // the element, made when it is first needed
 let at; // what it tells of
+let watch; // the timer that looks whether that is still there
 
 /** Shows `content()`, a promise of an element, while the pointer is over `target` or the keyboard in it. */
 export function explain(target, content) {
@@ -35,15 +35,23 @@ function isMeant(target) {
   return target.isConnected && (target.matches(":hover") || document.activeElement === target);
 }
 
+/** Whether it is on the screen: a workflow may be changed by the keyboard while the pointer rests. */
+function isShown(target) {
+  return target.isConnected && target.checkVisibility();
+}
+
 function open(target, content) {
   card ??= make();
   at = target;
   card.replaceChildren(content);
   showAt(card, target, GAP);
   target.setAttribute("aria-describedby", card.id);
+  clearInterval(watch);
+  watch = setInterval(() => (at && isShown(at) ? undefined : close()), PAUSE);
 }
 
 function close() {
+  clearInterval(watch);
   at?.removeAttribute("aria-describedby");
   at = undefined;
   card.hidePopover();

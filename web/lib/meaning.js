@@ -1,6 +1,6 @@
 // What a slider's strength does, told for the method that the panel's features are steered with.
-import { executionNodes, originOf } from "./graph.js";
 import { short } from "./dom.js";
+import { executionNodes, originOf } from "./graph.js";
 
 const FURTHEST = 20; // nodes in a chain of feature lists
 

@@ -1,5 +1,4 @@
 // The value of the panel: rows as JSON. The same rules as sae/steering/mix.py, which has the last word.
-
 export const EMPTY = '{"rows": []}';
 export const UNITS = {
   calibrated: "× clear",
@@ -40,9 +39,17 @@ export function plays(row, rows) {
   return rows.some((other) => other.solo) ? row.solo === true : row.on !== false;
 }
 
-/** As it was when it was added: on, alone with nobody, at the strength its unit begins with. */
-export function reset({ solo, ...row }) {
-  return { ...row, on: true, strength: FIRST[row.unit ?? unitsOf(row)[0]] ?? 1 };
+/** As it was when it was added or came with a workflow: on, alone with nobody, at the strength it had then. */
+export function reset({ solo, first, ...row }) {
+  return { ...row, on: true, strength: first ?? row.strength ?? 1 };
+}
+
+/** A row at another strength, or in another unit, which keeps what it began with. */
+export function changed(row, change) {
+  const next = { ...row, ...change };
+  if ("unit" in change) next.first = FIRST[change.unit] ?? 1;
+  else if ("strength" in change && change.strength !== (row.strength ?? 1)) next.first = row.first ?? row.strength ?? 1;
+  return next;
 }
 
 /** The units that a row can be given in, the best first: only those for which something is known of the feature. */

@@ -1,16 +1,15 @@
 // The panel of FeatureMixer: one row a feature. Its value is a JSON text, see mix.js.
 import { createAdder } from "./adder.js";
-import { el, shield } from "./dom.js";
+import { addElement, el, makeRoom, shield } from "./dom.js";
 import { asOneChange, saeSource } from "./graph.js";
 import { meaningFor } from "./meaning.js";
-import { createRow } from "./mixer_row.js";
+import { changed, EMPTY, merged, move, parse, reset, rowOf, write } from "./mix.js";
+import { Row } from "./mixer_row.js";
 import { createTools } from "./mixer_tools.js";
-import { EMPTY, merged, move, parse, reset, rowOf, write } from "./mix.js";
 import { renamed } from "./names.js";
 import { featureCard, picturesOf } from "./pictures.js";
 import { acceptRecipes, createPresets } from "./presets.js";
 import { featuresOf, findFeatures, rename } from "./server.js";
-import { addElement, makeRoom } from "./widget.js";
 
 const ROW_HEIGHT = 27;
 const TALL_ROW_HEIGHT = 52; // of two lines
@@ -45,6 +44,7 @@ class Mixer {
     this.owner = undefined; // {identity, name} of the SAE, by its content
     this.count = undefined;
     this.known = new Map(); // by feature: what the server told
+    this.rows = []; // what is drawn, in the order of the panel
     this.warnings = []; // of its last answer
     this.changed = () => {};
     this.narrow = false;
@@ -105,28 +105,54 @@ class Mixer {
     return this.owner;
   }
 
-  render(focus = this.held()) {
+  /** Draws the rows as they are now, and says what is missing; `focus` is {at, what}, where the keyboard goes then. */
+  render(focus) {
     const { rows, broken } = this.state;
-    this.list.replaceChildren(...rows.map((row, at) => createRow(this, this.seen(row), at)));
+    this.draw(focus);
     this.tools.draw(this.state);
     this.explain();
     if (broken !== undefined) this.tell("This value is no list of features; adding one replaces it.");
     else if (!rows.length) this.tell("Add a feature by number or name, or by a click in a table of features.");
     else this.tell("");
     this.fit();
-    if (focus) this.list.querySelector(`[data-at="${focus.at}"] ${focus.what}`)?.focus();
+  }
+
+  /** Each feature keeps the elements of its row, so that a press or a text on its way is not lost. */
+  draw(focus) {
+    const held = focus ?? this.held();
+    const free = [...this.rows];
+    this.rows = this.state.rows.map(({ feature }) => {
+      const at = free.findIndex((row) => row.feature === feature);
+      return at >= 0 ? free.splice(at, 1)[0] : new Row(this, feature);
+    });
+    for (const row of free) row.element.remove();
+    this.rows.forEach((row, at) => {
+      row.draw(this.seen(this.state.rows[at]), at);
+      if (this.list.children[at] !== row.element) this.list.insertBefore(row.element, this.list.children[at] ?? null);
+    });
+    if (held && (focus || !this.list.contains(document.activeElement))) this.focus(held);
   }
 
   /** The control of a row that somebody works with the keyboard. */
   held() {
-    const control = this.list.querySelector(":is([type=range], [type=checkbox], button):focus-visible");
+    const control = this.list.querySelector(":focus-visible");
     if (!control) return undefined;
     const what = control.className ? `.${control.className}` : "[type=checkbox]";
-    return { at: control.closest("li").dataset.at, what };
+    return { at: Number(control.closest("li").dataset.at), what };
+  }
+
+  focus({ at, what }) {
+    const row = this.rows[Math.min(at, this.rows.length - 1)]?.element;
+    (row?.querySelector(what) ?? this.adder.querySelector("input")).focus();
   }
 
   seen(row) {
     return this.isForeign(row) ? row : merged(row, this.known.get(row.feature));
+  }
+
+  named(row) {
+    const name = !this.isForeign(row) && this.known.get(row.feature)?.name;
+    return name ? { ...row, name } : row;
   }
 
   /** What hovers over a row: its pictures, and what is known of the feature. */
@@ -163,10 +189,11 @@ class Mixer {
     this.fit();
   }
 
-  /** One step of undo: changes the rows, and draws them anew. */
+  /** One step of undo: changes the rows, and draws them; names that were given since go into the value with it. */
   change(edit, focus) {
     asOneChange(() => {
-      this.state = { rows: edit([...this.state.rows]), strength: this.state.strength };
+      const rows = edit([...this.state.rows]).map((row) => this.named(row));
+      this.state = { rows, strength: this.state.strength };
       this.render(focus);
       this.changed();
     });
@@ -174,7 +201,9 @@ class Mixer {
 
   /** While a slider moves: the value follows, and the step of undo comes when it is let go. */
   slide(at, strength) {
-    this.state.rows[at] = { ...this.state.rows[at], strength };
+    const rows = this.state.rows.map((row, index) => (index === at ? changed(row, { strength }) : row));
+    this.state = { ...this.state, rows };
+    this.rows[at].row = this.seen(rows[at]);
     this.changed();
   }
 
@@ -231,7 +260,7 @@ class Mixer {
   set(at, change) {
     // another unit rests on what is known of the feature, so that goes into the value with it
     const old = (row) => ("unit" in change ? this.seen(row) : row);
-    this.change((rows) => rows.map((row, index) => (index === at ? { ...old(row), ...change } : row)));
+    this.change((rows) => rows.map((row, index) => (index === at ? changed(old(row), change) : row)));
   }
 
   remove(at) {
@@ -245,6 +274,7 @@ class Mixer {
   }
 
   get source() {
+    if (!this.node.graph) return undefined; // undo has put another node in its place
     const found = saeSource(this.node);
     return found ?? (this.fingerprint ? { fingerprint: this.fingerprint } : undefined);
   }
@@ -279,24 +309,35 @@ class Mixer {
       return;
     }
     for (const feature of known) this.known.set(feature.feature, feature);
-    if (!this.list.contains(document.activeElement)) this.render();
+    this.render();
     if (this.warnings.length) this.tell(this.warnings.join(" "));
   }
 
+  /**
+   * The name is kept for the SAE, where all see it. It is no change of the value, which undo could not take back, unless it
+   * can be kept nowhere else.
+   */
   async rename(at, name) {
     const row = this.state.rows[at];
     const { feature } = row;
-    this.set(at, { name: name || undefined });
+    let told;
     try {
       const owner = await this.whose(feature);
       if (this.isForeign(row)) throw new Error(`feature ${feature} is of ${row.owner.name}, but ${owner.name} is connected.`);
       const { warnings } = await rename(this.fingerprint, feature, name);
       renamed(this.fingerprint, feature, name);
-      this.known.delete(feature);
-      this.tell(warnings.join(" ") || (name ? `Feature ${feature} is called “${name}”.` : `Feature ${feature} has no name.`));
+      this.known.set(feature, { ...this.known.get(feature), name });
+      if (!name && row.name) this.call(feature, undefined);
+      told = warnings.join(" ") || (name ? `Feature ${feature} is called “${name}”.` : `Feature ${feature} has no name.`);
     } catch (error) {
-      this.render(); // the row may turn out to be of another SAE
-      this.tell(`The name stays in this panel only: ${error.message}`);
+      this.call(feature, name || undefined); // the row may also turn out to be of another SAE
+      told = `The name stays in this panel only: ${error.message}`;
     }
+    this.render();
+    this.tell(told);
+  }
+
+  call(feature, name) {
+    this.change((rows) => rows.map((row) => (row.feature === feature ? { ...row, name } : row)));
   }
 }

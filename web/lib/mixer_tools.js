@@ -1,6 +1,6 @@
 // The line above the rows: all on or off, one strength for all, and back to the beginning.
 import { el, short } from "./dom.js";
-import { leave } from "./focus.js";
+import { leave, typed } from "./focus.js";
 
 const MOST = 2; // where the slider of all rows ends; the number field takes more
 
@@ -20,7 +20,14 @@ export function createTools(mixer) {
   });
   const number = el("input", {
     className: "sae-steering-number", type: "number", step: "any", "aria-label": "Strength of all",
-    onchange: () => mixer.strengthen(Number.isFinite(number.valueAsNumber) ? number.valueAsNumber : 1),
+  });
+  const { isFinite } = Number;
+  typed(number, {
+    shown: () => short(mixer.state.strength),
+    follow: () => isFinite(number.valueAsNumber) && mixer.slideAll(number.valueAsNumber),
+    take: () => mixer.strengthen(isFinite(number.valueAsNumber) ? number.valueAsNumber : mixer.state.strength),
+    back: (strength) => mixer.strengthen(strength),
+    value: () => mixer.state.strength,
   });
   const again = el("button", {
     className: "sae-steering-reset", type: "button", textContent: "reset",
@@ -43,7 +50,7 @@ export function createTools(mixer) {
       all.checked = on > 0 && on === rows.length;
       all.indeterminate = on > 0 && on < rows.length;
       slider.value = strength;
-      number.value = short(strength);
+      number.saeSteeringShow();
       element.hidden = !rows.length;
     },
   };

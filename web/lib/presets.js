@@ -1,6 +1,5 @@
 // Recipes as presets of a panel: a menu of those in output/sae/recipes, and files that are dropped onto the panel.
-import { el, short } from "./dom.js";
-import { showAt } from "./float.js";
+import { el, short, showAt } from "./dom.js";
 import { listRecipes, openRecipe, outputPicture } from "./server.js";
 
 const LARGEST = 1_000_000; // bytes of a recipe
@@ -61,7 +60,7 @@ function item({ name, note, features, sae, fits, picture }, folder, onclick) {
   return el(
     "button",
     { type: "button", role: "menuitem", className: fits ? "" : "sae-steering-unfit", onclick },
-    picture ? el("img", { src: outputPicture(folder, picture), alt: "", loading: "lazy" }) : el("i", {}),
+    picture ? el("img", { src: outputPicture(folder, picture), alt: "", loading: "lazy" }) : undefined,
     el(
       "span",
       {},

@@ -3,7 +3,9 @@ import { api } from "../../../scripts/api.js";
 
 const MOST_ASKED = 200; // features of one answer, as feature_queries.py has it
 
-async function answer(response) {
+async function answer(asked) {
+  const response = await asked.catch(() => undefined);
+  if (!response) throw new Error("ComfyUI does not answer; is it still running?");
   const body = await response.json().catch(() => ({}));
   if (!response.ok) throw new Error(body.error ?? response.statusText);
   return body;
@@ -11,12 +13,12 @@ async function answer(response) {
 
 async function ask(route, query) {
   const wanted = Object.entries(query).filter(([, value]) => value !== undefined && value !== "");
-  return answer(await api.fetchApi(`/sae_steering/${route}?${new URLSearchParams(wanted)}`));
+  return answer(api.fetchApi(`/sae_steering/${route}?${new URLSearchParams(wanted)}`));
 }
 
 async function send(route, content) {
   const headers = { "Content-Type": "application/json" };
-  return answer(await api.fetchApi(`/sae_steering/${route}`, { method: "POST", headers, body: JSON.stringify(content) }));
+  return answer(api.fetchApi(`/sae_steering/${route}`, { method: "POST", headers, body: JSON.stringify(content) }));
 }
 
 /** Features of an SAE: those of `index`, else those whose label has the words of `q`. */
@@ -65,17 +67,30 @@ export function outputPicture(folder, filename) {
   return api.apiURL(`/view?${query}`);
 }
 
+/** The address of a picture that a node showed, as ComfyUI names its file. */
+export function shownPicture({ filename, subfolder = "", type = "temp" }) {
+  return api.apiURL(`/view?${new URLSearchParams({ filename, subfolder, type })}`);
+}
+
 /** Reports of the steering nodes in one prompt, by node. */
 export async function reports(promptId) {
   return (await ask("reports", { prompt_id: promptId })).reports;
 }
 
+/** The saved workflow of a prompt that waits, runs, or has run. */
+export async function workflowOf(promptId) {
+  const { queue_running: running = [], queue_pending: pending = [] } = await answer(api.fetchApi("/queue"));
+  const queued = [...running, ...pending].find(([, id]) => id === promptId);
+  const prompt = queued ?? (await answer(api.fetchApi(`/history/${promptId}`)))[promptId]?.prompt;
+  return prompt?.[3]?.extra_pnginfo?.workflow;
+}
+
 /** Earlier prompts, newest first: {id, workflow, nodes, outputs, cached}; `cached` nodes did not run in it. */
 export async function history(count) {
-  const entries = Object.entries(await answer(await api.fetchApi(`/history?max_items=${count}`)));
+  const entries = Object.entries(await answer(api.fetchApi(`/history?max_items=${count}`)));
   return entries.reverse().map(([id, entry]) => ({
     id,
-    workflow: entry.prompt?.[3]?.extra_pnginfo?.workflow?.id,
+    workflow: entry.prompt?.[3]?.extra_pnginfo?.workflow,
     nodes: entry.prompt?.[2] ?? {},
     outputs: entry.outputs ?? {},
     cached: new Set((entry.status?.messages ?? []).flatMap(([kind, told]) => (kind === "execution_cached" ? told.nodes : []))),

@@ -1,88 +1,156 @@
 // What nodes found, shown inside them: after a run, after a reload of the page, and when the graph is drawn anew.
+import { app } from "../../../scripts/app.js";
 import { browserOf } from "./browser.js";
-import { el, shield } from "./dom.js";
-import { executionNodes, rootGraph } from "./graph.js";
+import { compareOf } from "./compare.js";
+import { addElement, el, makeRoom, shield } from "./dom.js";
+import { executionNodes, inputsOf, rootGraph } from "./graph.js";
 import { panelOf } from "./mixer.js";
-import { drawReport } from "./report.js";
-import { history, reports } from "./server.js";
-import { drawTable } from "./table.js";
-import { addElement, makeRoom } from "./widget.js";
+import { painterOf } from "./painter.js";
+import { history, reports, workflowOf } from "./server.js";
+import { drawReport, drawTable } from "./table.js";
 
 const NAME = "sae_steering_result";
 const TYPE = "sae_steering.result";
-const STEERERS = new Set(["FluxActivationSteer", "LoadRecipe", "ConceptSteer"]);
+const STEERERS = new Set(["FluxActivationSteer", "LoadRecipe", "ConceptSteer", "LoadShapesDemo"]);
 const VIEWERS = new Set([
   ...STEERERS,
   ...["TopActivatingFeatures", "TopEmbedFeatures", "InspectSAE", "InspectModel", "ClipEmbedSteer", "BlendEmbedFeatures"],
   ...["ContrastDirection", "ContrastPictures", "SaveDirections"],
   ...["CalibrateStrength", "LabelFeatures", "LabelEmbedFeatures", "SaveRecipe", "FeatureMixer", "FeatureBrowser", "ExportSAE"],
-  ...["CollectActivations", "TrainSAE", "TrainEmbedSAE", "EvaluateSAE"],
+  ...["CollectActivations", "TrainSAE", "TrainEmbedSAE", "EvaluateSAE", "BeforeAndAfter", "PaintRegion"],
 ]);
 const EARLIER = 24; // prompts that are looked through after a reload
-const HIGHEST = 280; // units; longer results scroll
+const HIGHEST = 240; // units; longer results scroll
 
-const results = new Map(); // {output, report} by graph and execution id: lives as long as the page
-let cached = new Set(); // nodes of the run under way
+const NEWEST = 12; // results of one node that are kept, each of other inputs
+
+const results = new Map(); // newest last, {output, report, inputs}, by graph and execution id: live as long as the page
+let run = { cached: new Set(), told: new Set(), reported: new Set() }; // the one under way: who has told of it
 
 export function isViewer(node) {
   return VIEWERS.has(node.comfyClass);
 }
 
-/** A sampling reported what a steering node did. */
-export function reported(id, report) {
-  keep(String(id), { ...results.get(keyOf(String(id))), report });
+/** A run begins. */
+export function began(id) {
+  run = { cached: new Set(), told: new Set(), reported: new Set(), workflow: workflowOf(id).catch(() => undefined) };
 }
 
-function keep(id, result) {
+/** Nodes in a run's cache tell their output again, without having run. */
+export function expectCached(nodes) {
+  run.cached = new Set(nodes.map(String));
+}
+
+/** A sampling reported what a steering node did. */
+export async function reported(id, report) {
+  run.reported.add(String(id));
+  await keep(String(id), (known) => ({ output: known?.output, report }));
+}
+
+/**
+ * A node's output came with a run. A node in the run's cache did not run: its last report still holds, as does one that
+ * it gave while it ran.
+ */
+export async function executed(id, output) {
+  if (!output) return;
+  const again = run.cached.has(String(id));
+  const holds = again || run.reported.has(String(id));
+  await keep(String(id), (known) => ({ output, report: holds ? known?.report : undefined }));
+  const node = executionNodes().get(String(id));
+  // a page that did not see the run in which it steered asks the server for it
+  if (again && STEERERS.has(node?.comfyClass) && !newest(String(id))?.report) await restoreFromHistory(new Map([[String(id), node]]), rootGraph().serialize(), true);
+}
+
+async function keep(id, change) {
   const node = executionNodes().get(id);
   if (!node || !isViewer(node)) return;
-  results.set(keyOf(id), result);
+  const { workflow, told } = run;
+  told.add(id);
+  const key = keyOf(id);
+  const result = { ...change(newest(id)), inputs: undefined };
+  put(key, result);
   show(node, result);
+  const ran = await workflow;
+  result.inputs = inputsOf(ran ?? rootGraph().serialize(), id);
 }
 
-/** A run begins: nodes in its cache tell their output again, without having run. */
-export function expectCached(nodes) {
-  cached = new Set(nodes.map(String));
+function put(key, result) {
+  const kept = (results.get(key) ?? []).filter(({ inputs }) => inputs && inputs !== result.inputs);
+  results.set(key, [...kept, result].slice(-NEWEST));
 }
 
-/** A node's output came with a run. A node in the run's cache did not run: its last report still holds. */
-export function executed(id, output) {
-  const known = cached.has(String(id)) ? results.get(keyOf(String(id)))?.report : undefined;
-  if (output) keep(String(id), { output, report: known });
+function newest(id) {
+  return results.get(keyOf(id))?.at(-1);
 }
 
-/** After the graph was loaded: what this page has seen, else what the server's history still knows. */
+/** A run failed: what nodes show that it did not reach is of an earlier one, and what the failed node shows is of none. */
+export function failed(id) {
+  for (const [key, node] of executionNodes()) {
+    if (!isViewer(node)) continue;
+    if (key === String(id)) clear(node);
+    else if (!run.told.has(key) && !run.cached.has(key)) shownBy(node)?.classList.add("sae-steering-old");
+  }
+}
+
+/** A run has ended: nodes that were left out of it show nothing of what they did before. */
+export function ended() {
+  for (const node of executionNodes().values()) if (isViewer(node) && node.mode !== 0) clear(node);
+}
+
+function shownBy(node) {
+  return node.widgets?.find((widget) => widget.name === NAME)?.element;
+}
+
+function clear(node) {
+  shownBy(node)?.replaceChildren();
+}
+
+/**
+ * After the graph was loaded: what this page has seen of the inputs that are there now, else what the server's history
+ * knows of these. After undo it is what was there before, since the inputs may be other ones then.
+ */
 export async function restore() {
+  const graph = rootGraph();
+  if (![...executionNodes().values()].some(isViewer)) return;
+  const undone = app.extensionManager?.workflow?.activeWorkflow?.changeTracker?._restoringState === true;
+  const workflow = graph.serialize();
   const missing = new Map();
   for (const [id, node] of executionNodes()) {
     if (!isViewer(node)) continue;
-    const known = results.get(keyOf(id));
+    const kept = results.get(keyOf(id)) ?? [];
+    const known = undone ? kept.at(-1) : kept.findLast(({ inputs }) => inputs === inputsOf(workflow, id));
     if (known) show(node, known);
-    else missing.set(id, node);
+    else if (!undone || !kept.length) missing.set(id, node);
   }
-  if (!missing.size) return;
+  if (missing.size) await restoreFromHistory(missing, workflow);
+}
+
+async function restoreFromHistory(missing, workflow = rootGraph().serialize(), elsewhere = false) {
   try {
-    await restoreFromHistory(missing);
+    await fromHistory(missing, workflow, elsewhere);
   } catch {
     // a server without history, or none at all: the nodes show their results when they run again
   }
 }
 
-async function restoreFromHistory(missing) {
-  const graph = rootGraph()?.id;
-  const prompts = (await history(EARLIER)).filter((prompt) => prompt.workflow === graph);
+async function fromHistory(missing, workflow, elsewhere) {
+  const graph = workflow.id;
+  const prompts = (await history(EARLIER)).filter((prompt) => prompt.workflow && (elsewhere || prompt.workflow.id === graph));
   for (const prompt of prompts) {
-    const mine = [...missing].filter(([id, node]) => prompt.nodes[id]?.class_type === node.comfyClass);
+    const same = (id) => inputsOf(prompt.workflow, id) === inputsOf(workflow, id);
+    const mine = [...missing].filter(([id, node]) => prompt.nodes[id]?.class_type === node.comfyClass && same(id));
     const steered = mine.some(([, node]) => STEERERS.has(node.comfyClass)) ? await reports(prompt.id) : {};
     for (const [id, node] of mine) {
       const report = steered[id];
       if (!report && STEERERS.has(node.comfyClass) && prompt.cached.has(id)) continue; // an earlier run has its report
       const output = prompt.outputs[id];
       if (!(output || report)) continue;
-      const key = keyOf(id, graph);
+      const [key, inputs] = [keyOf(id, graph), inputsOf(workflow, id)];
+      const known = (results.get(key) ?? []).findLast((result) => result.inputs === inputs);
       // a run may have told since, or an earlier call of this; and the graph may have been loaded anew
-      if (!results.has(key)) results.set(key, { output, report });
-      if (executionNodes().get(id) === node) show(node, results.get(key));
+      const result = known?.report || (known && !report) ? known : { output: output ?? known?.output, report, inputs };
+      if (result !== known) put(key, result);
+      if (executionNodes().get(id) === node) show(node, result);
       missing.delete(id);
     }
     if (!missing.size) return;
@@ -99,18 +167,22 @@ function show(node, { output, report }) {
     (panelOf(node) ?? browserOf(node))?.know(payloads[0]);
     return;
   }
+  compareOf(node)?.show(output ?? {});
+  painterOf(node)?.show(output?.painted_on?.[0]);
   const tables = payloads.filter((payload) => payload.kind === "table");
   const content = draw(node, tables, report, output?.text);
-  if (!content) return;
+  if (!content) return clear(node);
   const viewer = viewerOf(node);
   viewer.element.replaceChildren(content);
+  viewer.element.classList.remove("sae-steering-old");
   viewer.element.setAttribute("data-kind", tables.length ? "table" : report ? "report" : "text");
   watch(node, viewer, content);
 }
 
 /** What the last run did comes before what was found; where there is neither, the node's own lines. */
 function draw(node, tables, report, text) {
-  const parts = [...(report ? [drawReport(report)] : []), ...tables.map((table) => drawTable(node, table))];
+  const empty = report && !report.text && !report.warnings?.length && !report.curve?.length;
+  const parts = [...(report && !empty ? [drawReport(report)] : []), ...tables.map((table) => drawTable(node, table))];
   if (parts.length) return parts.length === 1 ? parts[0] : el("div", { className: "sae-steering-parts" }, ...parts);
   const lines = (Array.isArray(text) ? text : [text]).filter((line) => typeof line === "string");
   return lines.length ? el("pre", { className: "sae-steering-text", tabIndex: 0, textContent: lines.join("\n") }) : undefined;
@@ -142,5 +214,5 @@ function fit(node, viewer, content) {
   const height = Math.min(content.scrollHeight + 14, HIGHEST);
   if (!content.scrollHeight || height === viewer.saeSteeringHeight) return;
   viewer.saeSteeringHeight = height;
-  makeRoom(node, viewer.element, height, viewer.element.dataset.kind === "table" ? 400 : 300);
+  makeRoom(node, viewer.element, height, viewer.element.dataset.kind === "table" ? 340 : 200);
 }

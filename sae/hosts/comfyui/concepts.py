@@ -8,11 +8,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import torch
 from comfy.model_patcher import ModelPatcher as Model
 from torch import Tensor
 
-from ...dictionary.contrast import SIDES, Side
+from ...dictionary.contrast import SIDES, Side, Way
 from ...dictionary.sae_set import AnySae, SaeSet
+from ...files.quote import quoted
 from ...files.recent import Newest
 from ...finding.contrasted import Contrasted, Told
 from ...finding.features import RankedFeature, feature_list
@@ -48,7 +50,15 @@ class Texts:
         return [f"Wanted: {self.wanted[:80]}", f"Instead of: {self.instead_of[:80]}"]
 
     def prompts(self) -> list[Any]:
-        return [encoded(self.clip, text) for text in (self.wanted, self.instead_of)]
+        """Both as conditionings; ValueError where the text encoder makes the same of them."""
+        wanted, other = (encoded(self.clip, text) for text in (self.wanted, self.instead_of))
+        if len(wanted) == len(other) and all(torch.equal(a[0], b[0]) for a, b in zip(wanted, other, strict=True)):
+            against = quoted(self.instead_of, 60) if self.instead_of else "no words"
+            raise ValueError(
+                f"wanted: the text encoder makes the same of {quoted(self.wanted, 60)} as of {against}, so there is "
+                f"nothing to find; use other words{getattr(self.clip, 'known_words', '')}."
+            )
+        return [wanted, other]
 
 
 class FoundFeatures(NamedTuple):
@@ -97,12 +107,12 @@ def _search(finder: Finder, texts: Texts, ranking: Ranking, tell: Callable[[str]
 
 def of_contrast(
     model: Model, texts: Texts, latent: dict[str, Any], how: Sampling, location: str, stream: str, in_picture: bool,
-    kept: Newest[Any],
+    kept: Newest[Any], way: Way = "auto",
 ) -> Concept:  # fmt: skip
     """The directions between both texts, or between the first and no words, where no SAE is at hand.
 
-    'auto' is the text's stream behind the first block; what is to be steered `in_picture`, as a mask asks for, needs
-    the attention outputs of all blocks instead.
+    'auto' is the text as it enters the first block; what is to be steered `in_picture`, as a mask asks for, needs the
+    attention outputs of all blocks instead.
     """
     sites = sites_in(model, location, stream, picture_attention if in_picture else first_text)
     told: Told = {"positive": (texts.wanted,), "negative": (texts.instead_of,)}
@@ -111,9 +121,9 @@ def of_contrast(
         wanted, other = texts.prompts()
         prompts: dict[Side, list[Any]] = {"positive": [wanted], "negative": [other]}
         show = PromptRuns(Watched(model, [(site, None) for site in sites]), prompts, latent, how)
-        return contrasted_in(model, sites, show, Runs(SEEDS, SEEDS, True, 1), told, progress_bar(how.steps))
+        return contrasted_in(model, sites, show, Runs(SEEDS, SEEDS, True, 1, way), told, progress_bar(how.steps))
 
-    facts = ("no SAE", texts.identity, identity_of(model), [str(site) for site in sites], how.seed, how.steps)
+    facts = ("no SAE", way, texts.identity, identity_of(model), [str(site) for site in sites], how.seed, how.steps)
     found: Contrasted = kept.get(key_of(*facts, latent["samples"]), search)
     titles, lines = texts.titles(), [found.table]
     shown = [FoundFeatures(title, found.rows[side]) for side, title in zip(SIDES, titles, strict=True)]

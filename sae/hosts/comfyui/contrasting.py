@@ -11,7 +11,7 @@ from typing import Any
 
 from comfy.model_patcher import ModelPatcher as Model
 
-from ...dictionary.contrast import SIDES, Side
+from ...dictionary.contrast import SIDES, Side, Way
 from ...dictionary.owner import TrainedOn
 from ...embeddings.hidden_states import tap_at
 from ...finding.contrasted import Contrasted, Told, contrasted, contrasted_tokens
@@ -38,14 +38,16 @@ def contrasted_in(
     return contrasted(trained_on, sites, show, runs, told, on_progress)
 
 
-def contrasted_texts(conditionings: Mapping[Side, Sequence[Any]], tap: str, told: Told) -> Contrasted:
+def contrasted_texts(
+    conditionings: Mapping[Side, Sequence[Any]], tap: str, told: Told, way: Way = "auto"
+) -> Contrasted:
     """What the two sides differ in at a hidden state of the text's embedding, or with `all` in the whole of it.
 
     Raises ValueError for a tap that is not there, and as `contrasted_tokens`.
     """
     texts = {side: [text_tokens(one, tap) for one in conditionings[side]] for side in SIDES}
     place = _embedding_name(conditionings["positive"][0], tap)
-    return contrasted_tokens(texts, place, told, "more pairs, or another tap")
+    return contrasted_tokens(texts, place, told, "more pairs, or another tap", way)
 
 
 def _embedding_name(conditioning: Any, tap: str) -> str:

@@ -22,6 +22,7 @@ from ...embeddings.spot import AUTO, Spot, Target, spot_for
 VISION_TARGETS: tuple[Target, ...] = ("image_embeds", "last_hidden_state", "penultimate_hidden_states")
 POOLED: Target = "pooled_output"
 TOKENS: Target = "token_embeddings"
+LLAMA: Target = "conditioning_llama3"  # HiDream's: (batch, hidden states, tokens, width)
 
 Words = Mapping[int, Sequence[int]]
 Edit = Callable[[Tensor], Tensor]  # tokens (batch, tokens, width) -> the same shape
@@ -50,8 +51,12 @@ def tensors_of(embed: Any) -> list[dict[Target, Tensor]]:
 
 
 def _of_text(tokens: Tensor, extra: Mapping[str, Any]) -> dict[Target, Tensor]:
-    pooled = extra.get(POOLED)
-    return {POOLED: pooled, TOKENS: tokens} if isinstance(pooled, Tensor) else {TOKENS: tokens}
+    pooled, states = extra.get(POOLED), extra.get(LLAMA)
+    found: dict[Target, Tensor] = {POOLED: pooled} if isinstance(pooled, Tensor) else {}
+    found[TOKENS] = tokens
+    if isinstance(states, Tensor) and states.ndim == 4:
+        found[LLAMA] = states.movedim(1, 2).flatten(2)  # side by side
+    return found
 
 
 def spot_in(embed: Any, sae: SparseAutoencoder, target: str = AUTO, tokens: str = "all", tap: str = AUTO) -> Spot:
@@ -88,6 +93,12 @@ def edited(embed: Any, spot: Spot, edit: Edit, words: Words | None = None) -> An
     for tokens, extra in embed:
         if spot.target == POOLED:
             entries.append([tokens, {**extra, POOLED: _edited(extra[POOLED], spot, edit, words)}])
+        elif spot.target == LLAMA:
+            states = extra[LLAMA]
+            before = states.movedim(1, 2).flatten(2)
+            after = _edited(before, spot, edit, words)
+            changed = states if after is before else after.unflatten(2, states.shape[1::2]).movedim(2, 1)
+            entries.append([tokens, {**extra, LLAMA: changed}])
         else:
             entries.append([_edited(tokens, spot, edit, words), dict(extra)])
     return entries
@@ -110,7 +121,7 @@ def _edited(x: Tensor, spot: Spot, edit: Edit, words: Words | None) -> Tensor:
 
 def _part(x: Tensor, spot: Spot) -> Tensor:
     """The hidden state that is meant, of (batch, tokens, several side by side); a view."""
-    return x if spot.tap is None else x[..., spot.tap.start : spot.tap.start + spot.tap.width]
+    return x if spot.tap is None else x[..., spot.tap.columns]
 
 
 Tokenized = Mapping[str, Sequence[Sequence[tuple[Any, ...]]]]  # encoder -> chunks of (token, weight, word id)
@@ -195,5 +206,5 @@ def text_tokens(embed: Any, tap: str) -> Tensor:
         told = isinstance(mask, Tensor) and mask.shape == tokens.shape[:2]
         chosen = tokens.detach()[mask.bool().to(tokens.device)] if told else tokens.detach().flatten(0, 1)
         part = tap_at(chosen.shape[-1], tap)
-        parts.append(chosen if part is None else chosen[:, part.start : part.start + part.width])
+        parts.append(chosen if part is None else chosen[:, part.columns])
     return torch.cat(parts)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from pathlib import Path
 
@@ -15,6 +16,8 @@ from ...formats.named_tensors import BESIDE, SUFFIXES
 from ...formats.sets import MARK, make_set, set_folders
 from ...places.site import parse_location, resolve_site
 from .own_folders import KIND, notebooks, output_folder
+
+log = logging.getLogger(__name__)
 
 _LATER_SHARD = re.compile(r".*-(?!00001)\d{5}-of-\d{5}\.[a-z]+")
 
@@ -110,5 +113,7 @@ def load_named(sae_name: str, location: str, stream: str, architecture: str) -> 
 
 def _load_file(sae_name: str, architecture: str) -> SparseAutoencoder:
     sae = load(sae_path(sae_name), name=_name_of(sae_name), architecture=architecture, within=sae_folders())
+    for note in sae.origin.notes if sae.origin else ():
+        log.warning("LoadSAE: %s: %s", shown(sae_name), note)
     measured = None if sae.statistics is not None else notebooks().of(sae).measured_statistics
     return sae if measured is None else with_statistics(sae, measured)

@@ -51,6 +51,7 @@ class Prepared(NamedTuple):
     natural: Tensor  # (), mean over all tokens of what the method reads, Σ w_j m_j; nan where nobody measured it
     own: Mapping[str, Tensor]  # what the method prepared for itself
     row: PreparedRow | None  # of a method whose Δ is one row
+    gate: Tensor  # (g,), the means of the gate's features where they fire; 0 where nothing asks for them
 
 
 class Change(NamedTuple):

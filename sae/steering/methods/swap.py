@@ -9,30 +9,11 @@ Ours; docs/evidence.md measures it against the others.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
-from ..edits import Edit
 from ..steering_inputs import SteeringInputs
 from .steering_method import Change, Prepared, SteeringMethod, Words, part_of_the_rest
-
-
-def _over_all_tokens(inputs: SteeringInputs, edits: Sequence[Edit]) -> Tensor:
-    """(n,): each feature's mean over all tokens."""
-    return inputs.measured(edits, "mean") * inputs.measured(edits, "density")
-
-
-def _level(inputs: SteeringInputs) -> Tensor:
-    """Σ_j w_j m_j; ValueError where that is nothing."""
-    level = (inputs.weights * _over_all_tokens(inputs, inputs.replaces)).sum()
-    if not level > 0:
-        raise ValueError(
-            f"replaces: feature {inputs.replaced[0]} never fires by its statistics, nor does any other of the list; "
-            "take out features that fire."
-        )
-    return level
 
 
 def _prepare(inputs: SteeringInputs, sizes: Tensor) -> dict[str, Tensor]:
@@ -40,7 +21,7 @@ def _prepare(inputs: SteeringInputs, sizes: Tensor) -> dict[str, Tensor]:
     own = torch.tensor([abs(edit.strength) for edit in inputs.edits])
     common = (own * sizes).sum() / own.sum() if own.any() else torch.ones(())  # of one feature its own size
     return {
-        "insert": strengths * sizes * _over_all_tokens(inputs, inputs.edits) / _level(inputs),  # (n,)
+        "insert": strengths * sizes * inputs.over_all_tokens(inputs.edits) / inputs.level_of_replaces(),  # (n,)
         "replaced": inputs.sae.direction(inputs.replaced),  # (r, d_in)
         "weights": inputs.weights,  # (r,)
         "removal": inputs.strength * common,  # (), how many times over the replaced features are taken out
@@ -71,7 +52,7 @@ METHOD = SteeringMethod(
     reads=frozenset({"encoder"}),
     needs=("mean", "density"),
     needs_replaces=True,
-    check=_level,
+    check=SteeringInputs.level_of_replaces,
     units=("calibrated",),
     prepare=_prepare,
     acts_on="replaces",

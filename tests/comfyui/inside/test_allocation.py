@@ -31,6 +31,8 @@ PLACES = [
     ("single_transformer_blocks.0-2", "joint"),
     ("single_transformer_blocks.1.update", "image"),
     ("single_transformer_blocks.1.attn", "joint"),
+    ("transformer_blocks.0.input", "text"),
+    ("single_transformer_blocks.1.input", "image"),
 ]
 SWAP = {"features": (Edit(3, mean=1.0, density=0.5),), "replaces": (Edit(5, mean=1.0, density=0.5),)}
 METHODS = {
@@ -148,9 +150,11 @@ def outliving(model, monkeypatch, **run):
 
 @pytest.mark.parametrize("place", PLACES, ids=lambda place: f"{place[0]}-{place[1]}")
 def test_what_outlives_a_block_is_not_on_cores_record(model, sae, monkeypatch, place):
-    """The new tokens, which the block returns in place of its own, and nothing else."""
+    """The new tokens, which the block returns in place of its own or writes into, and nothing else."""
     found = outliving(steer(model, sae, *place), monkeypatch)
-    assert all(found) and bool(found) == (place[0].endswith("update") or place[0].rpartition(".")[2][0].isdigit())
+    assert all(found) and bool(found) == (
+        place[0].endswith(("input", "update")) or place[0].rpartition(".")[2][0].isdigit()
+    )
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,8 @@ PLACES = [
     ("transformer_blocks.0.ff", "image"),
     ("single_transformer_blocks.0", "image"),
     ("single_transformer_blocks.0.attn", "image"),
+    ("transformer_blocks.0.input", "text"),
+    ("single_transformer_blocks.0.input", "joint"),
 ]
 each_place = pytest.mark.parametrize("place", PLACES, ids=lambda place: place[0])
 
@@ -95,6 +97,22 @@ def test_neither_arguments_nor_a_result_of_another_patch_are_written_to(model, s
     out = slot_of(model, intervention(sae, "transformer_blocks.1"), lambda args, extra: args)(args, {})
     assert args == given and all(torch.equal(args[name], before[name]) for name in args)
     assert not torch.equal(out["img"], args["img"]) and out["txt"] is args["txt"]
+
+
+def test_what_a_block_is_given_stays_as_it_was_for_others(model, sae):
+    """The block writes in place into its own copy; with nothing to change, into what came."""
+    args = {"img": torch.randn(1, 16, 128), "txt": torch.randn(1, 6, 128), "vec": torch.randn(1, 128)}
+    before, seen = {name: tensor.clone() for name, tensor in args.items()}, []
+
+    def block(given):
+        seen.append(given)
+        return {"img": given["img"], "txt": given["txt"].add_(1)}
+
+    here = intervention(sae, "transformer_blocks.1.input", "text", strength=2.0, unit="raw")
+    out = slot_of(model, here)(args, {"original_block": block})
+    assert all(torch.equal(args[name], before[name]) for name in args)
+    assert seen[0]["img"] is args["img"] and seen[0]["vec"] is args["vec"]
+    assert torch.allclose(out["txt"], before["txt"] + 2 * sae_tensors()["decoder"][3] + 1, atol=1e-6)
 
 
 def test_a_forward_that_passes_no_transformer_options(model, sae):

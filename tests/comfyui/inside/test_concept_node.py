@@ -8,6 +8,7 @@ import comfy.model_management
 import pytest
 import torch
 
+from lab.judge.reader import measure_pictures
 from sae_steering_pack.nodes.browser.server_memory import MOST_SEARCHES, kept_concepts
 from sae_steering_pack.sae.hosts.comfyui.concepts import key_of
 from tiny_flux import run_node, sample
@@ -92,12 +93,35 @@ def test_without_an_sae_the_difference_of_both_texts_is_put_in(shapes, concept):
     assert float((got - wanted).norm()) < 0.3 * float((plain - wanted).norm())
     assert torch.equal(drawn(shapes, concept(sae=None, strength=0.0).result[0]), plain)
     sae = given.result[3]
-    assert str(sae.site) == "transformer_blocks.0 (text)" and sae.contrast.runs == 2
+    assert str(sae.site) == "transformer_blocks.0.input (text)" and sae.contrast.runs == 2
     assert [edit.feature for edits in given.result[1:3] for edit in edits] == [0, 1]
     assert [table["title"] for table in given.ui["sae_steering"]] == [f"Wanted: {PURPLE}", f"Instead of: {GREEN}"]
     assert any(line.startswith("swap feature 0") for line in given.ui["text"])
     masked = concept(sae=None, mask=torch.ones(1, 128, 128)).result[3]
     assert {(member.site.point, member.site.stream) for member in masked.members} <= {("attn", "image")}
+
+
+SINGLE_WORDS = [
+    ("circle", "square", "red circle left big white"), ("left", "right", "blue cross left small black"),
+    ("small", "big", "green triangle top small grey"), ("red", "blue", "red square bottom big white"),
+    ("black", "grey", "yellow circle center big black"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("source", "target", "prompt"), SINGLE_WORDS)
+def test_two_words_and_the_defaults_change_just_that(node_classes, shapes, source, target, prompt):
+    """No SAE, nothing but the two words; rules read the picture that is drawn."""
+    steered = run_node(
+        node_classes["ConceptSteer"], model=shapes.model, clip=shapes.clip, wanted=target, instead_of=source,
+        strength=1.0,
+    ).result[0]  # fmt: skip
+    seen = []
+    for model in (shapes.model, steered):
+        latent = drawn(shapes, model, prompt)
+        pictures = run_node(node_classes["LoadShapesDemo"]).result[1].decode(latent)
+        [read] = measure_pictures(pictures.movedim(-1, 1)).prompts
+        seen.append(" ".join(map(str, read.words)))
+    assert seen == [prompt, prompt.replace(source, target)]
 
 
 def test_without_an_sae_a_text_alone_is_told_from_no_words(shapes, concept):

@@ -78,7 +78,8 @@ def by_hand(shapes, words, seeds, module, pick, steps=2):
 @pytest.mark.parametrize(
     ("location", "stream", "module", "pick"),
     [
-        ("auto", "auto", "double_blocks.0", lambda output: output[1]),
+        ("auto", "auto", "txt_in", lambda output: output),
+        ("transformer_blocks.0", "text", "double_blocks.0", lambda output: output[1]),
         ("transformer_blocks.1", "image", "double_blocks.1", lambda output: output[0]),
         ("transformer_blocks.1.attn", "image", "double_blocks.1.img_attn.proj", lambda output: output),
     ],
@@ -86,7 +87,7 @@ def by_hand(shapes, words, seeds, module, pick, steps=2):
 def test_the_direction_is_the_difference_of_the_means_that_plain_hooks_see(
     shapes, contrast, location, stream, module, pick
 ):
-    sae, features, replaces, _ = contrast(location=location, stream=stream).result
+    sae, features, replaces, _ = contrast(location=location, stream=stream, contrast_by="mean").result
     blue, red = (by_hand(shapes, words, (7, 8), module, pick) for words in (BLUE, RED))
     p, n = torch.cat(blue).mean(0), torch.cat(red).mean(0)
     step, middle = p - n, (p + n) / 2
@@ -135,6 +136,50 @@ def test_pairs_of_texts_and_several_places_make_a_set(shapes, contrast, steered)
     assert table.splitlines()[0].startswith(f"contrast {'_'.join(BLUE.split())[:24]} - {'_'.join(RED.split())[:24]}:")
     plain = sample(shapes.model, text(shapes, RED), size=(16, 16))
     assert not torch.equal(sample(steered(given), text(shapes, RED), size=(16, 16)), plain)
+
+
+@pytest.mark.parametrize(
+    ("location", "stream", "module", "pick"),
+    [
+        ("auto", "auto", "txt_in", lambda output: output),
+        ("transformer_blocks.1.attn", "image", "double_blocks.1.img_attn.proj", lambda output: output),
+    ],
+)
+def test_whitened_reads_past_how_the_tokens_vary_that_plain_hooks_see(
+    shapes, contrast, steered, location, stream, module, pick
+):
+    """w = Σ⁻¹d / dᵀΣ⁻¹d, shrunk after Chen et al. for the tokens of the first calls; d is what is written."""
+    given = contrast(location=location, stream=stream, contrast_by="whitened")
+    sae = given.result[0]
+    blue, red = (torch.cat(by_hand(shapes, words, (7, 8), module, pick)) for words in (BLUE, RED))
+    step, apart = blue.mean(0) - red.mean(0), torch.cat([blue - blue.mean(0), red - red.mean(0)])
+    s, p = apart.T @ apart / len(apart), len(step)
+    n, square, trace = len(apart) / 2, s.square().sum(), s.trace()  # of two steps one
+    rho = ((1 - 2 / p) * square + trace**2) / ((n + 1 - 2 / p) * (square - trace**2 / p))
+    sigma = (1 - rho.clamp(max=1)) * s + rho.clamp(max=1) * trace / p * torch.eye(p)
+    across = torch.linalg.solve(sigma, step)
+    reads, middle = across / (step @ across), (blue.mean(0) + red.mean(0)) / 2
+    assert torch.allclose(sae.direction([0])[0].double(), step, rtol=1e-3, atol=1e-4 * float(step.norm()))
+    codes = ((red - middle) @ reads).clamp(max=0).neg()
+    found = sae.encode(red.float())[:, 1].double()
+    assert float((found - codes).norm()) < 0.01 * float(codes.norm())
+    plain = sample(shapes.model, text(shapes, RED), size=(16, 16))
+    assert not torch.equal(sample(steered(given), text(shapes, RED), size=(16, 16)), plain)
+    assert torch.equal(sample(shapes.model, text(shapes, RED), size=(16, 16)), plain)
+
+
+def test_ways_are_told_and_auto_is_whitened_where_the_text_enters(shapes, contrast):
+    pairs = {
+        "clip": shapes.clip, "positive_texts": f"{BLUE}\nblue cross top small grey",
+        "negative_texts": f"{RED}\nred cross top small grey",
+    }  # fmt: skip
+    made = {way: contrast(**pairs, contrast_by=way) for way in ("auto", "whitened", "mean", "pca")}
+    first = {way: given.result[3].splitlines()[0].partition(":")[0] for way, given in made.items()}
+    assert [name.rpartition(", ")[2] for name in list(first.values())[1:]] == ["whitened", "mean", "pca"]
+    owners = {way: given.result[0].owner for way, given in made.items()}
+    assert owners["auto"] == owners["whitened"] and len(set(owners.values())) == 3
+    later = {"location": "transformer_blocks.0", "stream": "text"}
+    assert contrast(**later).result[0].owner == contrast(**later, contrast_by="mean").result[0].owner
 
 
 @pytest.fixture

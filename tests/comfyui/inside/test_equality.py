@@ -6,6 +6,7 @@ import torch
 from plain_hooks import hooked
 from sae_steering_pack.sae.hosts import diffusers as diffusers_host
 from sae_steering_pack.sae.steering.edits import Edit
+from sae_steering_pack.sae.steering.steering_inputs import Gate
 from tiny_flux import (
     PLACES,
     conditioning,
@@ -27,6 +28,7 @@ SHIFT = 1e-2  # of what steering changes, itself as small as a thousandth of the
 SEEN = 1e-3  # least change that counts as steered, ten times what is allowed between the hosts
 TWO = (Edit(3, 1.0, mean=2.0, density=0.5), Edit(8, -0.5, mean=1.0, density=0.25))
 OUT = (Edit(18, mean=1.5, density=0.5), Edit(12, mean=0.5, density=1.0))
+FAINT = (Edit(18, mean=0.12, density=0.5), Edit(12, mean=0.04, density=1.0))
 
 
 def directions(features):
@@ -78,6 +80,15 @@ def swap(x, read):
     return x + 3 * (come - f @ directions((18, 12)))
 
 
+def replace(x, read):
+    """Where they fire half as strongly as their means 0.12 and 0.04 together; put in as `swap` does at just that."""
+    f = dense_codes(read)[..., [18, 12]]
+    height = f.sum(-1, keepdim=True) / (0.12 + 0.04)
+    natural = (0.12 + 0.04) / (0.06 + 0.04)
+    come = height.clamp(min=1) * natural * (1.0 * directions((3,))[0] - 0.5 * 0.25 * directions((8,))[0])
+    return x + (height >= 0.5) * (come - f @ directions((18, 12)))
+
+
 METHODS = {
     "add": (add_a_share_of_the_norm, {"method": "add", "strength": 0.4}),
     "add raw": (add_raw, {"method": "add", "strength": 4.0, "unit": "raw"}),
@@ -87,6 +98,7 @@ METHODS = {
     "project_out": (project_out, {"method": "project_out", "strength": 1.0}),
     "surgery": (surgery, {"method": "surgery", "strength": 4.0, "unit": "raw"}),
     "swap": (swap, {"method": "swap", "strength": 3.0, "replaces": OUT}),
+    "replace": (replace, {"method": "replace", "strength": 1.0, "replaces": FAINT}),
 }
 every_place = pytest.mark.parametrize(("location", "stream"), PLACES, ids=lambda value: value)
 every_method = pytest.mark.parametrize("method", METHODS)
@@ -114,6 +126,36 @@ def test_a_prediction_equals_plain_hooks(model, transformer, sae, inputs, locati
     assert relative_difference(steered, expected) < EXACT
     assert relative_difference(plain, expected) > SEEN
     assert relative_difference(steered - plain, expected - plain) < SHIFT
+
+
+@pytest.mark.parametrize(
+    ("location", "stream"),
+    [("transformer_blocks.0", "image"), ("transformer_blocks.0.attn", "text")],
+    ids=lambda value: value,
+)
+def test_a_gate_equals_plain_hooks_in_both_hosts(model, transformer, sae, inputs, location, stream):
+    """Δ at tokens where feature 12 fires above half of a mean with which about every second one does."""
+    change, settings = METHODS["add"]
+    seen = []
+    with hooked(transformer, location, stream, lambda x, read: seen.append(dense_codes(read)[..., 12]) or x):
+        predict_diffusers(transformer, *inputs)
+    mean = 2 * 1.01 * float(seen[0].median())  # no token lies just there
+    gate = Gate([Edit(12, mean=mean, density=0.5)], 0.5)
+
+    def gated(x, read):
+        fires = dense_codes(read)[..., 12:13] > 0.5 * mean
+        assert 0 < int(fires.sum()) < fires.numel()
+        return torch.where(fires, change(x, read), x)
+
+    with hooked(transformer, location, stream, gated):
+        expected = predict_diffusers(transformer, *inputs)
+    plain = predict(model, *inputs)
+    steered = predict(steer(model, sae, location, stream, features=TWO, gate=gate, **settings), *inputs)
+    assert relative_difference(steered, expected) < EXACT
+    assert relative_difference(plain, expected) > SEEN
+    assert torch.equal(predict(model, *inputs), plain)
+    with diffusers_host.steer(transformer, [intervention(sae, location, stream, features=TWO, gate=gate, **settings)]):
+        assert relative_difference(predict_diffusers(transformer, *inputs), expected) < EXACT
 
 
 @every_place

@@ -40,6 +40,22 @@ def test_steering_equals_a_plain_forward_hook(name, place):
     assert relative_difference(found, expected) < 1e-5
 
 
+@each_family
+def test_a_batch_of_two_is_steered_where_it_enters(name):
+    """Against a plain hook, at every place that is a block's input."""
+    model, (_, *shape) = tiny(name), CASES[name].latent
+    latent = (2, *shape)
+    plain = sample(name, model, latent=latent)
+    assert not torch.equal(plain[0], plain[1])
+    for place in (place for place in CASES[name].places if place.location.endswith(".input")):
+        with plain_hook(model.model.diffusion_model, place, 3.0):
+            expected = sample(name, model, latent=latent)
+        steered = steer(name, model, place, method="scale", strength=3.0, unit="raw", features=FEATURES)
+        found = sample(name, steered, latent=latent)
+        assert relative_difference(expected[1], plain[1]) > 1e-4
+        assert relative_difference(found, expected) < 1e-5
+
+
 # 2. Nothing changes where nothing is asked, and others' patches run beside ours
 
 
@@ -147,7 +163,7 @@ def test_every_row_of_the_table_is_tested(name):
     for stack in stacks.values():
         family = family_of(tiny(name))
         points = {site.point for site in tested if stack is family.stack(site.kind) or len(stacks) == 1}
-        assert {"block", "update"} | {point for point, _ in stack.modules} == points
+        assert {"input", "block", "update"} | {point for point, _ in stack.modules} == points
 
 
 @pytest.mark.parametrize("name", [name for name, case in CASES.items() if case.detected])

@@ -55,7 +55,8 @@ def test_what_is_said_of_a_fine_tune_and_of_an_sae_that_tells_nothing():
         (
             "Z-Image", "transformer_blocks.0", "image",
             "location: transformer_blocks.0 is no place in Z-Image: transformer_blocks are not among its blocks; this "
-            "model has layers.0-1 (joint, text, image) with .attention, .feed_forward, .update, none for the output.",
+            "model has layers.0-1 (joint, text, image) with .input, .attention, .feed_forward, .update, none for the "
+            "output.",
         ),
         ("Wan 2", "blocks.0", "text", "stream: text was asked at blocks.0, but the blocks of Wan 2 carry image; use"),
         ("Wan 2", "blocks.2", "image", "location: blocks.2 names block 2, but this model's blocks are 0 to 1."),

@@ -108,7 +108,8 @@ def test_a_set_for_another_depth_names_the_member(steer):
     saes[0] = sae_for("Qwen-Image", name="deep", site=parse_location("transformer_blocks.7", "text"))
     message = (
         "sae: deep of tiny set is at transformer_blocks.7 (text), but this Qwen-Image has transformer_blocks.0-1 "
-        "(image, text) with .attn, .ff, .ff_context, .update, none for the output; use a set for this model, or choose"
+        "(image, text) with .input, .attn, .ff, .ff_context, .update, none for the output; use a set for this model, "
+        "or choose"
     )
     with pytest.raises(ValueError, match=re.escape(message)):
         steer(tiny("Qwen-Image"), set_of(saes), [Edit(3)])

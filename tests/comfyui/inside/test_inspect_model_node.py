@@ -26,8 +26,8 @@ def told(node_classes):
 
 
 _SD_LISTS = [
-    "down_blocks.0.attentions.0-1 (image, width 32) with .update, none for the output; inside .transformer_blocks.0 "
-    "with .attn1, .attn2, .ff, .update, none for the output",
+    "down_blocks.0.attentions.0-1 (image, width 32) with .input, .update, none for the output; inside "
+    ".transformer_blocks.0 with .input, .attn1, .attn2, .ff, .update, none for the output",
     "down_blocks.1.attentions.0-1 (",
     "down_blocks.2.attentions.0-1 (image, width 64) with",
     "mid_block.attentions.0 (",
@@ -40,8 +40,8 @@ LISTS = {
     "Stable Diffusion 2": _SD_LISTS,
     "SDXL": [
         "down_blocks.1.attentions.0-1 (",
-        "down_blocks.2.attentions.0-1 (image, width 64) with .update, none for the output; inside .transformer_blocks."
-        "0-1 with .attn1",
+        "down_blocks.2.attentions.0-1 (image, width 64) with .input, .update, none for the output; inside "
+        ".transformer_blocks.0-1 with .input, .attn1",
         "mid_block.attentions.0 (",
         "up_blocks.0.attentions.0-2 (",
         "up_blocks.1.attentions.0-2 (image, width 32) with",

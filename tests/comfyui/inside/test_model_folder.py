@@ -6,6 +6,7 @@ import folder_paths
 import pytest
 from utils.extra_config import load_extra_path_config
 
+from sae_steering_pack.sae.formats.named_tensors import SUFFIXES
 from sae_steering_pack.sae.hosts.comfyui.model_folder import register, sae_names, sae_path
 
 
@@ -44,20 +45,13 @@ def test_both_folders_are_listed_whatever_comes_first(folders, steps):
     assert sae_path("a.safetensors") == folders / "models" / "sae" / "a.safetensors"
     assert sae_path("b.safetensors") == folders / "other" / "b.safetensors"
     paths, extensions = folder_paths.folder_names_and_paths["sae"]
-    assert len(paths) == 3 and set(extensions) == {".safetensors", ".pt", ".pth", ".bin", ".npz"}
+    assert len(paths) == 3 and set(extensions) == set(SUFFIXES)
 
 
 def test_file_types_of_another_pack_stay(folders):
-    folder_paths.folder_names_and_paths["sae"] = ([str(folders / "other")], {".gguf"})
+    folder_paths.folder_names_and_paths["sae"] = ([str(folders / "other")], {".sft"})
     register()
-    assert set(folder_paths.folder_names_and_paths["sae"][1]) == {
-        ".gguf",
-        ".safetensors",
-        ".pt",
-        ".pth",
-        ".bin",
-        ".npz",
-    }
+    assert set(folder_paths.folder_names_and_paths["sae"][1]) == {".sft", *SUFFIXES}
 
 
 @pytest.mark.parametrize(
@@ -91,6 +85,6 @@ def test_a_file_that_has_gone_since_it_was_listed(folders, monkeypatch):
 def test_an_empty_folder_says_what_to_do(folders):
     (folders / "models" / "sae").rename(folders / "moved")
     register()
-    kinds = r"\.safetensors, \.pt, \.pth, \.bin, \.npz"
+    kinds = r"\.safetensors, \.pt, \.pth, \.bin, \.npz, \.npy, \.zip, \.gguf"
     with pytest.raises(ValueError, match=rf"choose one after putting a weight file \({kinds}\) there"):
         sae_path("a.safetensors")

@@ -52,6 +52,30 @@ def test_below_the_end_nothing_is_held(half, sae):
     assert reports[0].held is None and reports[0].warnings == []
 
 
+@pytest.mark.parametrize(
+    ("location", "stream", "key"),
+    [("transformer_blocks.0.input", "text", "txt"), ("single_transformer_blocks.1.input", "joint", "img")],
+)
+def test_in_half_precision_a_block_is_given_x_and_delta(half, sae, location, stream, key):
+    """Rounded once, from float32; the next run is the same to the bit."""
+    plain, given = sample(half), []
+
+    def keep(args, extra):
+        given.append(args[key].clone())
+        return extra["original_block"](args)
+
+    watched = half.clone()
+    watched.set_model_patch_replace(keep, "dit", "single_block" if "single" in location else "double_block",
+                                    int(location.split(".")[1]))  # fmt: skip
+    sample(watched, steps=1)
+    sample(steer(watched, sae, location, stream, strength=2.0, unit="raw"), steps=1)
+    before, after = given
+    wanted = (before.float() + 2 * sae_tensors()["decoder"][3]).half()
+    assert after.dtype == torch.float16 and torch.equal(after, wanted)
+    assert torch.equal(sample(steer(half, sae, location, stream, strength=0.0)), plain)
+    assert torch.equal(sample(half), plain)
+
+
 def added(x, strength, method="add", unit="raw"):
     """What an intervention makes of tokens, and its summary."""
     record = SteeringRecord()

@@ -147,7 +147,7 @@ def shown(monkeypatch):
 def test_each_run_is_reported_on_the_node_and_in_the_log(steer_node, sae, shown, caplog):
     caplog.set_level(logging.INFO)
     ksampler(steer_node(sae).result[0])
-    text = "Steered 2 steps; mean ‖Δ‖/‖x‖ 0.3, largest 0.3. At transformer_blocks.0 (image)."
+    text = "Steered 2 steps; mean ‖Δ‖/‖x‖ 0.3, at one token up to 0.3. At transformer_blocks.0 (image)."
     [(node, report)] = shown
     assert (node, report["text"], report["warnings"]) == ("17", text, [])
     assert [sigma for sigma, _ in report["curve"]] == sorted([sigma for sigma, _ in report["curve"]], reverse=True)

@@ -50,6 +50,17 @@ def steer(node_classes, model, sae):
     return run
 
 
+def test_a_gate_is_kept_and_draws_the_same(node_classes, model, sae, steer, save_model):
+    gate = {"where_active": FeatureList([Edit(12, mean=2.0, density=0.5)]), "active_above": 0.5}
+    steered, plain = steer(**gate), steer()
+    recipe = save_model(steered).result[0]
+    kept = json.loads(recipe)
+    assert (kept["version"], kept["active_above"]) == (3, 0.5)
+    assert [edit["feature"] for edit in kept["where_active"]] == [12]
+    loaded = run_node(node_classes["LoadRecipe"], model=model, recipe=recipe, strength=1.0, sae=sae).result[0]
+    assert torch.equal(sample(loaded), sample(steered)) and not torch.equal(sample(loaded), sample(plain))
+
+
 @pytest.fixture
 def save_model(node_classes):
     """SaveRecipe with a MODEL; its own settings are other ones, which do not count."""

@@ -240,7 +240,7 @@ def test_the_report_tells_steps_and_size(model, sae):
     sample(steer(model, sae, *BLOCK, strength=0.8, report=reports.append), steps=1)
     assert reports[0].steps == 3
     assert reports[0].mean_ratio == pytest.approx(0.25, rel=1e-4) == reports[0].max_ratio
-    assert str(reports[0]) == "Steered 3 steps; mean ‖Δ‖/‖x‖ 0.25, largest 0.25."
+    assert str(reports[0]) == "Steered 3 steps; mean ‖Δ‖/‖x‖ 0.25, at one token up to 0.25."
     assert str(reports[1]).startswith("Steered 1 step;") and "destroys the activation" in reports[1].warnings[0]
 
 

@@ -98,7 +98,7 @@ def test_one_report_of_all_places(steer_node, sae, shown):
     sample(node.result[0])
     [report] = shown
     where = "2 places: transformer_blocks.0.attn (image), transformer_blocks.1.attn (image)"
-    assert report["text"] == f"Steered 2 steps; mean ‖Δ‖/‖x‖ 0.6, largest 0.9. At {where}."
+    assert report["text"] == f"Steered 2 steps; mean ‖Δ‖/‖x‖ 0.6, at one token up to 0.9. At {where}."
     assert [ratio for _, ratio in report["curve"]] == pytest.approx([0.6, 0.6], rel=1e-3)
     [warning] = report["warnings"]
     assert warning.startswith("Δ reached 0.9 of the token norm at transformer_blocks.1.attn (image); above 0.5")

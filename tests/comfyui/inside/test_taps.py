@@ -18,7 +18,7 @@ from sae_steering_pack.sae.embeddings.hidden_states import STACKS
 from sae_steering_pack.sae.steering.edits import Edit, FeatureList
 from tiny_flux import run_node
 
-KLEIN_4B, KLEIN_9B, MISTRAL, KREA, LUMINA = STACKS
+KLEIN_4B, KLEIN_9B, MISTRAL, KREA, LUMINA = STACKS[:5]
 MODELS = {
     "klein 4B": (KLEIN_4B, flux.Flux2TEModel, "qwen3_4b"),
     "klein 9B": (KLEIN_9B, flux.Flux2TEModel, "qwen3_8b"),

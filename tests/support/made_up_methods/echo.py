@@ -20,7 +20,7 @@ def _change(inputs: SteeringInputs, at: Prepared, x: Tensor, sigma: float | None
 
 METHOD = SteeringMethod(
     name="echo",
-    listed=7,
+    listed=8,
     words=Words("put the features in as loudly as those of 'replaces' are heard", "回声"),
     strength_means="1 is as loud, 0 silent.",
     change=_change,

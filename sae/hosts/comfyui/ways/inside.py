@@ -59,7 +59,8 @@ def install_inside(placed: Placed, now: Now) -> Any:
 def _change_output(placed: Placed, now: Now) -> Callable[..., Tensor]:
     @torch.compiler.disable
     def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        return placed.change(output, now(output))
+        before = inputs[0] if placed.tap.site.point == "transcoder" else None
+        return placed.change(output, now(output), before)
 
     return hook
 

@@ -24,7 +24,8 @@ Slot = Callable[[Args, dict[str, Any]], Args]
 
 def compose(previous: Slot | None, placed: Placed) -> Slot:
     """The slot's function: what was in it, with the tap around it."""
-    around = _around_output if placed.tap.site.point in ("block", "update") else _around_inside
+    point = placed.tap.site.point
+    around = _around_input if point == "input" else _around_output if point in ("block", "update") else _around_inside
 
     @torch.compiler.disable
     def patched(args: Args, extra: dict[str, Any]) -> Args:
@@ -42,6 +43,10 @@ def _now(args: Args, placed: Placed) -> Moment:
     if placed.stack.carries == "apart":
         return replace(placed.moment, text_tokens=args["txt"].shape[1])
     return placed.now(args["img"].shape[1], args.get("transformer_options"))
+
+
+def _around_input(run: RunBlock, args: Args, placed: Placed, moment: Moment) -> Args:
+    return run({**args, placed.kept: placed.change(args[placed.kept], moment)})
 
 
 def _around_output(run: RunBlock, args: Args, placed: Placed, moment: Moment) -> Args:
