@@ -1,5 +1,5 @@
-"""python -m lab.bench: what steering costs at FLUX's width, on Shapes and on a UNet, what loading an SAE for `add` takes,
-and what training takes beside other libraries."""
+"""python -m lab.bench: what steering costs at FLUX's width, on Shapes and on a UNet, what loading an SAE for `add`
+takes, and what training takes beside other libraries."""
 
 from __future__ import annotations
 

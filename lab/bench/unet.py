@@ -17,10 +17,10 @@ from sae.steering.intervention import Intervention
 from .width import seconds
 
 SIDE, TEXT, TEXT_WIDTH = 32, 77, 768  # latent cells each way: 8 × 8 tokens of full width where it is steered
-WIDTHS = (160, 320, 640, 640)
+WIDTHS = (96, 192, 384, 384)
 PLACE = "down_blocks.2.attentions.1"
 D_SAE, K = 5_120, 10  # of sdxl-unbox
-CALLS, ROUNDS = 2, 15
+CALLS, ROUNDS = 2, 9
 WAYS: dict[str, tuple[Method, str]] = {
     "add, output": ("add", PLACE),
     "add, update": ("add", f"{PLACE}.update"),
@@ -30,7 +30,7 @@ WAYS: dict[str, tuple[Method, str]] = {
 
 
 def time_unet() -> None:
-    """Prints the table. Half as wide as Stable Diffusion 1.5, with its blocks."""
+    """Prints the table. A third as wide as Stable Diffusion 1.5, with its blocks."""
     from diffusers import UNet2DConditionModel
 
     torch.manual_seed(0)
