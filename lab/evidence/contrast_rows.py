@@ -14,7 +14,7 @@ from tqdm import tqdm
 from sae.demo.shapes import SLOTS, Prompt
 from sae.demo.shapes_model import sample
 from sae.dictionary.autoencoder import SparseAutoencoder
-from sae.dictionary.contrast import SIDES, WAYS, Contrast, Side, Way
+from sae.dictionary.contrast import SIDES, Contrast, Side, Way
 from sae.finding.features import feature_list
 from sae.finding.two_sides import Runs, Show, find_contrasts, measure, rows_of
 from sae.hosts.diffusers import capture
@@ -60,7 +60,8 @@ The same changes, prompts, seeds and judge, {pictures} pictures a row, with no S
 mean tokens of both sides, over all tokens, as ContrastDirection makes it, so that nothing hangs on where in a prompt a
 word stands. `.input` is what a block reads, before it. *swap* mirrors what lies on the source's side; *add raw 1* adds
 the difference itself to every token, and *5* as much as one of the five words makes of it. "One prompt": eight seeds of
-one pair; else eight pairs, one seed each.
+one pair; else eight pairs, one seed each. *whitened* reads past how tokens vary anyway, *pca* takes the main direction
+of the pairs' differences; else it is their mean.
 """
 FLOOR_TEXT = """\
 **The noise floor.** ‖d‖ over the length that chance alone gives it; below 2 a direction is called nothing. Eight pairs
@@ -84,9 +85,16 @@ class Row:
         return ", ".join([f"{self.method}{unit} {self.strength:g}", *more])
 
 
-ENTERING_ROWS = (
-    Row("transformer_blocks.0.input, text", "swap", random=True),
-    Row("transformer_blocks.0.input, text", "swap", prompts=1),
+EIGHT = len(FINDING)
+ENTERING_ROWS = tuple(
+    Row("transformer_blocks.0.input, text", "swap", prompts=prompts, random=prompts > 1, way=way)
+    for way, prompts in (("mean", EIGHT), ("mean", 1), ("whitened", EIGHT), ("whitened", 1), ("pca", EIGHT))
+)
+# The other ways at the other places.
+WAY_ROWS = tuple(
+    Row(where, "swap", strength, way=way)
+    for where, strength in (("transformer_blocks.0, text", 1.0), ("all six attention outputs, image", 2.0))
+    for way in ("whitened", "pca")
 )
 COLOUR_ROWS = (
     *ENTERING_ROWS,
@@ -101,20 +109,14 @@ COLOUR_ROWS = (
     Row("all six attention outputs, image", "add"),
     Row("all six block outputs, image", "swap"),
     Row("text and all six attention outputs", "swap"),
+    *WAY_ROWS,
 )
 KIND_ROWS = (
     *ENTERING_ROWS,
     Row("transformer_blocks.0, text", "swap"),
     Row("transformer_blocks.0, text", "swap", prompts=1),
-)
-WAY_ROWS = tuple(
-    Row(where, "swap", strength, way=way)
-    for where, strength in (
-        ("transformer_blocks.0.input, text", 1.0),
-        ("transformer_blocks.0, text", 1.0),
-        ("all six attention outputs, image", 2.0),
-    )
-    for way in WAYS[1:]
+    Row("all six attention outputs, image", "swap", 2.0),
+    *WAY_ROWS,
 )
 
 

@@ -72,6 +72,10 @@ COLOUR_ROWS: tuple[Row, ...] = (
     Row("entering", "swap", BEST, prompts=MANY, count=MANY_FEATURES),
     *(Row("text", "swap", strength, random=strength == BEST) for strength in (0.5, 0.75, 1.0, 1.5)),
     *(Row("text", "swap", BEST, schedule=schedule) for schedule in SCHEDULES),
+    *(Row("entering", "swap", BEST, schedule=schedule) for schedule in SCHEDULES),
+    Row("entering", "replace", random=True),
+    Row("text", "replace"),
+    Row("set", "replace", prompts=MANY, count=MANY_FEATURES),
     Row("text", "scale, set", 1.0, "mean"),
     Row("text", "add", 0.2),
     Row("text", "difference"),
@@ -88,12 +92,15 @@ COLOUR_ROWS: tuple[Row, ...] = (
     Row("text and set", "swap", 1.0, random=True),
     *(Row("text", "swap", BEST, rank=rank, count=count) for count in (2, 4) for rank in RANKS),
     Row("text", "swap", BEST, rank="effect"),
+    *(Row("entering", "swap", BEST, rank=rank, count=count) for count in (1, 2) for rank in RANKS),
 )
 # Changes of every other kind of word.
 KIND_ROWS: tuple[Row, ...] = (
     Row("entering", "swap", BEST, random=True),
     Row("entering", "swap", BEST, prompts=MANY, count=MANY_FEATURES),
+    Row("entering", "replace", random=True),
     Row("text", "swap", BEST),
+    Row("text", "replace"),
     Row("text", "swap", BEST, prompts=MANY, count=MANY_FEATURES),
     Row("text", "difference"),
     _many(BEST_SET, random=True),

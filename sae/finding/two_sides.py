@@ -97,7 +97,9 @@ def find_contrasts(show: Show, sites: Sequence[Site], runs: Runs, on_progress: O
             means[side].append(torch.stack([reader.mean for reader in readers]))
             done += 1
     positive, negative = (torch.stack(means[side], 1) for side in SIDES)  # (sites, runs, d_in)
-    found = [Contrast.of(*both, runs.paired, way) for *both, way in zip(positive, negative, ways, strict=True)]
+    found = [
+        Contrast.of(one, other, runs.paired, way) for one, other, way in zip(positive, negative, ways, strict=True)
+    ]
     return [_read_past(one, seen) for one, seen in zip(found, varied, strict=True)]
 
 
@@ -146,9 +148,10 @@ def contrast_of_texts(texts: Mapping[Side, Sequence[Tensor]], way: Way = "auto")
     means = [torch.stack([tokens.double().mean(0).cpu() for tokens in texts[side]]) for side in SIDES]
     way = way_at(way, None)
     seen = TokenCovariance() if way == "whitened" else None
-    for side in SIDES if seen is not None else ():
-        for tokens in texts[side]:
-            seen.add(tokens, side)
+    if seen is not None:
+        for side in SIDES:
+            for tokens in texts[side]:
+                seen.add(tokens, side)
     return _read_past(Contrast.of(means[0], means[1], paired=True, way=way), seen)
 
 

@@ -215,12 +215,15 @@ def recipe_from(content: Mapping[str, Any]) -> Recipe:
     if version >= 3:
         above = number(content.get("active_above"), "recipe: active_above")
         gate = Gate(tuple(_edits(content.get("where_active"), "where_active", names)), above)
-        keep_norm = content.get("keep_norm")
-        if not isinstance(keep_norm, bool):
-            raise ValueError(f"recipe: keep_norm is {quoted(keep_norm)}, but true or false is needed.")
-    return Recipe(
-        sae=sae, gate=gate, keep_norm=keep_norm, names=names, model=model, **lists, **plain, **numbers, **more
-    )  # type: ignore[arg-type]
+        keep_norm = _switch(content.get("keep_norm"), "keep_norm")
+    told: dict[str, Any] = {**lists, **plain, **numbers, **more}
+    return Recipe(sae=sae, gate=gate, keep_norm=keep_norm, names=names, model=model, **told)
+
+
+def _switch(found: Any, key: str) -> bool:
+    if not isinstance(found, bool):
+        raise ValueError(f"recipe: {key} is {quoted(found)}, but true or false is needed.")
+    return found
 
 
 def _family(found: Any) -> str:

@@ -265,7 +265,7 @@ WRONG = [
     ({"location": "transformer_blocks.9"}, "location: transformer_blocks.9 names block 9"),
     ({"location": "somewhere"}, "location: 'somewhere' is not a place in FLUX"),
     ({"stream": "joint"}, "stream: "),
-    ({"method": "add"}, "replaces: only 'swap' takes features out"),
+    ({"method": "add"}, "replaces: 'add' takes no features out"),
 ]
 
 

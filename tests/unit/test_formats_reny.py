@@ -273,7 +273,7 @@ def test_reference_files_that_hold_no_sae(name: str, message: str) -> None:
         load(golden(name))
 
 
-@pytest.mark.parametrize("suffix", [".ckpt", ".npy", ".pkl.gz", ".msgpack", ""])
+@pytest.mark.parametrize("suffix", [".ckpt", ".mat", ".pkl.gz", ".msgpack", ""])
 def test_other_file_types_are_refused_unopened(suffix: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"is not read; give a file of the kinds \.safetensors, \.pt"):
         load(tmp_path / f"ae{suffix}")

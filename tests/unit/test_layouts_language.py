@@ -49,7 +49,7 @@ def _with(case: Case, **config: object) -> Case:
         (qwen_scope("mine"), r"keep the folder's name, such as SAE-Res-Qwen3-8B-Base-W64K-L0_50, .*qwen_scope:50"),
         (qwen_scope(architecture="qwen_scope:7"), rf"k = 7 was given, but the folder's name has L0_{K}"),
         (qwen_scope("SAE-L0_99"), "k is 99, but must lie between 1 and the number of features, 32"),
-        (_with(gemma_scope(True), type="transcoder"), "type = 'transcoder'; only SAEs"),
+        (_with(gemma_scope(True), type="transcoder"), "this is a transcoder, .* of a layout that is not read"),
         (_with(gemma_scope(True), architecture="relu"), "architecture = 'relu'; known is jump_relu"),
         (_with(gemma_scope(True), width=9), "says width = 9, but the tensors have 32"),
         (replace(gemma_scope(), file="gemma-scope-2b-pt-transcoders/params.npz"), "one of transcoders"),

@@ -163,7 +163,7 @@ def test_warnings_of_a_list_are_told_once_in_the_sets_numbers() -> None:
         (Wanted([]), r"features: the list is empty, so there is nothing to steer with"),
         (Wanted([Edit(60)]), r"features: feature 60 does not exist in mine, which has the features 0 to 59\."),
         (Wanted([Edit(3)], "swap"), r"replaces: 'swap' needs the features to take out, but none came"),
-        (Wanted([Edit(3)], replaces=[Edit(50)]), r"replaces: only 'swap' takes features out, but the method is 'add'"),
+        (Wanted([Edit(3)], replaces=[Edit(50)]), r"replaces: 'add' takes no features out"),
         (
             Wanted([Edit(23)], unit="max"),
             r"unit: 'max' needs the activation of feature 3, and sae 1 has no statistics of it; .*; that is in its own "

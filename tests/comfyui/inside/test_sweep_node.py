@@ -101,7 +101,7 @@ def test_with_replaces_each_row_swaps(sweep, shapes):
         assert alike(cell(sheet, row, 1), expected)
         control, _ = steered(shapes, chosen, 1.0, random=7, **how)
         assert alike(cell(sheet, row, 2), drawn(control, shapes[1], sweep.text))
-    with pytest.raises(ValueError, match="replaces: only 'swap' takes features out, but the method is 'add'"):
+    with pytest.raises(ValueError, match="replaces: 'add' takes no features out; use swap or replace"):
         sweep(features=features, replaces=out)
     with pytest.raises(ValueError, match="replaces: 'swap' needs the features to take out"):
         sweep(features=features, method="swap")
