@@ -56,9 +56,8 @@ def test_every_family_is_told(told, name):
     width = "32, 64, by the place" if name in UNETS else str(CASES[name].width)
     assert found["Family"][0].startswith(f"{name} (") and found["Width"] == [width]
     stacks = {"double": "transformer_blocks", "single": "single_transformer_blocks"}
-    expected = [f"{stacks.get(kind, kind)}.0-{count - 1} (" for kind, count in CASES[name].depth.items()]
-    if name in UNETS:
-        expected = LISTS[name]
+    depth = {} if name in UNETS else CASES[name].depth
+    expected = LISTS.get(name) or [f"{stacks.get(kind, kind)}.0-{count - 1} (" for kind, count in depth.items()]
     assert all(line.startswith(start) for line, start in zip(found["Places"], expected, strict=True))
     for nothing in ("In the slots", "In the lists", "Step caches", "Steered or read by this pack"):
         assert found[nothing] == ["none"]
