@@ -210,7 +210,7 @@ def test_the_config_tells_the_family_and_the_places(unets, name):
         ("transformer_blocks.0", "no place in SDXL: transformer_blocks are not among its blocks; this model has down_"),
         ("down_blocks.0.attentions.0", "names block 0, but this model's down_blocks.0.attentions are none at all."),
         ("input_blocks.1.1", "input_blocks.1.1 is no place in SDXL: there is no transformer; this model has down_bl"),
-        (f"{DOWN}.attn1", "down_blocks.2.attentions have no point 'attn1'; they have .input, .update or none for the o"),
+        (f"{DOWN}.attn1", "down_blocks.2.attentions have no point 'attn1'; they have .input, .update or none for"),
     ],
 )
 def test_what_does_not_belong_is_refused_by_name(unets, location, message):
