@@ -71,6 +71,8 @@ def pytest_runtest_teardown(item, nextitem):
 @pytest.fixture
 def comfy(renderer, server):
     """An empty workflow, and no names, ranges or recipes but shipped ones. The console must say nothing of the pack."""
+    renderer.begin()  # what the last test left in a field is sent now, and not into a folder that is being removed
+    renderer.page.wait_for_timeout(150)
     for kept in (server.place.base / "user" / "default" / "sae_steering", server.place.output / "sae"):
         shutil.rmtree(kept, ignore_errors=True)
     renderer.begin()

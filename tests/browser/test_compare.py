@@ -143,6 +143,6 @@ def test_tables_fit_their_panel(started):
     inside += " && cell.getBoundingClientRect().right > result.getBoundingClientRect().right + 1).length"
     assert page.locator(".sae-steering-result").first.evaluate(inside) == 0
     heights = page.locator(".sae-steering-table tbody tr").evaluate_all("(rows) => rows.map((row) => row.offsetHeight)")
-    assert len(heights) == 16 and max(heights) <= 34  # pictures in one line
+    assert len(heights) == 7 and max(heights) <= 34  # pictures in one line
     names = page.locator(".sae-steering-table .sae-steering-called").all_inner_texts()
     assert names.count("unclear") == 0

@@ -193,7 +193,7 @@ def test_a_mask_that_does_not_fit_the_latent_is_told_at_the_node(concept, shapes
         ({"wanted": " "}, "wanted: it is empty; write what you want to see"),
         ({"instead_of": PURPLE}, f"instead_of: it says '{PURPLE}' as wanted does"),
         ({"location": "transformer_blocks.9"}, "location: transformer_blocks.9 names block 9"),
-        ({"rank_by": "effect", "instead_of": "", "wanted": "nothing that Shapes knows"}, "fires more at"),
+        ({"rank_by": "effect", "instead_of": "", "wanted": "nothing that Shapes knows"}, "makes the same of"),
     ],
 )
 def test_mistakes_are_told(concept, more, sentence):
