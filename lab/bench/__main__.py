@@ -1,5 +1,5 @@
-"""python -m lab.bench: what steering costs at FLUX's width and on Shapes, what loading an SAE for `add` takes, and what
-training takes beside other libraries."""
+"""python -m lab.bench: what steering costs at FLUX's width, on Shapes and on a UNet, what loading an SAE for `add`
+takes, and what training takes beside other libraries."""
 
 from __future__ import annotations
 
@@ -28,6 +28,7 @@ from sae.steering.intervention import Intervention
 from ..judge.steer import draw_steered
 from .full_size import run_in_comfyui
 from .training import race_all
+from .unet import time_unet
 from .width import seconds, time_products, time_taps, time_topk
 
 D_SAE, D_IN = 49_152, 3_072
@@ -95,6 +96,7 @@ def main() -> None:
     time_topk()
     time_products()
     time_steps(load_sae(TEXT_SAE))
+    time_unet()
     if not run_in_comfyui("loops", "measure()", cpu=True):
         print("Loops over pictures: left out; set COMFYUI_PATH to a ComfyUI that has its Python in .venv.", flush=True)
     with tempfile.TemporaryDirectory() as folder:

@@ -93,13 +93,15 @@ def _tested(
     latent_image: dict[str, Any] | None, seed: int, steps: int, progress: comfy.utils.ProgressBar,
 ) -> str:  # fmt: skip
     """The report with a self-test at the site and, for comparison, at its rivals."""
-    width, family, depth = width_of(model), family_of(model), depth_of(model)
+    family, depth = family_of(model), depth_of(model)
+    site = family.place(site, depth)
+    width = width_of(model, site)
     if width != sae.d_in:
         sentence = f"This SAE does not fit this model: its width is {sae.d_in}, but the model's is {width}."
         return report(facts, None, Verdict(False, sentence))
-    site = family.place(site, depth)
     here = SelfTest(sae)
     nearby = [place for place in rival_sites(site, depth) if family.has(place, depth)]
+    nearby = [place for place in nearby if width_of(model, place) == width]
     rivals = {place: SelfTest(sae, RIVAL_TOKENS) for place in nearby}
     unreached: list[str] = []
     observed = observe(model, site, here, sae, lambda reach: unreached.extend(reach.missed("read")))

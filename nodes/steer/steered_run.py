@@ -22,7 +22,8 @@ from ...sae.hosts.comfyui.model import (
 )
 from ...sae.hosts.comfyui.own_folders import notebooks
 from ...sae.hosts.comfyui.steering import carry, steer, with_mask_check
-from ...sae.places.site import Depth, Site, kind_name
+from ...sae.places.depth import Depth
+from ...sae.places.site import Site, kind_name
 from ...sae.steering.delta import Steering
 from ...sae.steering.edits import FeatureList
 from ...sae.steering.set_up import Planned, SetUp, Wanted

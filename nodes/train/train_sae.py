@@ -101,9 +101,10 @@ class TrainSAE(io.ComfyNode):
         shards: Path | None = None,
         rate: float = TopKConfig.rate,
     ) -> io.NodeOutput:
-        size, width = PRESETS[preset], width_of(model)
+        size = PRESETS[preset]
         activity = activity_of(model, clip, prompts, latent_image, sampling_steps)
         site = activity.place(parse_location(location, stream))
+        width = width_of(model, site)
         source: Collection | ShardSource
         if shards is None:
             tokens = tokens or size.tokens

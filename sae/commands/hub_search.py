@@ -12,7 +12,7 @@ from typing import Any
 from ..embeddings.encoder_models import MODELS, distance
 from ..files.quote import shown
 from ..formats.known import HUB, KNOWN
-from ..places.families import family_of_text
+from ..formats.provenance import family_of_text
 
 TAGS = ("sae", "sparse-autoencoder")
 MOST = 500  # repositories of a tag

@@ -9,13 +9,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..places.depth import Depth, running_order
 from ..places.families import Family
-from ..places.site import KINDS, STREAMS, Depth, Site, parse_location, resolve_site
+from ..places.site import STREAMS, Site, parse_location, resolve_site
 from .autoencoder import SparseAutoencoder
 from .owner import DIGITS, Owner, TrainedOn
 from .statistics import NAMES, FeatureStatistics
 
-_POINTS = ("input", "attn", "mlp", "transcoder", "update", "block")
+_POINTS = ("input", "attn", "cross", "mlp", "transcoder", "update", "block")
 
 
 @dataclass(frozen=True)
@@ -195,8 +196,8 @@ def _numbered(placed: Iterable[tuple[Site, SparseAutoencoder]]) -> Iterator[Memb
         first += sae.d_sae
 
 
-def _order(site: Site) -> tuple[int, tuple[int, ...], int, int]:
-    return KINDS.index(site.kind), site.blocks, _POINTS.index(site.point), STREAMS.index(site.stream)
+def _order(site: Site) -> tuple[tuple[int, ...], tuple[int, ...], int, int]:
+    return running_order(site.kind), site.blocks, _POINTS.index(site.point), STREAMS.index(site.stream)
 
 
 def _meet(one: Site, other: Site) -> bool:

@@ -15,7 +15,7 @@ from ..dictionary.directions import check_place
 from ..dictionary.owner import Owner
 from ..dictionary.statistics import FeatureStatistics
 from ..places.moment import COND, Moment
-from ..places.region import check_mask, moment_weights, token_grid
+from ..places.region import check_mask, moment_weights
 from ..places.site import Site, Stream
 from ..steering.edits import Edit, FeatureList
 
@@ -126,7 +126,7 @@ class FeatureReader:
         if self._last is None:
             return {}
         codes, moment = self._last
-        grid = token_grid(moment.latent_height, moment.latent_width)
+        grid = moment.grid
         first = moment.text_tokens if self.site.stream == "joint" else 0
         part = slice(first, first + grid[0] * grid[1])  # without the text, and without reference pictures behind
         values, indices = codes.values[part].float(), codes.indices[part]
@@ -274,7 +274,7 @@ class PeakTally:
         if moment.crops or moment.sigma > LATEST * self._first:
             return
         first = moment.text_tokens if self.stream == "joint" else 0
-        self._grid = token_grid(moment.latent_height, moment.latent_width)
+        self._grid = moment.grid
         last = None if self.stream == "text" else first + self._grid[0] * self._grid[1]
         values, indices = (part[:, first:last].flatten(1).cpu() for part in codes)
         tokens = torch.arange(values.shape[1]) // codes.values.shape[-1]

@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from ..dictionary.autoencoder import SparseAutoencoder
 from ..places.moment import Crop, Moment
-from ..places.region import PATCH, token_grid
+from ..places.region import cells_of_a_token
 from ..places.site import Site
 from .features import cond_parts
 
@@ -28,6 +28,7 @@ class HeatReader:
         self.sae, self.site, self.features = sae, site, list(features)
         self.latent = (0, 0)  # height and width of the whole picture's
         self.calls = 0  # that saw the whole picture, or a text
+        self._grid = (0, 0)  # rows and columns of tokens
         self._sum: Tensor | None = None  # of these calls: (features, batch, tokens)
         self._parts: Tensor | None = None  # of those that saw a part: (features, batch, height, width), in latent cells
         self._looks = torch.zeros(0, 0)  # how many of these saw a cell
@@ -43,7 +44,7 @@ class HeatReader:
             if part.crops and self.site.stream != "text":
                 self._place(codes, part, part.crops[0])
                 continue
-            self.latent = part.latent_height, part.latent_width
+            self.latent, self._grid = (part.latent_height, part.latent_width), part.grid
             self._sum = codes if self._sum is None else self._sum + codes
             self.calls += 1
 
@@ -59,7 +60,7 @@ class HeatReader:
         if self._parts is None:
             self._parts, self._looks = codes.new_zeros(*codes.shape[:2], *self.latent), torch.zeros(self.latent)
         place = (..., slice(crop.top, crop.top + size[0]), slice(crop.left, crop.left + size[1]))
-        self._parts[place] += in_cells(codes.unflatten(-1, token_grid(*size)), size)
+        self._parts[place] += in_cells(codes.unflatten(-1, part.grid), size)
         self._looks[place] += 1
 
     def _check_text(self, rows: Tensor, moment: Moment) -> None:
@@ -93,10 +94,10 @@ class HeatReader:
     def cells(self) -> Tensor:
         """(features, batch, height, width) over the latent cells of the picture, 0 where no prompt has an area."""
         if self._parts is None:
-            return in_cells(self.heat.unflatten(-1, token_grid(*self.latent)), self.latent)
+            return in_cells(self.heat.unflatten(-1, self._grid), self.latent)
         seen = self._parts
         if self._sum is not None:
-            seen = seen + in_cells(self._sum.unflatten(-1, token_grid(*self.latent)), self.latent)
+            seen = seen + in_cells(self._sum.unflatten(-1, self._grid), self.latent)
         return seen / (self._looks + self.calls).clamp_min(1)
 
 
@@ -105,7 +106,10 @@ def in_cells(maps: Tensor, latent: tuple[int, int]) -> Tensor:
 
     Where the latent is odd, the last row or column of tokens reaches beyond it.
     """
-    return maps.repeat_interleave(PATCH, -2).repeat_interleave(PATCH, -1)[..., : latent[0], : latent[1]]
+    step = cells_of_a_token(latent, (maps.shape[-2], maps.shape[-1]))
+    if step is None:  # another node resized what the block gets
+        return on_picture(maps, latent)
+    return maps.repeat_interleave(step, -2).repeat_interleave(step, -1)[..., : latent[0], : latent[1]]
 
 
 def on_picture(cells: Tensor, size: tuple[int, int]) -> Tensor:

@@ -14,14 +14,14 @@ from ..dictionary.fingerprint import Progress, fingerprint
 from ..dictionary.sae_set import SaeSet
 from ..embeddings.spot import ALL, home_of, tensor_name
 from ..formats.provenance import provenance
+from ..places.depth import Depth
 from ..places.moment import Moment
-from ..places.site import KINDS, Depth, Point, Site
+from ..places.site import Site, points_of
 from .fit import Fit, FitTally
 
 FITTING_VARIANCE = 0.5  # an SAE that explains less than this share is of no use there
 BETTER_BY = 0.05  # explained variance by which another site must win to be named as the right one
 RIVAL_TOKENS = 32  # of each call are looked at elsewhere
-_POINTS: tuple[Point, ...] = ("block", "input", "update", "attn", "mlp")  # a transcoder is not measured
 
 
 class SelfTest:
@@ -74,10 +74,10 @@ def rival_sites(site: Site, depth: Depth) -> list[Site]:
         return []
     places = [replace(site, blocks=(number,)) for number in range(depth.of(site.kind))]
     if site.stream != "joint" and site.point != "mlp":  # what all kinds of blocks have
-        others = [kind for kind in KINDS if kind != site.kind]
+        others = [kind for kind in depth.kinds if kind != site.kind]
         places += [replace(site, kind=kind, blocks=(number,)) for kind in others for number in range(depth.of(kind))]
-    points = [point for point in _POINTS if not (site.kind == "single" and point == "mlp")]
-    places += [replace(site, point=point) for point in points]
+    measured = [point for point in points_of(site.kind) if point != "transcoder"]
+    places += [replace(site, point=point) for point in measured]
     if site.kind == "double":
         places.append(replace(site, stream="text" if site.stream == "image" else "image"))
     return [place for place in places if place != site]

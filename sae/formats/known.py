@@ -24,8 +24,8 @@ class KnownCheckpoint:
     file: str | None  # path of the weight file in it; None where it is not known to us
     config: str | None  # path of its config, None where it has none
     model: str
-    location: str  # a location in FLUX, or words for another model
-    stream: str | None  # image, text or joint, in FLUX only
+    location: str  # in a model of ours, or words for another one
+    stream: str | None  # image, text or joint; None of another model
     d_in: int
     d_sae: int
     layout: str
@@ -49,7 +49,7 @@ class KnownCheckpoint:
 
     @property
     def site(self) -> Site | None:
-        """Where it belongs, for SAEs of FLUX's blocks."""
+        """Where it belongs, for SAEs of blocks."""
         return site_from_name(f"{self.location}-{self.stream}") if self.stream else None
 
 
@@ -108,7 +108,8 @@ def _unbox_table() -> Iterator[KnownCheckpoint]:
         folder = f"unet.{block}_k10_hidden5120_auxk256_bs4096_lr0.0001/final"
         yield KnownCheckpoint(
             f"sdxl-unbox-{block}", "surokpro2/sdxl-saes", f"{folder}/state_dict.pth", f"{folder}/config.json",
-            "SDXL-Turbo", f"unet.{block}, output - input", None, 1280, 5120, "sdxl-unbox", None, "k 10",
+            "SDXL-Turbo", f"{block}.update", "image", 1280, 5120, "sdxl-unbox", None,
+            "k 10; its makers add 10 times the mean",
         )  # fmt: skip
 
 
@@ -129,6 +130,17 @@ def _diffract_table() -> Iterator[KnownCheckpoint]:
                 f"transformer_blocks.{block}.{point}.transcoder", stream, 3072, 49_152, "DifFRACT transcoder", None,
                 "MLP's input to its output; depends on the noise level",
             )  # fmt: skip
+
+
+def _saeuron_table() -> Iterator[KnownCheckpoint]:
+    """Trained on 100 time steps of both sides of guidance."""
+    for number, what in ((1, "objects"), (2, "styles")):
+        block = f"up_blocks.1.attentions.{number}"
+        yield KnownCheckpoint(
+            f"saeuron-{block}", "bcywinski/SAeUron", f"unet.{block}/sae.safetensors", f"unet.{block}/cfg.json",
+            "Stable Diffusion 1.4 (UnlearnCanvas)", block, "image", 1280, 20_480, "SAeUron", None,
+            f"k 32; of {what}; its makers unlearn by negative multiples",
+        )  # fmt: skip
 
 
 _TOKENS = ("token_embeddings", "all")
@@ -217,10 +229,7 @@ KNOWN: tuple[KnownCheckpoint, ...] = (
         "Gemma 2 2B (Lumina 2)", "behind block 24: hidden state 25", None, 2304, 16_384, "Gemma Scope", "CC-BY-4.0",
         "73 features a token; wider and sparser ones beside it", _TOKENS,
     ),
-    KnownCheckpoint(
-        "saeuron", "bcywinski/SAeUron", None, None, "Stable Diffusion 1.4 (UnlearnCanvas)",
-        "unet.up_blocks.1.attentions.1 and .2, output", None, 1280, 20_480, "SAeUron", None, "k 32",
-    ),
+    *_saeuron_table(),
     KnownCheckpoint(
         "prisma-clip-b-32", "Prisma-Multimodal/sae_clip", None, None, "CLIP ViT-B/32", "residual stream of each layer",
         None, 768, 49_152, "SAELens",
@@ -237,7 +246,7 @@ def known_checkpoint(name: str) -> KnownCheckpoint | None:
 
 
 def known_site(name: str) -> Site | None:
-    """Where a known SAE of FLUX belongs; None where only its repository is told, which has SAEs of several places."""
+    """Where a known SAE of blocks belongs; None where only its repository is told, which has SAEs of several places."""
     entry = known_checkpoint(name)
     if entry is None or entry.name in name:
         return entry.site if entry else None

@@ -8,7 +8,7 @@ from typing import Any
 
 from ..dictionary.autoencoder import SparseAutoencoder
 from ..dictionary.owner import TrainedOn
-from ..places.families import family_named, family_of_text
+from ..places.families import family_named
 from .known import known_checkpoint
 
 _KEYS = {
@@ -20,6 +20,38 @@ _FAMILY, _IDENTITY = "family", "model_identity"  # of our own layout
 # The uploads cc3m-transformer_blocks.18-1 and their like, and what was made after them, are of FLUX.1-schnell.
 _FLUX_NAME = re.compile(r"(?<![a-z0-9])cc3m-(single_)?transformer_blocks\.")
 _K = ("k", "top_k", "trained_k")
+# What the models are called in which published SAEs were trained, by how the name begins.
+_TRAINED_ON: dict[str, str] = {
+    "sdxl refiner": "SDXL Refiner",
+    "stable-diffusion-xl-refiner": "SDXL Refiner",
+    "sdxl": "SDXL",
+    "stable-diffusion-xl": "SDXL",
+    "stable diffusion xl": "SDXL",
+    "stable-diffusion-v1": "Stable Diffusion 1",
+    "stable-diffusion-1": "Stable Diffusion 1",
+    "stable diffusion 1": "Stable Diffusion 1",
+    "sd-turbo": "Stable Diffusion 2",
+    "stable-diffusion-2": "Stable Diffusion 2",
+    "stable diffusion 2": "Stable Diffusion 2",
+    "flux.2": "FLUX.2",
+    "flux2": "FLUX.2",
+    "flux.1": "FLUX.1",
+    "flux1": "FLUX.1",
+    "chroma": "Chroma",
+    "hunyuanvideo": "HunyuanVideo",
+    "longcat": "LongCat",
+    "qwen-image": "Qwen-Image",
+    "z-image": "Z-Image",
+    "lumina-image-2": "Lumina 2",
+    "lumina 2": "Lumina 2",
+    "wan2": "Wan 2",
+    "wan 2": "Wan 2",
+    "stable-diffusion-3": "Stable Diffusion 3",
+    "stable diffusion 3": "Stable Diffusion 3",
+    "krea-2": "Krea 2",
+    "krea 2": "Krea 2",
+    "anima": "Anima",
+}
 
 
 def provenance(sae: SparseAutoencoder) -> dict[str, str]:
@@ -73,3 +105,9 @@ def _places(sae: SparseAutoencoder) -> list[Mapping[str, Any]]:
 def _first(places: list[Mapping[str, Any]], keys: tuple[str, ...]) -> str | None:
     found = (place.get(key) for place in places for key in keys)
     return next((text for text in found if isinstance(text, str) and text), None)
+
+
+def family_of_text(model: str) -> str | None:
+    """The family's name for a model's, such as `black-forest-labs/FLUX.1-schnell`; None where it is none of ours."""
+    short = model.lower().rsplit("/", 1)[-1].strip()
+    return next((family for start, family in _TRAINED_ON.items() if short.startswith(start)), None)

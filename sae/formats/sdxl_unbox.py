@@ -1,5 +1,7 @@
 """sdxl-unbox and the concept steerers: TopK SAEs in a nested state dict, with config.json.
 
+Those of sdxl-unbox read what a transformer of SDXL's UNet, or a block of FLUX, adds to its input, and act there.
+
 Sources: github.com/surkovv/sdxl-unbox, github.com/kim-dahye/steerers. OpenAI's SAEs have the same tensors, but
 normalise each token first.
 """
@@ -8,6 +10,7 @@ from __future__ import annotations
 
 import re
 
+from ..places.unet_lists import IN_NAME
 from .checkpoint import Checkpoint, Reading
 from .openai import BIASES, read_topk
 from .words import words
@@ -34,6 +37,9 @@ def read(checkpoint: Checkpoint) -> Reading:
 
 
 def _hook(name: str) -> str | None:
-    """FLUX SAEs of this project read the update of the image stream, and their folders name the block alone."""
+    """The update of the image stream: folders name the transformer or block alone, as in mid_block.attentions.0."""
+    in_unet = [match for match in IN_NAME.finditer(name) if not match["point"]]
+    if in_unet:
+        return f"{in_unet[-1]['list']}.{in_unet[-1]['block']}.update"
     found = _BLOCK.search(name)
     return found and f"transformer_blocks.{found[1]}.update-image"

@@ -35,6 +35,7 @@ from ..places.moment import Side as GuidanceSide
 from ..places.named_choices import first_text, sites_of
 from ..steering.delta import Steering
 from ..steering.set_up import SetUp, Wanted
+from .diffusers_unet import is_unet
 from .host import Host, Model, See, SteeringResult
 
 Run = Callable[[Model], object]  # draws once with the model that it is given; what it returns is not looked at
@@ -42,8 +43,8 @@ EMBEDDING = "embedding"  # what a place is called where there is none
 
 
 def host_of(model: Model) -> Host:
-    """ValueError for what is neither a MODEL of ComfyUI nor a transformer of diffusers."""
-    if isinstance(model, nn.Module) and hasattr(model, "single_transformer_blocks"):
+    """ValueError for what is neither a MODEL of ComfyUI nor a transformer or UNet of diffusers."""
+    if isinstance(model, nn.Module) and (hasattr(model, "single_transformer_blocks") or is_unet(model)):
         from .diffusers import DiffusersModel
 
         return DiffusersModel(model)
@@ -52,8 +53,8 @@ def host_of(model: Model) -> Host:
 
         return ComfyuiModel(model)
     raise ValueError(
-        f"model: {type(model).__name__} came; give a MODEL of ComfyUI, or diffusers' FluxTransformer2DModel, which is "
-        "a pipeline's `transformer`."
+        f"model: {type(model).__name__} came; give a MODEL of ComfyUI, or diffusers' FluxTransformer2DModel or "
+        "UNet2DConditionModel, which are a pipeline's `transformer` or `unet`."
     )
 
 

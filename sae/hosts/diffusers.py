@@ -1,4 +1,4 @@
-"""Steering and reading diffusers' `FluxTransformer2DModel` with plain forward hooks.
+"""Steering and reading diffusers' `FluxTransformer2DModel`, and its UNets, with plain forward hooks.
 
 What each module returns was read off diffusers 0.42: a double block (text, image), its attention (image, text) and
 with an IP-Adapter a third tensor, a single block (text, image) since 0.35 and one tensor before, its attention one
@@ -10,51 +10,51 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
+from ..dictionary.autoencoder import SparseAutoencoder
+from ..dictionary.owner import TrainedOn
+from ..dictionary.sae_set import AnySae, Member, check_sites, members_at
+from ..places.depth import Depth
+from ..places.families import Family, family_named
 from ..places.moment import COND, Moment, OnStep, Schedule, SigmaWindow
 from ..places.reach import CountedTap, Done, Reach
-from ..places.site import Depth, Site
+from ..places.site import Site
 from ..places.stream_taps import Observer, Tap, tap_image, tap_text, tap_tokens
 from ..steering.host_calls import Draw, Drawn, Level, Which
 from ..steering.intervention import Intervention, RandomDirection
 from ..steering.record import SteeringRecord
 from ..steering.row_by_row import Alone
-
-if TYPE_CHECKING:
-    from diffusers import FluxTransformer2DModel
-from typing import TYPE_CHECKING
-
-from ..dictionary.autoencoder import SparseAutoencoder
-from ..dictionary.owner import TrainedOn
-from ..dictionary.sae_set import AnySae, Member, check_sites, members_at
-from ..places.families import Family, family_named
+from .diffusers_unet import UnetCall, depth_of_unet, family_name, is_unet
 from .host import See, SteeringResult
 
 if TYPE_CHECKING:
-    from diffusers import FluxTransformer2DModel
-
+    from diffusers import FluxTransformer2DModel, UNet2DConditionModel
 
 PercentToSigma = Callable[[float], float]
+Transformer: TypeAlias = "FluxTransformer2DModel | UNet2DConditionModel"
 log = logging.getLogger(__name__)
 
 
 def straight_percent_to_sigma(percent: float) -> float:
-    """Sigma after a part of the run on a schedule without time shift, as FLUX.1-schnell has it."""
+    """Sigma after a part of the run on a schedule without time shift, as FLUX.1-schnell has it; of a UNet the time
+    step's share."""
     return 1.0 - percent
 
 
-def depth_of(transformer: FluxTransformer2DModel) -> Depth:
+def depth_of(transformer: Transformer) -> Depth:
+    if is_unet(transformer):
+        return depth_of_unet(transformer)
     return Depth(len(transformer.transformer_blocks), len(transformer.single_transformer_blocks))
 
 
 @contextmanager
 def steer(
-    transformer: FluxTransformer2DModel,
+    transformer: Transformer,
     interventions: Sequence[Intervention],
     percent_to_sigma: PercentToSigma = straight_percent_to_sigma,
     sides: tuple[int, ...] = (COND,),
@@ -75,7 +75,7 @@ def steer(
 
 
 def drawing(
-    transformer: FluxTransformer2DModel,
+    transformer: Transformer,
     sample: Callable[[OnStep], Tensor],
     percent_to_sigma: PercentToSigma = straight_percent_to_sigma,
     sides: tuple[int, ...] = (COND,),
@@ -102,7 +102,7 @@ class Predicting:
     `forward` calls it for one of the two prompts on latents (rows, ...) that are all at the noise level sigma.
     """
 
-    transformer: FluxTransformer2DModel
+    transformer: Transformer
     forward: Callable[[Which, Tensor, float], Tensor]
     most_rows: int = 8
 
@@ -117,7 +117,7 @@ class Predicting:
 
 
 @contextmanager
-def capture(transformer: FluxTransformer2DModel, site: Site, see: Callable[[Tensor, Moment], None]) -> Iterator[None]:
+def capture(transformer: Transformer, site: Site, see: Callable[[Tensor, Moment], None]) -> Iterator[None]:
     """Shows `see` the tokens (batch, tokens, width) of a site at every call of the transformer.
 
     Raises ValueError at the end where the transformer was called and never came to the site.
@@ -143,11 +143,12 @@ def window_of(schedule: Schedule, percent_to_sigma: PercentToSigma) -> SigmaWind
 
 
 @contextmanager
-def tapped(transformer: FluxTransformer2DModel, taps: Sequence[Tap], sides: tuple[int, ...]) -> Iterator[list[Reach]]:
+def tapped(transformer: Transformer, taps: Sequence[Tap], sides: tuple[int, ...]) -> Iterator[list[Reach]]:
     """Installs the taps, in order, for the length of the `with` block, and yields how far each comes."""
     for tap in taps:
         tap.site.check(depth_of(transformer))
-    call = _Call(sides, [Reach(tap.site) for tap in taps])
+    kind = UnetCall if is_unet(transformer) else _Call
+    call = kind(sides, [Reach(tap.site) for tap in taps])
     with ExitStack() as stack:
         hook: Any = transformer.register_forward_pre_hook(call.begin, with_kwargs=True)
         stack.callback(hook.remove)
@@ -155,7 +156,7 @@ def tapped(transformer: FluxTransformer2DModel, taps: Sequence[Tap], sides: tupl
         stack.callback(hook.remove)
         for tap, reach in zip(taps, call.reaches, strict=True):
             for block in tap.site.blocks:
-                for hook in _install(transformer, CountedTap(tap, reach, block), call):
+                for hook in call.install(transformer, CountedTap(tap, reach, block)):
                     stack.callback(hook.remove)
         yield call.reaches
 
@@ -182,8 +183,12 @@ class _Call:
         for reach in self.reaches:
             reach.call()
 
+    def install(self, transformer: Transformer, tap: CountedTap) -> list[Any]:
+        """Handles of the hooks of one block."""
+        return _install(transformer, tap, self)
 
-def _install(transformer: FluxTransformer2DModel, tap: CountedTap, call: _Call) -> list[Any]:
+
+def _install(transformer: Transformer, tap: CountedTap, call: _Call) -> list[Any]:
     site = tap.site
     stack = transformer.transformer_blocks if site.kind == "double" else transformer.single_transformer_blocks
     module = stack[tap.block]
@@ -291,15 +296,16 @@ FAMILY = "FLUX.1"
 
 @dataclass(frozen=True)
 class DiffusersModel:
-    """The `Host` of a FluxTransformer2DModel."""
+    """The `Host` of a FluxTransformer2DModel or a UNet2DConditionModel."""
 
-    transformer: FluxTransformer2DModel
+    transformer: Transformer
 
     @property
     def family(self) -> Family:
-        family = family_named(FAMILY)
+        name = family_name(self.transformer) if is_unet(self.transformer) else FAMILY
+        family = family_named(name)
         if family is None:
-            raise LookupError(f"no row for {FAMILY}")
+            raise LookupError(f"no row for {name}")
         return family
 
     @property
@@ -308,17 +314,28 @@ class DiffusersModel:
 
     @property
     def trained_on(self) -> TrainedOn:
-        return TrainedOn(FAMILY)
+        return TrainedOn(self.family.name)
 
     def members(self, sae: AnySae, location: str, stream: str) -> list[Member]:
-        members = members_at(sae, location, stream)
-        check_sites(sae, members, self.family, self.depth)
-        return members
+        members, family, depth = members_at(sae, location, stream), self.family, self.depth
+        check_sites(sae, members, family, depth)
+        return [self._in_unet(member) for member in members] if family.is_unet else members
+
+    def _in_unet(self, member: Member) -> Member:
+        """By diffusers' names; ValueError for an SAE of another width than that of its place."""
+        site, sae, depth = self.family.place(member.site, self.depth), member.sae, self.depth
+        width = depth.width(site.kind, site.blocks)
+        if width != sae.d_in:
+            raise ValueError(
+                f"sae: {sae.name} was trained on activations of width {sae.d_in}, but at {site.location} this model "
+                f"has width {width}; use an SAE that was trained on this model."
+            )
+        return replace(member, site=site)
 
     @contextmanager
     def showing(
         self, places: Sequence[tuple[Site, SparseAutoencoder | None]], sees: Sequence[See]
-    ) -> Iterator[FluxTransformer2DModel]:
+    ) -> Iterator[Transformer]:
         with ExitStack() as stack:
             for (site, _), see in zip(places, sees, strict=True):
                 stack.enter_context(capture(self.transformer, site, see))

@@ -12,13 +12,14 @@ from torch import Tensor
 from ..dictionary.autoencoder import SparseAutoencoder
 from ..dictionary.owner import TrainedOn
 from ..dictionary.sae_set import AnySae, Member
+from ..places.depth import Depth
 from ..places.families import Family
 from ..places.moment import Moment
-from ..places.site import Depth, Site
+from ..places.site import Site
 from ..steering.intervention import Intervention
 from ..steering.summary import RunSummary
 
-Model = Any  # a MODEL of ComfyUI, or diffusers' FluxTransformer2DModel
+Model = Any  # a MODEL of ComfyUI, or diffusers' FluxTransformer2DModel or UNet2DConditionModel
 See = Callable[[Tensor, Moment], None]
 
 

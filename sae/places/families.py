@@ -10,7 +10,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from .site import Depth, Kind, Point, Site, Stream, kind_name, point_suffix, stack_name
+from .depth import Depth, Kind, join_blocks
+from .site import Point, Site, Stream, kind_name, point_suffix, stack_name
+from .unet_lists import ATTENTIONS, INSIDE, sort_of
 
 # slot: a function in `patches_replace["dit"]`; list: one in `patches["double_block"]`; hook: a forward hook on the
 # block, for the length of one call of the model
@@ -25,11 +27,13 @@ TextEnd = Literal["img_slice", "before the picture"]
 class Inside:
     """A module inside a block whose output is a point; with `columns`, the first columns of its input are.
 
-    `columns` names the block's attribute that says how many.
+    `columns` names the block's attribute that says how many. Where ComfyUI has a list of patches for the output,
+    `patches` is its name: there the output is as the block gets it, whoever computed it.
     """
 
     path: str
     columns: str = ""
+    patches: str = ""
 
 
 Modules = Mapping[tuple[Point, Stream], Inside]  # a joint sequence's modules stand under "joint"
@@ -38,7 +42,8 @@ Modules = Mapping[tuple[Point, Stream], Inside]  # a joint sequence's modules st
 @dataclass(frozen=True)
 class Stack:
     """Blocks of one kind. `comfyui` is the attribute of ComfyUI's network; diffusers' name, where it is another than
-    the kind's own, is a synonym in locations."""
+    the kind's own, is a synonym in locations. Of a UNet the kind is a sort of lists (`unet_lists.py`), whose paths the
+    model tells; each of its blocks has tokens of its own number, `own_grid`."""
 
     kind: Kind
     comfyui: str
@@ -49,6 +54,7 @@ class Stack:
     diffusers: str = ""
     ends_without_text: bool = False  # the last block returns no text
     text_end: TextEnd = "img_slice"
+    own_grid: bool = False
 
     @property
     def streams(self) -> tuple[Stream, ...]:
@@ -75,7 +81,7 @@ class Stack:
 @dataclass(frozen=True)
 class Family:
     """One row. `models` are the names of ComfyUI's model classes, `network` is that of the network inside; where
-    families share both, an attribute of the network (`marked_by`) tells them apart."""
+    families share both, an attribute of the network (`marked_by`) or the class of core's config tells them apart."""
 
     name: str
     models: tuple[str, ...]
@@ -84,24 +90,31 @@ class Family:
     width: str = "hidden_size"  # attribute of the network, through several with dots
     patch: str = "patch_size"  # latent cells a token covers each way: a number, or (frames, rows, columns)
     marked_by: str = ""
+    config: str = ""
     padded_to: str = ""  # attribute: the picture's tokens are filled up to a multiple of this
     lead: Literal["none", "reference", "references", "first"] = (
         "none"  # tokens between the text and the picture: `lead_tokens`
     )
 
+    @property
+    def is_unet(self) -> bool:
+        return self.stacks[0].own_grid
+
     def stack(self, kind: Kind) -> Stack | None:
-        return next((stack for stack in self.stacks if stack.kind == kind), None)
+        return next((stack for stack in self.stacks if stack.kind == sort_of(kind)), None)
 
     def place(self, site: Site, depth: Depth) -> Site:
         """The site as this family calls it; ValueError, with what the model has, for one that it lacks."""
         stack = self.stack(site.kind) or self._by_other_name(site.kind)
         if stack is None:
             raise self._lacks(site, depth, f"{stack_name(site.kind)} are not among its blocks")
-        here = replace(site, kind=stack.kind)
+        here = site.in_diffusers(depth) if stack.own_grid else replace(site, kind=stack.kind)
+        if here is None:
+            raise self._lacks(site, depth, "there is no transformer")
         here.check(depth)
         if here.stream not in stack.streams:
             raise ValueError(
-                f"stream: {site.stream} was asked at {here.location}, but the {kind_name(stack.kind)} of {self.name} "
+                f"stream: {site.stream} was asked at {here.location}, but the {kind_name(here.kind)} of {self.name} "
                 f"carry {_either(stack.streams)}; use {_either(stack.streams)}."
             )
         if (
@@ -111,8 +124,8 @@ class Family:
             and depth.of(here.kind) - 1 in here.blocks
         ):
             raise self._lacks(site, depth, f"its last block, {depth.of(here.kind) - 1}, returns no text")
-        if here.point in ("attn", "mlp", "transcoder") and stack.module(here.point, here.stream) is None:
-            raise self._lacks(site, depth, f"its {kind_name(stack.kind)} have no such point")
+        if here.point in ("attn", "cross", "mlp", "transcoder") and stack.module(here.point, here.stream) is None:
+            raise self._lacks(site, depth, f"its {kind_name(here.kind)} have no such point")
         return here
 
     def takes(self, site: Site, depth: Depth) -> bool:
@@ -138,10 +151,29 @@ class Family:
 
     def offers(self, depth: Depth) -> Iterator[str]:
         """Stack by stack, what a location may name."""
+        if self.is_unet:
+            yield from self._lists(depth)
+            return
         for stack in self.stacks:
             count = depth.of(stack.kind)
             blocks = f"{stack_name(stack.kind)}.{f'0-{count - 1}' if count > 1 else 0}" if count else "no blocks"
             yield f"{blocks} ({', '.join(stack.streams)}) with {', '.join(stack.points)}"
+
+    def _lists(self, depth: Depth) -> Iterator[str]:
+        """Of a UNet, list by list; the transformers of one list are alike inside."""
+        outside, *inside = self.stacks
+        for kind in dict.fromkeys(one.listed[0] for one in depth.attentions):
+            here = [one for one in depth.attentions if one.listed[0] == kind]
+            blocks = join_blocks(tuple(one.listed[1] for one in here))
+            own = f"{kind}.{blocks} ({', '.join(outside.streams)}, width {here[0].width}) with "
+            own += ", ".join(outside.points)
+            count = here[0].blocks
+            if not inside or not count:
+                yield own
+                continue
+            yield f"{own}; inside .transformer_blocks.{join_blocks(tuple(range(count)))} with " + ", ".join(
+                inside[0].points
+            )
 
 
 def _either(words: tuple[str, ...]) -> str:
@@ -172,6 +204,25 @@ _LUMINA = Stack(
     "layers", "layers", "joint", "list", _of(attn_joint="attention", mlp_joint="feed_forward"),
     text_end="before the picture",
 )  # fmt: skip
+# Inside a transformer's block: what the attentions give is patched by other nodes in lists, behind tiles and merges.
+_UNET = (
+    Stack(ATTENTIONS, "", "image", "hook", {}, own_grid=True),
+    Stack(
+        INSIDE, "", "image", "hook",
+        {
+            ("attn", "image"): Inside("attn1", patches="attn1_output_patch"),
+            ("cross", "image"): Inside("attn2", patches="attn2_output_patch"),
+            ("mlp", "image"): Inside("ff"),
+        },
+        own_grid=True,
+    ),
+)  # fmt: skip
+
+
+def _unet(name: str, models: tuple[str, ...], config: str, stacks: tuple[Stack, ...] = _UNET) -> Family:
+    """`config` is core's for it: several share the classes."""
+    return Family(name, models, "UNetModel", stacks, width="", patch="", config=config)
+
 
 FAMILIES: tuple[Family, ...] = (
     Family("FLUX.1", ("Flux",), "Flux", (_FLUX_DOUBLE, _FLUX_SINGLE)),
@@ -250,37 +301,14 @@ FAMILIES: tuple[Family, ...] = (
         width="model_channels",
         patch="patch_spatial",
     ),
+    _unet("Stable Diffusion 1", ("BaseModel", "SD15_instructpix2pix"), "SD15"),
+    _unet("Stable Diffusion 2", ("BaseModel", "SD21UNCLIP"), "SD20"),
+    _unet("SDXL", ("SDXL", "SDXL_instructpix2pix"), "SDXL"),
+    _unet("SDXL Refiner", ("SDXLRefiner",), "SDXLRefiner"),
+    # In diffusers alone; a plain attention, without blocks inside, is what it has at each place.
+    _unet("Kandinsky 2.2", (), "", _UNET[:1]),
 )  # fmt: skip
 
 
 def family_named(name: str) -> Family | None:
     return next((family for family in FAMILIES if family.name == name), None)
-
-
-# What the models are called in which published SAEs were trained, by how the name begins.
-_TRAINED_ON: dict[str, str] = {
-    "flux.2": "FLUX.2",
-    "flux2": "FLUX.2",
-    "flux.1": "FLUX.1",
-    "flux1": "FLUX.1",
-    "chroma": "Chroma",
-    "hunyuanvideo": "HunyuanVideo",
-    "longcat": "LongCat",
-    "qwen-image": "Qwen-Image",
-    "z-image": "Z-Image",
-    "lumina-image-2": "Lumina 2",
-    "lumina 2": "Lumina 2",
-    "wan2": "Wan 2",
-    "wan 2": "Wan 2",
-    "stable-diffusion-3": "Stable Diffusion 3",
-    "stable diffusion 3": "Stable Diffusion 3",
-    "krea-2": "Krea 2",
-    "krea 2": "Krea 2",
-    "anima": "Anima",
-}
-
-
-def family_of_text(model: str) -> str | None:
-    """The family's name for a model's, such as `black-forest-labs/FLUX.1-schnell`; None where it is none of ours."""
-    short = model.lower().rsplit("/", 1)[-1].strip()
-    return next((family for start, family in _TRAINED_ON.items() if short.startswith(start)), None)

@@ -31,7 +31,9 @@ class Moment:
     `sides` holds COND, UNCOND, NEITHER or UNKNOWN for each equal part of the batch, in order. `crops`
     holds for each of them where its latent lies in the whole picture, None where that is not known; it is empty where
     all of them are the whole picture. A video has `latent_frames` pictures, one after the other, in steps of a token.
-    `lead` tokens of reference pictures lie before the main picture, those behind it are not counted.
+    `lead` tokens of reference pictures lie before the main picture, those behind it are not counted. `own_grid` are
+    the rows and columns of tokens at a site of a UNet, whose sites differ in them; else a token covers two cells each
+    way.
     """
 
     sigma: float
@@ -42,11 +44,17 @@ class Moment:
     crops: tuple[Crop | None, ...] = ()
     latent_frames: int = 1
     lead: int = 0
+    own_grid: tuple[int, int] | None = None
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of tokens; odd latents are padded up."""
+        return self.own_grid or (-(-self.latent_height // 2), -(-self.latent_width // 2))
 
     @property
     def image_tokens(self) -> int:
         """Tokens of the main picture, of all its frames."""
-        return self.latent_frames * -(-self.latent_height // 2) * -(-self.latent_width // 2)
+        return self.latent_frames * self.grid[0] * self.grid[1]
 
     def rows_of_a_side(self, batch: int) -> int:
         """Rows of the batch that each entry of `sides` stands for; ValueError where they do not divide it."""

@@ -28,8 +28,20 @@ def check_mask(mask: Tensor) -> Tensor:
     return mask
 
 
-def token_weights(mask: Tensor, latent_height: int, latent_width: int, batch: int, crop: Crop | None = None) -> Tensor:
-    """Mean of the mask under each image token: (batch, rows · columns), row-major.
+LARGEST_STEP = 64  # cells that a token of a UNet covers each way are a power of two, and no more
+
+
+def cells_of_a_token(size: tuple[int, int], grid: tuple[int, int]) -> int | None:
+    """Latent cells that a token covers each way, a power of two; None where it is another number of them."""
+    steps = (1 << power for power in range(LARGEST_STEP.bit_length()))
+    return next((step for step in steps if tuple(-(-side // step) for side in size) == grid), None)
+
+
+def token_weights(
+    mask: Tensor, latent_height: int, latent_width: int, batch: int, crop: Crop | None = None,
+    grid: tuple[int, int] | None = None,
+) -> Tensor:  # fmt: skip
+    """Mean of the mask under each image token: (batch, rows · columns), row-major. `grid` are a site's own.
 
     The mask may have any resolution, but the picture's aspect ratio to within one token, and one entry or one for each
     picture of the batch. It is laid over the whole picture, of which the latent may be a crop.
@@ -47,10 +59,14 @@ def token_weights(mask: Tensor, latent_height: int, latent_width: int, batch: in
         raise ValueError(f"mask: it has {count} entries, but the batch has {batch} pictures; use one mask or {batch}.")
     cells = functional.interpolate(mask.unsqueeze(1), picture, mode="area")
     cells = cells[..., crop.top : crop.top + latent_height, crop.left : crop.left + latent_width]
-    rows, columns = token_grid(latent_height, latent_width)
-    pad = (0, columns * PATCH - latent_width, 0, rows * PATCH - latent_height)
+    size = latent_height, latent_width
+    grid = rows, columns = grid or token_grid(*size)
+    step = cells_of_a_token(size, grid)
+    if step is None:  # another node resized what the block gets
+        return functional.interpolate(cells, grid, mode="area").flatten(1).expand(batch, -1)
+    pad = (0, columns * step - latent_width, 0, rows * step - latent_height)
     cells = functional.pad(cells, pad, mode="replicate")
-    return functional.avg_pool2d(cells, PATCH).flatten(1).expand(batch, -1)
+    return functional.avg_pool2d(cells, step).flatten(1).expand(batch, -1)
 
 
 def moment_weights(mask: Tensor, moment: Moment, batch: int) -> Tensor:
@@ -64,7 +80,7 @@ def moment_weights(mask: Tensor, moment: Moment, batch: int) -> Tensor:
         mask, count = frame_masks(mask, moment.latent_frames), moment.latent_frames
 
     def weights(crop: Crop | None = None) -> Tensor:
-        found = token_weights(mask, *size, count, crop)
+        found = token_weights(mask, *size, count, crop, moment.own_grid)
         return found if moment.latent_frames == 1 else found.reshape(1, -1).expand(pictures, -1)
 
     if not moment.crops:

@@ -1,4 +1,4 @@
-"""Places in a transformer: how they are written, named by SAE files, and checked against a model's depth.
+"""Places in a network: how they are written, named by SAE files, and checked against a model's depth.
 
 Locations are diffusers' module paths, the field's names for SAE sites; ComfyUI's block names are synonyms. What is
 written here holds for every family; `families.py` tells what one family has of it.
@@ -12,16 +12,19 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from ..files.quote import quoted, shown
+from .depth import Depth, Kind, in_diffusers, join_blocks
+from .unet_lists import ATTENTIONS, IN_NAME, INSIDE, LIST, sort_of
 
-Kind = Literal["double", "single", "blocks", "layers"]
-# input: what the block reads; block: what it returns
+# input: what the block reads; block: what it returns; cross: attention to the text
 # transcoder: reads what goes into the MLP and writes onto what comes out of it
-Point = Literal["input", "block", "update", "attn", "mlp", "transcoder"]
+Point = Literal["input", "block", "update", "attn", "cross", "mlp", "transcoder"]
 Stream = Literal["image", "text", "joint"]
 
 STREAMS: tuple[Stream, ...] = ("image", "text", "joint")
-KINDS: tuple[Kind, ...] = ("double", "single", "blocks", "layers")  # in the order in which a model runs them
-EXAMPLES = "transformer_blocks.0-18.attn, transformer_blocks.3,5.ff or single_transformer_blocks.9"
+EXAMPLES = (
+    "transformer_blocks.0-18.attn, transformer_blocks.3,5.ff, single_transformer_blocks.9 or, in a UNet, "
+    "down_blocks.2.attentions.1"
+)
 
 _STACKS: dict[str, Kind] = {
     "transformer_blocks": "double",
@@ -84,10 +87,27 @@ _POINTS: dict[Kind, dict[str, tuple[Point, Stream | None]]] = {
         "feed_forward": ("mlp", None),
         "feed_forward.transcoder": ("transcoder", None),
     },
+    ATTENTIONS: {"": ("block", None), "input": ("input", None), "update": ("update", None)},
+    INSIDE: {
+        "": ("block", None),
+        "input": ("input", None),
+        "update": ("update", None),
+        "attn1": ("attn", None),
+        "attn2": ("cross", None),
+        "ff": ("mlp", None),
+        "ff.transcoder": ("transcoder", None),
+    },
+}
+_SUFFIXES: dict[Kind, dict[Point, str]] = {
+    "blocks": {"attn": ".attn1", "mlp": ".ffn"},
+    "layers": {"attn": ".attention", "mlp": ".feed_forward"},
+    INSIDE: {"attn": ".attn1", "cross": ".attn2"},
 }
 LONGEST = 1000  # characters of a location, which may list every block
-_DEFAULT_STREAMS: dict[Kind, Stream] = {"double": "image", "single": "joint", "blocks": "image", "layers": "joint"}
-_LOCATION = re.compile(r"(?P<stack>[a-z_]+)\.(?P<blocks>[0-9][0-9,\- ]*)(?:\.(?P<point>[a-z_][a-z_.0-9]*))?")
+_DEFAULT_STREAMS: dict[Kind, Stream] = {"single": "joint", "layers": "joint"}  # of all others the image
+_LOCATION = re.compile(
+    rf"(?:unet\.)?(?P<stack>{LIST}|[a-z_]+)\.(?P<blocks>[0-9][0-9,\- ]*)(?:\.(?P<point>[a-z_][a-z_.0-9]*))?"
+)
 # Inside a file or folder name: cc3m-transformer_blocks.0-1-k-16 names block 0, stream number 1. A further part, as in
 # single_transformer_blocks.9.proj_mlp, names another place; a file's suffix does not.
 _IN_NAME = re.compile(
@@ -95,27 +115,6 @@ _IN_NAME = re.compile(
     r"(?:\.(?P<point>attn|(?:ff_context|ff)(?:\.transcoder)?|update|input))?(?:-(?P<stream>image|text|joint|[01])(?![0-9]))?"
     r"(?![0-9a-z]|\.(?!(?:safetensors|pt|pth|bin|npz)\b)[a-z])"
 )
-
-
-@dataclass(frozen=True)
-class Depth:
-    """How many blocks of each kind a model has."""
-
-    double: int = 0
-    single: int = 0
-    blocks: int = 0
-    layers: int = 0
-
-    def of(self, kind: Kind) -> int:
-        return {"double": self.double, "single": self.single, "blocks": self.blocks, "layers": self.layers}[kind]
-
-    @property
-    def total(self) -> int:
-        return sum(map(self.of, KINDS))
-
-    def before(self, kind: Kind) -> int:
-        """The blocks that run before the first of this kind."""
-        return sum(self.of(other) for other in KINDS[: KINDS.index(kind)])
 
 
 @dataclass(frozen=True)
@@ -132,7 +131,7 @@ class Site:
 
     @property
     def location(self) -> str:
-        return f"{_NAMES[self.kind]}.{join_blocks(self.blocks)}{point_suffix(self.kind, self.point, self.stream)}"
+        return f"{stack_name(self.kind)}.{join_blocks(self.blocks)}{point_suffix(self.kind, self.point, self.stream)}"
 
     @property
     def name(self) -> str:
@@ -152,18 +151,30 @@ class Site:
 
     def late_blocks(self, depth: Depth) -> tuple[int, ...]:
         """The blocks after which (almost) nothing is left to change: the last twentieth of the depth, at least one."""
-        first_late = depth.total - max(1, depth.total // 20) - depth.before(self.kind)
-        return tuple(block for block in self.blocks if block >= first_late)
+        first_late = depth.total - max(1, depth.total // 20)
+        return tuple(block for block in self.blocks if depth.position(self.kind, block) >= first_late)
+
+    def in_diffusers(self, depth: Depth) -> Site | None:
+        """A place in a UNet by diffusers' names; None where this one has none that ComfyUI calls so."""
+        found = [in_diffusers(self.kind, block, depth.attentions) for block in self.blocks]
+        named = [place for place in found if place is not None and place[0] == (found[0] or ("",))[0]]
+        if len(named) < len(found):
+            return None
+        return replace(self, kind=named[0][0], blocks=tuple(block for _, block in named))
 
 
 def kind_name(kind: Kind) -> str:
     """As messages call several of them."""
-    return {"double": "double blocks", "single": "single blocks", "blocks": "blocks", "layers": "layers"}[kind]
+    return {"double": "double blocks", "single": "single blocks"}.get(kind, kind)
+
+
+def points_of(kind: Kind) -> tuple[Point, ...]:
+    return tuple(dict.fromkeys(point for point, _ in _POINTS[sort_of(kind)].values()))
 
 
 def stack_name(kind: Kind) -> str:
     """As locations call it."""
-    return _NAMES[kind]
+    return _NAMES.get(kind, kind)
 
 
 def point_suffix(kind: Kind, point: Point, stream: Stream) -> str:
@@ -172,12 +183,14 @@ def point_suffix(kind: Kind, point: Point, stream: Stream) -> str:
         return f"{point_suffix(kind, 'mlp', stream)}.transcoder"
     if point == "mlp" and kind == "double" and stream == "text":
         return ".ff_context"
-    attn, mlp = {"blocks": (".attn1", ".ffn"), "layers": (".attention", ".feed_forward")}.get(kind, (".attn", ".ff"))
-    return {"input": ".input", "block": "", "update": ".update", "attn": attn, "mlp": mlp}[point]
+    plain: dict[Point, str] = {
+        "input": ".input", "block": "", "update": ".update", "attn": ".attn", "cross": ".cross", "mlp": ".ff",
+    }  # fmt: skip
+    return {**plain, **_SUFFIXES.get(sort_of(kind), {})}[point]
 
 
 def parse_location(location: str, stream: str = "auto") -> Site:
-    """Reads such as `transformer_blocks.0-3.attn`, `double_blocks.5.img_mlp`, `single_transformer_blocks.0,5,9`.
+    """Reads such as `transformer_blocks.0-3.attn`, `double_blocks.5.img_mlp`, `down_blocks.2.attentions.0-1.update`.
 
     With stream "auto", double blocks and `blocks` take the image stream, single blocks and `layers` the joint one,
     unless the location says which (`.ff_context` is text). Raises ValueError naming what is wrong.
@@ -196,12 +209,12 @@ def parse_sites(given: Iterable[str]) -> dict[str, Site]:
 def _read_location(location: str) -> tuple[Kind, tuple[int, ...], Point, Stream | None]:
     """Kind, blocks, point and, where the location says it, the stream."""
     match = _LOCATION.fullmatch(location.strip()) if len(location) <= LONGEST else None
-    kind = _STACKS.get(match["stack"]) if match else None
+    kind = _kind_called(match["stack"]) if match else None
     if match is None or kind is None:
         raise ValueError(
             f"location: {quoted(location)} is not a place in FLUX or another known model; write it like {EXAMPLES}."
         )
-    points = _POINTS[kind]
+    points = _POINTS[sort_of(kind)]
     suffix = match["point"] or ""
     if suffix not in points:
         known = ", ".join(f".{name}" for name in points if name)
@@ -212,12 +225,22 @@ def _read_location(location: str) -> tuple[Kind, tuple[int, ...], Point, Stream 
     return kind, _parse_blocks(match["blocks"], location), point, own_stream
 
 
+def _kind_called(stack: str) -> Kind | None:
+    return stack if sort_of(stack) in (ATTENTIONS, INSIDE) else _STACKS.get(stack)
+
+
 def site_from_name(name: str) -> Site | None:
     """The site that an SAE's file or folder name tells, or None.
 
     Stream numbers are read as RE-N-Y counts them, by diffusers' tuple index: the output of a double block is
     (text, image), the output of its attention (image, text).
     """
+    in_unet = list(IN_NAME.finditer(name)) if len(name) <= LONGEST else []
+    if in_unet:
+        match = in_unet[-1]
+        points = _POINTS[sort_of(match["list"])]
+        known = (match["point"] or "") in points
+        return Site(match["list"], (int(match["block"]),), points[match["point"] or ""][0], "image") if known else None
     matches = list(_IN_NAME.finditer(name)) if len(name) <= LONGEST else []
     if not matches:
         return None
@@ -261,7 +284,7 @@ def resolve_site(location: str, stream: str, own: Site | None) -> Site:
 
 def _choose_stream(kind: Kind, own: Stream | None, asked: str, location: str) -> Stream:
     if asked == "auto":
-        return own or _DEFAULT_STREAMS[kind]
+        return own or _DEFAULT_STREAMS.get(kind, "image")
     if asked not in STREAMS:
         raise ValueError(f"stream: {quoted(asked)} is not a stream; use auto, image, text or joint.")
     if own is not None and asked != own:
@@ -290,14 +313,3 @@ def _parse_blocks(text: str, location: str) -> tuple[int, ...]:
             )
         blocks.extend(range(first, last + 1))
     return tuple(dict.fromkeys(blocks))
-
-
-def join_blocks(blocks: tuple[int, ...]) -> str:
-    """(0, 1, 2, 5) as "0-2,5"."""
-    runs: list[list[int]] = []
-    for block in blocks:
-        if runs and block == runs[-1][-1] + 1:
-            runs[-1].append(block)
-        else:
-            runs.append([block])
-    return ",".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
@@ -59,6 +59,17 @@ def tap_tokens(tap: Tap, tokens: Tensor, moment: Moment, before: Tensor | None =
 def tap_image(tap: Tap, image: Tensor, moment: Moment, before: Tensor | None = None) -> Tensor:
     """Taps the main picture among image tokens; reference latents around it stay as they are."""
     return _tap_spans(tap, image, [(moment.lead, moment.lead + moment.image_tokens)], moment, before)
+
+
+def tap_map(tap: Tap, x: Tensor, moment: Moment, before: Tensor | None = None) -> Tensor:
+    """Taps a picture as (batch, width, rows, columns), whose tokens lie row by row; the moment's grid is its own."""
+    here = replace(moment, own_grid=(x.shape[-2], x.shape[-1]))
+    tokens = x.flatten(2).transpose(1, 2)
+    changed = tap_image(tap, tokens, here, None if before is None else before.flatten(2).transpose(1, 2))
+    if changed is tokens:
+        return x
+    # Laid in memory as x was: kernels behind it round otherwise in another order, in rows too that were left alone.
+    return torch.empty_like(x).copy_(changed.transpose(1, 2).unflatten(2, x.shape[-2:]))
 
 
 def tap_text(tap: Tap, text: Tensor, moment: Moment, before: Tensor | None = None) -> Tensor:

@@ -7,7 +7,7 @@ import pytest
 from workflows import workflow_files
 
 FILES = {path.stem: path for path in workflow_files()}
-NEED_FILES = ("FLUX.1", "Kandinsky", "ReVision")  # not run here: their models are large
+NEED_FILES = ("FLUX.1", "Kandinsky", "ReVision", "SDXL")  # not run here: their models are large
 SIZE = (1460, 820)  # units: of the whole, at most
 LEAST_SCALE = 0.66  # at 1366 × 768; the classic canvas shows no text below 0.571
 TOUCH = 2  # units that two nodes may share: borders

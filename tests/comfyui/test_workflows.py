@@ -20,6 +20,8 @@ FLUX = FILES["FLUX.1 - find and steer"]
 NEED_FILES = {  # workflow -> the kinds of model that it asks for
     "FLUX.1 - find and steer": {"diffusion_models", "text_encoders", "vae", "sae"},
     "Kandinsky 2.2 - find and steer": {"sae"},
+    "SDXL-Turbo - find and steer": {"checkpoints", "sae"},
+    "SDXL - steer without an SAE": {"checkpoints"},
     "ReVision - steer the picture prompt": {"checkpoints", "clip_vision", "sae"},
 }
 

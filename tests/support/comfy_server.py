@@ -18,7 +18,7 @@ from project_files import ROOT, project_files, relative
 
 PACK_FOLDER = "sae.steering-pack-test"  # no blank: ComfyUI serves no web files of a folder with one
 PROBES = ROOT / "tests" / "support" / "probe_pack"  # nodes for the tests alone
-TINY_FAMILIES = ROOT / "tests" / "support" / "tiny_families.py"  # which one of them reads
+TINY = [ROOT / "tests" / "support" / f"tiny_{name}.py" for name in ("case", "families", "unets")]  # one of them reads
 START_SECONDS = 600
 
 
@@ -52,7 +52,8 @@ def prepare(base: Path, project: Path = ROOT) -> Workplace:
         folder.mkdir(parents=True, exist_ok=True)
     install_pack(project, base / "custom_nodes" / PACK_FOLDER)
     shutil.copytree(PROBES, base / "custom_nodes" / PROBES.name, dirs_exist_ok=True)
-    shutil.copy2(TINY_FAMILIES, base / "custom_nodes" / PROBES.name)
+    for file in TINY:
+        shutil.copy2(file, base / "custom_nodes" / PROBES.name)
     yaml = f"tests:\n  base_path: {place.elsewhere.parent.as_posix()}\n  sae: {place.elsewhere.name}\n"
     place.extra_paths.write_text(yaml, encoding="utf-8")
     return place

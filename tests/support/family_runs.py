@@ -12,6 +12,7 @@ import torch
 import tiny_families
 from sae_steering_pack.sae.dictionary.owner import TrainedOn
 from sae_steering_pack.sae.hosts.comfyui import steering as host
+from sae_steering_pack.sae.places.depth import Attention, Depth
 from tiny_families import CASES
 from tiny_flux import intervention, make_sae, sae_tensors
 
@@ -19,6 +20,13 @@ from tiny_flux import intervention, make_sae, sae_tensors
 @cache
 def tiny(name):
     return tiny_families.build(CASES[name])
+
+
+def depth_by_hand(name):
+    """What the table of tests says."""
+    depth = CASES[name].depth
+    return Depth(**{kind: tuple(Attention(*row) for row in found) if kind == "attentions" else found
+                    for kind, found in depth.items()})  # fmt: skip
 
 
 def sae_for(family, trained_on=None, **more):
@@ -58,6 +66,11 @@ def plain_hook(network, place, factor):
     kept, handles = {}, []
 
     def change(tokens):
+        if place.as_map:
+            return changed(tokens.movedim(1, -1)).movedim(-1, 1)
+        return changed(tokens)
+
+    def changed(tokens):
         flat = tokens.reshape(len(tokens), -1, tokens.shape[-1]).clone()
         before = kept.get("before", torch.zeros_like(flat))
         for start, end in place.spans:
@@ -66,6 +79,7 @@ def plain_hook(network, place, factor):
 
     def keep(module, args, kwargs):
         given = kwargs[place.given] if isinstance(place.given, str) else args[place.given]
+        given = given.movedim(1, -1) if place.as_map else given
         kept["before"] = given.reshape(len(given), -1, given.shape[-1]).clone()
 
     def on_output(module, args, output):

@@ -76,6 +76,7 @@ def activations(case, model, place):
 
     def keep(module, args, output):
         part = output if place.output is None else output[place.output]
+        part = part.movedim(1, -1) if place.as_map else part
         part = part.reshape(len(part), -1, part.shape[-1])
         seen.extend(part[0, start:end].clone() for start, end in place.spans)
 

@@ -18,10 +18,11 @@ from sae.finding.features import feature_list
 from sae.finding.two_sides import MeanReader, Runs, find_contrasts, measure, rows_of
 from sae.formats import load
 from sae.known.labels import contrast_labels
+from sae.places.depth import Depth
 from sae.places.families import family_named
 from sae.places.moment import COND, UNCOND, Moment
 from sae.places.named_choices import first_text, picture_attention, sites_of
-from sae.places.site import Depth, Site
+from sae.places.site import Site
 from sae.steering.delta import Steering
 
 SITE = Site("double", (0,), "block", "text")

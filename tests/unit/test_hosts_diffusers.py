@@ -7,8 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from sae.hosts.diffusers import capture, depth_of, steer
+from sae.places.depth import Depth
 from sae.places.moment import COND, UNCOND, Moment, Schedule
-from sae.places.site import Depth, parse_location
+from sae.places.site import parse_location
 from sae.steering.delta import Steering
 from sae.steering.edits import Edit
 from sae.steering.intervention import Intervention

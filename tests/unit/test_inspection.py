@@ -17,8 +17,9 @@ from sae.dictionary.fingerprint import fingerprint
 from sae.finding.fit import Fit
 from sae.finding.inspection import SelfTest, describe, judge, report, rival_sites
 from sae.formats import load
+from sae.places.depth import Depth
 from sae.places.moment import Moment
-from sae.places.site import Depth, parse_location
+from sae.places.site import parse_location
 from small_saes import dense_codes, dense_decode, small_sae, tensors_of
 
 SITE = parse_location("transformer_blocks.1", "image")
@@ -83,11 +84,11 @@ def test_rivals_are_the_other_blocks_points_and_streams() -> None:
     names = {str(site) for site in rival_sites(SITE, DEPTH)}
     assert names == {
         "transformer_blocks.0 (image)", "transformer_blocks.1.update (image)", "transformer_blocks.1.attn (image)",
-        "transformer_blocks.1.ff (image)", "transformer_blocks.1 (text)",
+        "transformer_blocks.1.ff (image)", "transformer_blocks.1.input (image)", "transformer_blocks.1 (text)",
         *(f"single_transformer_blocks.{block} (image)" for block in range(4)),
     }  # fmt: skip
     joint = rival_sites(parse_location("single_transformer_blocks.1", "joint"), DEPTH)
-    assert all(site.stream == "joint" and site.kind == "single" for site in joint) and len(joint) == 5
+    assert all(site.stream == "joint" and site.kind == "single" for site in joint) and len(joint) == 6
     assert rival_sites(parse_location("transformer_blocks.0-1"), DEPTH) == []
 
 

@@ -93,7 +93,7 @@ def test_inspect_and_convert(tmp_path: Path) -> None:
         (["cc3m-transformer_blocks.18-3"], "did you mean cc3m-transformer_blocks.18-"),
         (["zzz"], "'python -m sae list' shows them all"),
         (["clip-sae-128"], "say where to put it with --folder"),
-        (["saeuron", "--folder", "x"], "choose one at https://huggingface.co/bcywinski/SAeUron"),
+        (["prisma-clip-b-32", "--folder", "x"], "choose one at https://huggingface.co/Prisma-Multimodal/sae_clip"),
     ],
 )
 def test_downloads_that_cannot_be(arguments: list[str], message: str) -> None:

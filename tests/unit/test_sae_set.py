@@ -11,8 +11,9 @@ from sae.dictionary.owner import Origin, TrainedOn
 from sae.dictionary.sae_set import SaeSet, check_sites, members_at, saes_of
 from sae.dictionary.statistics import FeatureStatistics
 from sae.formats.sets import make_set, set_folders
+from sae.places.depth import Depth
 from sae.places.families import FAMILIES
-from sae.places.site import Depth, parse_location
+from sae.places.site import parse_location
 from small_saes import small_sae
 
 TEXT = ("transformer_blocks.0", "text")

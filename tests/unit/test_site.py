@@ -6,7 +6,8 @@ import re
 
 import pytest
 
-from sae.places.site import Depth, Site, parse_location, resolve_site, site_from_name
+from sae.places.depth import Depth
+from sae.places.site import Site, parse_location, resolve_site, site_from_name
 
 FLUX = Depth(double=19, single=38)
 

@@ -9,7 +9,7 @@ from comfy.model_patcher import ModelPatcher as Model
 from torch import nn
 
 from ...places.families import Way
-from .model import depth_of, family_of, host_warnings, patch_of, step_caches, transformer_of, whose, width_of
+from .model import depth_of, family_of, host_warnings, network_width, patch_of, step_caches, transformer_of, whose
 from .runs import COMPILE_KEY, KEY
 from .ways.inside import is_compiled
 
@@ -29,12 +29,20 @@ def _lines(model: Model) -> Iterator[tuple[str, str]]:
     family, network = family_of(model), transformer_of(model)
     frames, patch = patch_of(family, network)
     yield "Family", f"{family.name} ({type(model.model).__name__})"
-    yield "Width", str(width_of(model))
-    for text in family.offers(depth_of(model)):
+    depth = depth_of(model)
+    if family.is_unet:
+        yield "Width", ", ".join(map(str, sorted({one.width for one in depth.attentions}))) + ", by the place"
+    else:
+        yield "Width", str(network_width(model))
+    for text in family.offers(depth):
         yield "Places", text
-    yield "Token", f"{patch}×{patch} latent cells" + (f", {frames} frames" if frames > 1 else "")
+    if family.is_unet:
+        yield "Token", "each place has a grid of its own, row by row"
+        yield "ComfyUI's names", ", ".join(f"{one.path} = {one.comfyui}" for one in depth.attentions)
+    else:
+        yield "Token", f"{patch}×{patch} latent cells" + (f", {frames} frames" if frames > 1 else "")
     for stack in family.stacks:
-        yield "Reached by", f"{stack.comfyui}: {_WAYS[stack.way]}"
+        yield "Reached by", f"{stack.comfyui or stack.kind}: {_WAYS[stack.way]}"
     options: Mapping[str, Any] = model.model_options.get("transformer_options", {})
     yield "In the slots", _joined(_in_slots(options))
     yield "In the lists", _joined(_in_lists(options))

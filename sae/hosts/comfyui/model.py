@@ -17,9 +17,12 @@ from ...dictionary.directions import Directions
 from ...dictionary.owner import TrainedOn
 from ...dictionary.sae_set import AnySae, Member, SaeSet, check_sites, members_at
 from ...known.ranges import Setting, setting_of
+from ...places.depth import Depth
 from ...places.families import FAMILIES, Family
-from ...places.site import Depth, Site
+from ...places.region import PATCH
+from ...places.site import Site
 from ...steering.edits import Edit
+from .unet_modules import attentions_in, left_out
 
 
 def family_of(model: Model) -> Family:
@@ -30,8 +33,10 @@ def family_of(model: Model) -> Family:
         raise ValueError("model: it is a nunchaku FLUX, which ignores patches; load FLUX with core's UNETLoader.")
     family = family_in(model.model, network)
     if family is None:
-        known = ", ".join(family.name for family in FAMILIES)
-        raise ValueError(f"model: it is a {name}, but steering knows {known} only; connect one of these.")
+        known = ", ".join(family.name for family in FAMILIES if family.models)
+        core, reason = _core_name(model.model), left_out(network)
+        told = name if any(core in family.models for family in FAMILIES) else f"{name} ({core})"
+        raise ValueError(f"model: it is a {told}{reason}, but steering knows {known} only; connect one of these.")
     return family
 
 
@@ -40,14 +45,21 @@ def family_in(base: Any, network: nn.Module) -> Family | None:
 
     Classes of other packs count as the class of core that they come from; a class of core is no other.
     """
-    core = (found for found in type(base).__mro__ if found.__module__.split(".")[0] == "comfy")
-    name = next((found.__name__ for found in core), "")
+    name, config = _core_name(base), getattr(base, "model_config", None)
+    configs = {found.__name__ for found in type(config).__mro__}
     whole = getattr(network, "_orig_mod", network)  # a compiled module keeps the plain one there
     classes = {found.__name__ for found in type(whole).__mro__}
     for family in FAMILIES:
-        if name in family.models and family.network in classes and hasattr(whole, family.marked_by or "forward"):
+        marked = hasattr(whole, family.marked_by or "forward") and (not family.config or family.config in configs)
+        if name in family.models and family.network in classes and marked:
             return family
     return None
+
+
+def _core_name(base: Any) -> str:
+    """The class of core that a model object is, or comes from."""
+    core = (found for found in type(base).__mro__ if found.__module__.split(".")[0] == "comfy")
+    return next((found.__name__ for found in core), "")
 
 
 def transformer_of(model: Model) -> nn.Module:
@@ -58,16 +70,28 @@ def transformer_of(model: Model) -> nn.Module:
 
 def depth_of(model: Model) -> Depth:
     network = transformer_of(model)
-    return Depth(**{stack.kind: len(getattr(network, stack.comfyui)) for stack in family_of(model).stacks})
+    if family_of(model).is_unet:
+        return Depth(attentions=attentions_in(network, model.model.model_config.unet_config))
+    counts: dict[str, Any] = {stack.kind: len(getattr(network, stack.comfyui)) for stack in family_of(model).stacks}
+    return Depth(**counts)
 
 
-def width_of(model: Model) -> int:
-    """Width of the blocks' tokens."""
+def width_of(model: Model, site: Site) -> int:
+    """Width of the tokens at a place, as the model's family calls it."""
+    if family_of(model).is_unet:
+        return depth_of(model).width(site.kind, site.blocks)
+    return network_width(model)
+
+
+def network_width(model: Model) -> int:
+    """Width of all blocks' tokens, in a network that has one for all."""
     return int(attrgetter(family_of(model).width)(transformer_of(model)))
 
 
 def patch_of(family: Family, network: nn.Module) -> tuple[int, int]:
-    """Frames, and latent cells each way, that a token covers."""
+    """Frames, and latent cells each way, that a token covers; of a UNet those that a Moment counts in pairs."""
+    if family.is_unet:
+        return 1, PATCH
     patch = getattr(network, family.patch)
     return (1, int(patch)) if isinstance(patch, int) else (int(patch[0]), int(patch[-1]))
 
@@ -78,11 +102,12 @@ def check_fit(model: Model, sae: Directions | None, site: Site) -> Site:
     if sae is not None:
         _check_family(family, sae)
     here = family.place(site, depth_of(model))
-    width = width_of(model)
+    width = width_of(model, here)
     if sae is not None and width != sae.d_in:
+        where = f"at {here.location} this model has" if family.is_unet else "this model's blocks have"
         raise ValueError(
-            f"sae: {sae.name} was trained on activations of width {sae.d_in}, but this model's blocks have width "
-            f"{width}; use an SAE that was trained on this model."
+            f"sae: {sae.name} was trained on activations of width {sae.d_in}, but {where} width {width}; use an SAE "
+            "that was trained on this model."
         )
     return here
 

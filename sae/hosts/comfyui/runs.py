@@ -19,6 +19,7 @@ from comfy.model_patcher import ModelPatcher as Model
 from comfy.patcher_extension import CallbacksMP, WrappersMP
 from torch import Tensor
 
+from ...places.depth import Attention
 from ...places.families import Family
 from ...places.moment import EVERY_SIGMA, UNCOND, Schedule, SigmaWindow
 from ...places.reach import Reach
@@ -27,7 +28,7 @@ from ...steering.record import SteeringRecord
 from ...steering.summary import RunSummary
 from .areas import AREAS_KEY, PICTURE_KEY, WHOLE_KEY, Areas, pixels_of, size_of
 from .calls import LISTS_KEY, PROMPTS_KEY, Lists, Prompts, moment_of
-from .model import family_of, foreign_forward, step_skippers
+from .model import depth_of, family_of, foreign_forward, step_skippers
 from .ways import tapped
 
 KEY = "sae_steering"
@@ -91,7 +92,7 @@ def wrap(
     model: Model, open_taps: OpenTaps, report: Report | None, after: Callable[[Reach], None] | None = None
 ) -> None:
     """Adds the wrappers; `report` hears of every run, `after` of those that came to their end."""
-    wrapped = _Wrapped(family_of(model), open_taps, report, after)
+    wrapped = _Wrapped(family_of(model), depth_of(model).attentions, open_taps, report, after)
     model.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, wrapped.run)
     model.add_wrapper_with_key(WrappersMP.CALC_COND_BATCH, KEY, wrapped.calculate_batch)
     model.add_wrapper_with_key(WrappersMP.APPLY_MODEL, KEY, wrapped.apply_model)
@@ -102,9 +103,11 @@ class _Wrapped:
     """The wrappers of one node. The open taps travel in the run's own `transformer_options`, with this as their key."""
 
     def __init__(
-        self, family: Family, open_taps: OpenTaps, report: Report | None, after: Callable[[Reach], None] | None
-    ) -> None:
-        self.family, self.open_taps, self.report, self.after = family, open_taps, report, after
+        self, family: Family, attentions: Sequence[Attention], open_taps: OpenTaps, report: Report | None,
+        after: Callable[[Reach], None] | None,
+    ) -> None:  # fmt: skip
+        self.family, self.attentions = family, attentions  # the latter of a UNet
+        self.open_taps, self.report, self.after = open_taps, report, after
         self._running = threading.local()  # whether this thread is inside of `run`
 
     def run(self, executor: Any, *args: Any, **kwargs: Any) -> Any:
@@ -195,7 +198,7 @@ class _Wrapped:
         for tap in opened.taps:
             tap.ready(x.shape[0], moment, x.device)
         options = self._without(options)
-        with tapped(options, network, self.family, opened.taps, moment, opened.reaches) as options:
+        with tapped(options, network, self.family, opened.taps, moment, opened.reaches, self.attentions) as options:
             kwargs |= _for_compiled(options, opened.taps)
             out = executor(x, t, c_concat, c_crossattn, control, options, **kwargs)
         for reach in opened.reaches:

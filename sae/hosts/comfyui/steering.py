@@ -22,11 +22,12 @@ from ...dictionary.directions import Directions
 from ...dictionary.owner import TrainedOn
 from ...dictionary.sae_set import AnySae, Member
 from ...dictionary.weights import PartName
+from ...places.depth import Depth
 from ...places.families import Family
 from ...places.moment import Moment
 from ...places.reach import Reach, skipped
 from ...places.region import check_mask, moment_weights
-from ...places.site import Depth, Site
+from ...places.site import Site
 from ...places.stream_taps import Observer, Tap
 from ...steering.host_calls import Steered
 from ...steering.intervention import Intervention, RandomDirection

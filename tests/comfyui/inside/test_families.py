@@ -9,14 +9,15 @@ import torch
 from comfy.patcher_extension import WrappersMP
 
 import tiny_families
-from family_runs import FEATURES, plain_hook, sae_for, sample, steer, tiny
+from family_runs import FEATURES, depth_by_hand, plain_hook, sae_for, sample, steer, tiny
 from sae_steering_pack.sae.hosts.comfyui import steering as host
 from sae_steering_pack.sae.hosts.comfyui.model import depth_of, family_of, width_of
 from sae_steering_pack.sae.places.families import FAMILIES
-from sae_steering_pack.sae.places.site import Depth, parse_location
-from tiny_families import CASES, TEXT
+from sae_steering_pack.sae.places.site import parse_location
+from tiny_families import CASES, TEXT, UNETS
 from tiny_flux import modules_with_hooks, relative_difference
 
+HOOKED = ("Krea 2", "Anima", *UNETS)
 each_family = pytest.mark.parametrize("name", CASES)
 each_place = pytest.mark.parametrize(
     ("name", "place"),
@@ -92,7 +93,7 @@ def shifted(model, case):
     return changed
 
 
-@pytest.mark.parametrize("name", [name for name in CASES if name not in ("Krea 2", "Anima")])
+@pytest.mark.parametrize("name", [name for name in CASES if name not in HOOKED])
 def test_a_patch_of_another_pack_runs_with_ours_in_both_orders(name):
     model, case = tiny(name), CASES[name]
     place = case.places[0]
@@ -103,12 +104,12 @@ def test_a_patch_of_another_pack_runs_with_ours_in_both_orders(name):
         assert relative_difference(before, sample(name, alone)) > 1e-4
 
 
-@pytest.mark.parametrize("name", ["Krea 2", "Anima"])
+@pytest.mark.parametrize("name", HOOKED)
 def test_a_hook_of_another_pack_runs_with_ours_in_both_orders(name):
     """No patch reaches these blocks; a hook that stays is there before ours."""
     model, place = tiny(name), CASES[name].places[0]
     ours = steer(name, model, place, strength=1.0)
-    alone, block = sample(name, ours), model.model.diffusion_model.blocks[int(place.location.split(".")[1])]
+    alone, block = sample(name, ours), model.model.diffusion_model.get_submodule(place.module)
     for prepend in (True, False):
         handle = block.register_forward_hook(lambda module, args, output: ramp(output), prepend=prepend)
         try:
@@ -149,17 +150,19 @@ def test_cond_and_uncond_in_one_batch_are_told_apart(name):
 def test_the_family_its_depth_and_width_come_from_the_model(name):
     model, case = tiny(name), CASES[name]
     assert family_of(model).name == name
-    assert depth_of(model) == Depth(**case.depth)
-    assert width_of(model) == case.width
+    assert depth_of(model) == depth_by_hand(name)
+    site = parse_location(case.places[0].location, case.places[0].stream)
+    assert width_of(model, family_of(model).place(site, depth_of(model))) == case.width
 
 
 @each_family
 def test_every_row_of_the_table_is_tested(name):
-    assert {family.name for family in FAMILIES} == set(CASES)
+    assert {family.name for family in FAMILIES if family.models} == set(CASES)
     stacks = {stack.kind: stack for stack in family_of(tiny(name)).stacks}
     tested = [parse_location(place.location, place.stream) for place in CASES[name].places]
     for stack in stacks.values():
-        points = {site.point for site in tested if stack in (stacks.get(site.kind), None) or len(stacks) == 1}
+        family = family_of(tiny(name))
+        points = {site.point for site in tested if stack is family.stack(site.kind) or len(stacks) == 1}
         assert {"input", "block", "update"} | {point for point, _ in stack.modules} == points
 
 
@@ -169,7 +172,7 @@ def test_cores_own_detection_makes_the_same_model(name):
     model, case = tiny(name), CASES[name]
     weights = {key: tensor.clone() for key, tensor in model.model.diffusion_model.state_dict().items()}
     loaded = comfy.sd.load_diffusion_model_state_dict(weights, model_options={"dtype": torch.float32})
-    assert family_of(loaded).name == name and depth_of(loaded) == Depth(**case.depth)
+    assert family_of(loaded).name == name and depth_of(loaded) == depth_by_hand(name)
     assert torch.equal(
         sample(name, steer(name, loaded, case.places[0])), sample(name, steer(name, model, case.places[0]))
     )
@@ -273,8 +276,7 @@ def test_reference_pictures_stay_as_they_are(variant):
 def test_a_keyword_that_a_newer_block_may_get_passes_through(name, monkeypatch):
     """Some versions give a block one more; it must reach the block as it came."""
     model, place = tiny(name), next(place for place in CASES[name].places if place.location.endswith(".update"))
-    stack = next(stack for stack in family_of(model).stacks)
-    block = getattr(model.model.diffusion_model, stack.comfyui)[parse_location(place.location).blocks[0]]
+    block = model.model.diffusion_model.get_submodule(place.module)
     plain, forward, seen = sample(name, steer(name, model, place)), block.forward, []
 
     def newer(*args, something_new=None, **kwargs):

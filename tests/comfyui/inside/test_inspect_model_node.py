@@ -11,7 +11,7 @@ from family_runs import sae_for
 from sae_steering_pack.sae.dictionary.owner import TrainedOn
 from sae_steering_pack.sae.hosts.comfyui import steering as host
 from sae_steering_pack.sae.places.families import FAMILIES
-from tiny_families import CASES
+from tiny_families import CASES, UNETS
 from tiny_flux import intervention, make_sae, run_node
 
 
@@ -25,16 +25,48 @@ def told(node_classes):
     return inspect
 
 
+_SD_LISTS = [
+    "down_blocks.0.attentions.0-1 (image, width 32) with .input, .update, none for the output; inside "
+    ".transformer_blocks.0 with .input, .attn1, .attn2, .ff, .update, none for the output",
+    "down_blocks.1.attentions.0-1 (",
+    "down_blocks.2.attentions.0-1 (image, width 64) with",
+    "mid_block.attentions.0 (",
+    "up_blocks.1.attentions.0-2 (",
+    "up_blocks.2.attentions.0-2 (",
+    "up_blocks.3.attentions.0-2 (",
+]
+LISTS = {
+    "Stable Diffusion 1": _SD_LISTS,
+    "Stable Diffusion 2": _SD_LISTS,
+    "SDXL": [
+        "down_blocks.1.attentions.0-1 (",
+        "down_blocks.2.attentions.0-1 (image, width 64) with .input, .update, none for the output; inside "
+        ".transformer_blocks.0-1 with .input, .attn1",
+        "mid_block.attentions.0 (",
+        "up_blocks.0.attentions.0-2 (",
+        "up_blocks.1.attentions.0-2 (image, width 32) with",
+    ],
+    "SDXL Refiner": [*_SD_LISTS[1:5], "up_blocks.2.attentions.0-2 (image, width 32) with"],
+}
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_every_family_is_told(told, name):
     found = told(tiny_families.build(CASES[name]))
-    assert found["Family"][0].startswith(f"{name} (") and found["Width"] == [str(CASES[name].width)]
+    width = "32, 64, by the place" if name in UNETS else str(CASES[name].width)
+    assert found["Family"][0].startswith(f"{name} (") and found["Width"] == [width]
     stacks = {"double": "transformer_blocks", "single": "single_transformer_blocks"}
-    expected = [f"{stacks.get(kind, kind)}.0-{count - 1} (" for kind, count in CASES[name].depth.items()]
+    depth = {} if name in UNETS else CASES[name].depth
+    expected = LISTS.get(name) or [f"{stacks.get(kind, kind)}.0-{count - 1} (" for kind, count in depth.items()]
     assert all(line.startswith(start) for line, start in zip(found["Places"], expected, strict=True))
     for nothing in ("In the slots", "In the lists", "Step caches", "Steered or read by this pack"):
         assert found[nothing] == ["none"]
     assert found["Compiled"] == ["no"] and "Take care" not in found
+    if name in UNETS:
+        rows = CASES[name].depth["attentions"]
+        assert found["ComfyUI's names"] == [", ".join(f"{row[0]} = {row[1]}" for row in rows)]
+        assert found["Token"] == ["each place has a grid of its own, row by row"]
+        return
     assert found["Token"] == ["1×1 latent cells" if name == "FLUX.2" else "2×2 latent cells"]
 
 
@@ -62,7 +94,7 @@ def test_what_sits_in_slots_and_lists(told):
 def test_a_family_that_is_not_known_is_refused_with_those_that_are(told):
     model = tiny_families.build(CASES["FLUX.1"])
     model.add_object_patch("diffusion_model", torch.nn.Linear(2, 2))
-    known = ", ".join(family.name for family in FAMILIES)
+    known = ", ".join(family.name for family in FAMILIES if family.models)
     with pytest.raises(ValueError, match=re.escape(f"model: it is a Linear, but steering knows {known} only; connect")):
         told(model)
 
@@ -87,6 +119,6 @@ def test_a_recipe_for_another_family_is_refused(node_classes):
     old = text.replace('"model": "Wan 2"', '"model": "FLUX"').replace("blocks.1", "transformer_blocks.1")
     sae.trained_on = None
     run_node(run["LoadRecipe"], model=tiny_families.build(CASES["FLUX.1"]), recipe=old, strength=1.0, sae=sae)
-    unknown = text.replace('"model": "Wan 2"', '"model": "SDXL"')
-    with pytest.raises(ValueError, match=r"recipe: it is for .SDXL. models, but only FLUX\.1, FLUX\.2, .* can be"):
+    unknown = text.replace('"model": "Wan 2"', '"model": "PixArt"')
+    with pytest.raises(ValueError, match=r"recipe: it is for .PixArt. models, but only FLUX\.1, FLUX\.2, .* can be"):
         run_node(run["LoadRecipe"], model=tiny_families.build(CASES["FLUX.1"]), recipe=unknown, strength=1.0, sae=sae)

@@ -1,5 +1,6 @@
 """Nodes for the tests alone: core's own classes in small sizes, and a look at the tensors that travel over wires."""
 
+import sys
 import time
 from pathlib import Path
 
@@ -73,7 +74,8 @@ class TinyModel(io.ComfyNode):
 
     @classmethod
     def execute(cls, family):
-        from . import tiny_families  # lies beside this file in a server's copy of the pack
+        sys.path.append(str(Path(__file__).parent))  # where they lie in a server's copy of the pack
+        import tiny_families
 
         return io.NodeOutput(tiny_families.build(tiny_families.CASES[family]))
 

@@ -16,6 +16,7 @@ from ..memory import without_record
 
 # What a tap returns replaces the block's own output, and so outlives the block's call.
 tap_image, tap_text, tap_tokens = map(without_record, (recorded.tap_image, recorded.tap_text, recorded.tap_tokens))
+tap_map = without_record(recorded.tap_map)
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class Placed:
 
     tap: CountedTap
     stack: Stack
-    blocks: Sequence[nn.Module]
+    blocks: Sequence[nn.Module] | Mapping[int, nn.Module]
     moment: Moment
     filled: int
 
@@ -45,14 +46,20 @@ class Placed:
         self.tap.enter(self.moment.sigma)
 
     def now(self, length: int, options: Mapping[str, Any] | None) -> Moment:
-        """The moment with the text's length in a joint sequence of `length` tokens, as the block gets it."""
+        """The moment with the text's length in a joint sequence of `length` tokens, or the grid, as the block tells."""
+        if self.stack.own_grid:
+            rows, columns = (options or {}).get("activations_shape", (0, 0))[-2:]
+            return replace(self.moment, own_grid=(rows, columns) if rows * columns == length else (1, length))
         if self.stack.text_end == "before the picture":
             return replace(self.moment, text_tokens=length - self.filled - self.moment.lead)
         image_slice = (options or {}).get("img_slice")
         return replace(self.moment, text_tokens=image_slice[0]) if image_slice else self.moment
 
     def change(self, tokens: Tensor, moment: Moment, before: Tensor | None = None) -> Tensor:
-        """Taps (batch, tokens, width), or a picture as (batch, frames, rows, columns, width)."""
+        """Taps (batch, tokens, width), or a picture as (batch, frames, rows, columns, width); of a UNet also as
+        (batch, width, rows, columns)."""
+        if tokens.ndim == 4 and self.stack.own_grid:
+            return tap_map(self.tap, tokens, moment, before)
         if tokens.ndim > 3:
             flat = tokens.flatten(1, -2)
             changed = self.change(flat, moment, None if before is None else before.flatten(1, -2))
