@@ -78,7 +78,8 @@ def scroll(comfy, row):
 
 
 def told(comfy):
-    return comfy.page.locator(f"{PANEL} [role=status]").inner_text()
+    """The newest answer at the window's corner."""
+    return comfy.page.locator(".p-toast-detail").last.inner_text()
 
 
 def test_what_is_seen_is_what_the_files_say(browse):
@@ -105,7 +106,10 @@ def test_what_is_seen_is_what_the_files_say(browse):
     comfy.page.wait_for_function(
         f"() => document.querySelector('{PANEL} .sae-steering-title').textContent.includes(' of ')"
     )
-    found = sorted(k for k, label in labels.items() if "blue" in f"{label.name} {label.note}")
+    by_name = [k for k, label in labels.items() if label.name == "blue"]
+    by_name += [k for k, label in labels.items() if label.name.startswith("blue") and k not in by_name]
+    by_name += [k for k, label in labels.items() if "blue" in label.name and k not in by_name]
+    found = by_name + [k for k, label in labels.items() if "blue" in label.note and k not in by_name]
     title(comfy, f"{sae.name}: {len(found)} of 256 features")
     rows = shown(comfy, found[0])
     assert [row[0] for row in rows] == found[: len(rows)] and len(rows) >= 7

@@ -7,7 +7,7 @@ import pytest
 
 from comfy_client import PromptFailed, PromptInterrupted
 from lab.judge.reader import read_pictures
-from workflows import pictures_of, read_workflow, to_prompt, workflow_files
+from workflows import compared, read_workflow, to_prompt, workflow_files
 
 SHAPES = next(path for path in workflow_files() if path.stem == "Shapes - find and steer")
 
@@ -46,12 +46,11 @@ def noted(by_effect, server, request):
 def test_they_steer(client, by_effect):
     entry = client.run(by_effect)
     steering = of_type(by_effect, "FluxActivationSteer")[0]
-    colours = {
-        number: [picture.colour for picture in read_pictures(pictures_of(client, entry, number))]
-        for number in of_type(by_effect, "PreviewImage")
-        if "images" in entry["outputs"].get(number, {}) and len(entry["outputs"][number]["images"]) == 4
-    }
-    assert ["red"] * 4 in colours.values() and any(found.count("blue") >= 3 for found in colours.values())
+    before, after = (
+        [picture.colour for picture in read_pictures(pictures)]
+        for pictures in compared(client, entry, read_workflow(SHAPES))
+    )
+    assert before == ["red"] * 4 and after.count("blue") >= 3
     for number in of_type(by_effect, "TopActivatingFeatures"):
         shown = entry["outputs"][number]
         [payload] = shown["sae_steering"]

@@ -10,7 +10,7 @@ from lab.judge.reader import read_pictures
 from sae.demo.shipped_weights import TEXT_SAE, load_sae
 from sae.dictionary.fingerprint import fingerprint
 from sae.drawing.sheet import GAP, HEAD, SIDE
-from workflows import by_type, pictures_of, read_workflow, to_prompt, workflow_files
+from workflows import by_type, compared, pictures_of, read_workflow, to_prompt, workflow_files
 
 FILES = {path.stem: path for path in workflow_files()}
 RECIPE = "blue for red, of the sheet"  # no other test saves one of this name
@@ -20,14 +20,19 @@ def node_of(prompt, kind):
     return next(number for number, node in prompt.items() if node["class_type"] == kind)
 
 
+def colours_of(client, entry, workflow):
+    """Before and after."""
+    return [[picture.colour for picture in read_pictures(side)] for side in compared(client, entry, workflow)]
+
+
 def test_the_sliders_steer_without_a_browser(client):
-    prompt = to_prompt(read_workflow(FILES["Shapes - sliders for features"]), client.object_info())
+    workflow = read_workflow(FILES["Shapes - sliders for features"])
+    prompt = to_prompt(workflow, client.object_info())
     mixer = by_type(prompt, "FeatureMixer")["inputs"]
     rows = json.loads(mixer["mix"])["rows"]
     assert len(rows) == 8
     entry = client.run(prompt)
-    shown = node_of(prompt, "PreviewImage")
-    assert [picture.colour for picture in read_pictures(pictures_of(client, entry, shown))] == ["blue"] * 4
+    assert colours_of(client, entry, workflow) == [["red"] * 4, ["blue"] * 4]
     [table] = entry["outputs"][node_of(prompt, "TopActivatingFeatures")]["sae_steering"]
     assert [row["feature"] for row in table["rows"]] == [row["feature"] for row in rows]
     reports = client.get_json(f"/sae_steering/reports?prompt_id={entry['prompt'][1]}")["reports"]
@@ -36,7 +41,7 @@ def test_the_sliders_steer_without_a_browser(client):
     assert len(report["curve"]) == 8
     mixer["mix"] = json.dumps({"rows": [{**row, "on": False} for row in rows]})
     entry = client.run(prompt)
-    assert [picture.colour for picture in read_pictures(pictures_of(client, entry, shown))] == ["red"] * 4
+    assert colours_of(client, entry, workflow) == [["red"] * 4] * 2
     mixer["mix"] = '{"rows": [{"feature": "<img>"}]}'
     with pytest.raises(PromptFailed, match=r"mix: row 1 names feature '<img>'"):
         client.run(prompt)
@@ -73,7 +78,7 @@ def test_sheet_and_recipe(client, server):
         assert [row["feature"] for row in recipe[key]] == [row["feature"] for row in table["rows"]]
         assert len(recipe[key]) == 4
     assert recipe["sae"]["fingerprint"] == fingerprint(load_sae(TEXT_SAE))
-    check_sheet(pictures_of(client, entry, node_of(prompt, "PreviewImage"))[0])
+    check_sheet(pictures_of(client, entry, node_of(prompt, "SteeringSweep"))[0])
     check_recipe_by_name(client, server, prompt)
 
 
@@ -92,10 +97,9 @@ def check_recipe_by_name(client, server, prompt):
     listed = client.object_info("LoadRecipe")["input"]["optional"]["saved"][1]["options"]
     assert listed[0] == "none" and f"{RECIPE}.json" in listed
     save = by_type(prompt, "SaveRecipe")["inputs"]
-    [loader, text, latent, concept] = (
-        node_of(prompt, kind) for kind in ("LoadShapesDemo", "ShapesPrompt", "EmptyLatentImage", "ConceptSteer")
-    )
-    graph = {number: prompt[number] for number in (loader, text, latent, concept)}
+    [loader, text, concept] = (node_of(prompt, kind) for kind in ("LoadShapesDemo", "ShapesPrompt", "ConceptSteer"))
+    graph = {number: prompt[number] for number in (loader, text, concept)}
+    latent = prompt[concept]["inputs"]["latent_image"]
     graph["50"] = {
         "class_type": "LoadRecipe",
         "inputs": {
@@ -111,7 +115,7 @@ def check_recipe_by_name(client, server, prompt):
             "class_type": "KSampler",
             "inputs": {
                 "model": model, "seed": 5, "steps": 4, "cfg": 1.0, "sampler_name": "euler", "scheduler": "simple",
-                "positive": [text, 0], "negative": [text, 0], "latent_image": [latent, 0], "denoise": 1.0,
+                "positive": [text, 0], "negative": [text, 0], "latent_image": latent, "denoise": 1.0,
             },
         }  # fmt: skip
         vae = {"class_type": "VAEDecode", "inputs": {"samples": [number, 0], "vae": [loader, 1]}}

@@ -77,7 +77,7 @@ def archive():
 
 
 def test_the_archive_has_what_runs_and_what_is_read(archive):
-    single = {"__init__.py", "LICENSE", "README.md", "CHANGELOG.md", "pyproject.toml", "requirements.txt"}
+    single = {"__init__.py", "LICENSE", "NOTICE", "README.md", "CHANGELOG.md", "pyproject.toml", "requirements.txt"}
     folders = {"example_workflows", "locales", "nodes", "sae", "subgraphs", "web"}
     assert {name.split("/")[0] for name in archive} == single | folders
     wanted = {relative(path) for folder in folders for path in project_files(ROOT / folder)}

@@ -52,7 +52,7 @@ def test_names_from_more_contexts_stay_and_nothing_is_saved_unasked(node_classes
     monkeypatch.undo()
     before = notebooks().of(sae).labels
     told = label()
-    assert {label.contexts for label in before.values()} == {48}
+    assert {label.contexts for label in before.values() if label.source != "by hand"} == {48}
     assert {k: notebooks().of(sae).labels[k] for k in before} == before
     kept = re.search(r"(\d+) kept the name that somebody gave or that more contexts found", told)
     assert kept and 100 < int(kept[1]) <= len(before)

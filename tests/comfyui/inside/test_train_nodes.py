@@ -331,6 +331,7 @@ def test_every_family_gives_its_tokens(name) -> None:
     pick = (lambda output: output) if place.output is None else (lambda output: output[place.output])
     with plain_hook(module, pick) as seen:
         found = ModelSource(at_work, {"at": site}, {"at": 1.0}).training(0)["at"].tokens
-    flat = [call.reshape(len(call), -1, call.shape[-1]) for call in seen]
+    # a UNet carries maps (batch, width, rows, columns)
+    flat = [call.flatten(2).mT if call.ndim == 4 else call.reshape(len(call), -1, call.shape[-1]) for call in seen]
     expected = torch.cat([call[:, start:end].flatten(0, 1) for call in flat for start, end in place.spans])
     assert torch.equal(found.sort(dim=0)[0], expected.sort(dim=0)[0]) and len(found) == len(expected) > 0
